@@ -1,0 +1,50 @@
+# Every target sets up .venv by itself, once; only python3 (3.11 or newer) and make are needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Stages are started as `python`, by DVC: let that be ours.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# TORCH_INDEX: an extra package index, such as https://download.pytorch.org/whl/cpu
+PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: help repro test test-slow test-cuda ui lint check clean setup
+.DEFAULT_GOAL := help
+
+help: ## show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
+
+setup: $(STAMP) ## install into .venv (TORCH_INDEX=... for a CPU build of torch)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_INDEX) -c constraints.txt -e '.[dev]'
+	touch $@
+
+repro: $(STAMP) ## run what changed (JOBS=n, MODELS=vae,ddpm, FORCE=1)
+	@python -m pipeline repro $(if $(JOBS),--jobs $(JOBS)) $(if $(MODELS),--models $(MODELS)) $(if $(filter-out 0,$(FORCE)),--force)
+
+check: $(STAMP) ## validate params.yaml
+	@python -m pipeline check
+
+test: $(STAMP) ## the fast tests: no network, no GPU
+	python -m pytest -m "not slow and not cuda and not browser"
+
+test-slow: $(STAMP) ## the slow tests
+	python -m pytest -m slow
+
+test-cuda: $(STAMP) ## the tests that need a GPU
+	python -m pytest -m cuda -rs
+
+ui: $(STAMP) ## compare the runs in MLflow (PORT=n)
+	@python -m pipeline ui $(if $(PORT),--port $(PORT))
+
+lint: $(STAMP) ## ruff
+	ruff check .
+	ruff format --check .
+
+clean: ## remove the installation, results that DVC can make again, and work files
+	rm -rf $(VENV) *.egg-info work data .pytest_cache .ruff_cache

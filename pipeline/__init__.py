@@ -1,0 +1,1 @@
+"""Train, sample and compare families of image generators, reproducibly."""

@@ -1,0 +1,69 @@
+"""``python -m pipeline <command>``: what is not a stage of the graph."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pipeline.errors import PipelineError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 if it succeeded, 1 for a mistake that is told in one line."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("check", help="validate the whole of params.yaml")
+    repro = commands.add_parser("repro", help="bring everything up to date, models side by side")
+    repro.add_argument("--jobs", type=_positive, help="models at a time (default: cores or GPUs)")
+    repro.add_argument("--models", type=_names, help="only these, separated by commas")
+    repro.add_argument("--force", action="store_true", help="run what did not change, too")
+    ui = commands.add_parser("ui", help="compare the runs in MLflow's pages, on loopback")
+    ui.add_argument("--port", type=_positive, help="default: 5000 or the next free one")
+    floors = commands.add_parser("floors", help="fail if a committed floor is missed")
+    floors.add_argument("file", help="a JSON file: {model: {metric: worst allowed value}}")
+    options = parser.parse_args(arguments)
+    try:
+        _run(options)
+    except PipelineError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    # Imported here, so that help texts and mistakes do not wait for libraries.
+    if options.command == "check":
+        from pipeline import check
+
+        check.check()
+        print("params.yaml is valid")
+    elif options.command == "repro":
+        from pipeline import launch
+
+        launch.reproduce(options.jobs, options.models, force=options.force)
+    elif options.command == "ui":
+        from pipeline import ui
+
+        ui.serve(options.port)
+    elif options.command == "floors":
+        from pipeline import floors
+
+        floors.check(options.file)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

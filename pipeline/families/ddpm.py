@@ -1,0 +1,369 @@
+"""Denoising diffusion.
+
+- ddpm: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239, with the
+  cosine schedule of Nichol & Dhariwal 2021, arXiv:2102.09672, the velocity prediction of Salimans
+  & Ho 2022, arXiv:2202.00512, and the sampler of Song et al. 2021, "Denoising Diffusion Implicit
+  Models", arXiv:2010.02502.
+
+Times run from 1 to T as in the papers, and index 0 of every table is the clean image, so that
+``alpha_bar[t]`` is the papers' and ``alpha_bar[0]`` is 1.
+
+The training loss is the papers' "simple" one, which is no likelihood. What is reported is the
+variational bound of the same network: the prior term, the sum over all t, and the discretised
+decoder.
+"""
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline import likelihoods, nets
+from pipeline.errors import PipelineError
+from pipeline.family import (
+    Batch,
+    Family,
+    Group,
+    ImageSpec,
+    Likelihood,
+    TrainingParams,
+    Update,
+    to_signed,
+    to_uint8,
+)
+from pipeline.params import ModelParams, Section
+from pipeline.seeds import ImageNoise
+
+
+class DdpmNetwork(Section):
+    """The U-Net and the diffusion process that it inverts."""
+
+    channels: int = Field(32, ge=8)
+    patch: int = Field(2, ge=1)
+    time_features: int = Field(64, ge=4, multiple_of=2)
+    steps: int = Field(1000, ge=2)
+    schedule: Literal["cosine", "linear"] = "cosine"
+    prediction: Literal["noise", "velocity"] = "noise"
+
+
+class DdpmTraining(TrainingParams):
+    """Optimiser: Adam with a warm-up, a cosine schedule and averaged weights."""
+
+    clip: float = Field(1.0, gt=0)
+    ema: float = Field(0.995, ge=0, lt=1)
+
+
+class DdpmSampling(Section):
+    """DDIM: how many of the T steps, and how much fresh noise (0 none, 1 as DDPM)."""
+
+    steps: int = Field(50, ge=1)
+    eta: float = Field(0.0, ge=0, le=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class DdpmScoring(Section):
+    """The bound: times drawn per image (0 for the full sum), and the variance of p(x_{t-1}|x_t)."""
+
+    times: int = Field(20, ge=0)
+    variance: Literal["beta", "posterior"] = "posterior"
+
+
+class Diffusion(nn.Module):
+    """The forward process q and its posterior, as float64 tables over t = 0..T."""
+
+    alpha_bar: Tensor
+    beta: Tensor
+    posterior_variance: Tensor
+
+    def __init__(self, network: DdpmNetwork) -> None:
+        super().__init__()
+        self.steps = network.steps
+        beta = torch.cat([torch.zeros(1, dtype=torch.float64), _betas(network)])
+        alpha_bar = torch.cumprod(1 - beta, dim=0)
+        posterior = torch.zeros_like(beta)
+        posterior[1:] = beta[1:] * (1 - alpha_bar[:-1]) / (1 - alpha_bar[1:])
+        for name, table in (
+            ("beta", beta),
+            ("alpha_bar", alpha_bar),
+            ("posterior_variance", posterior),
+        ):
+            self.register_buffer(name, table, persistent=False)
+
+    def noisy(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t ~ q(x_t | x_0) (DDPM, equation 4) for times t, int64 [B]."""
+        signal = _expand(self.alpha_bar[t].sqrt())
+        spread = _expand((1 - self.alpha_bar[t]).sqrt())
+        return signal * x0 + spread * noise
+
+    def posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Mean of q(x_{t-1} | x_t, x_0) (DDPM, equation 7)."""
+        before, now = self.alpha_bar[t - 1], self.alpha_bar[t]
+        to_x0 = before.sqrt() * self.beta[t] / (1 - now)
+        to_xt = (1 - self.beta[t]).sqrt() * (1 - before) / (1 - now)
+        return _expand(to_x0) * x0 + _expand(to_xt) * x_t
+
+    def model_variance(self, t: Tensor, kind: str) -> Tensor:
+        """Variance of p(x_{t-1} | x_t), float64 [B]: beta_t, or that of the posterior.
+
+        The latter is 0 at t = 1, where the one of t = 2 stands in (Nichol & Dhariwal 2021).
+        """
+        if kind == "beta":
+            return self.beta[t]
+        return self.posterior_variance[t.clamp(min=min(2, self.steps))]
+
+
+def _betas(network: DdpmNetwork) -> Tensor:
+    """beta_1..beta_T, float64: cosine (arXiv:2102.09672, equation 17) or linear (DDPM, section 4)."""
+    steps = network.steps
+    if network.schedule == "linear":
+        # The paper's 1e-4..0.02 are for T = 1000; scaled so that x_T is noise for any T.
+        scale = 1000 / steps
+        return torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64).clamp(
+            max=0.999
+        )
+    place = (torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008
+    alpha_bar = torch.cos(place * math.pi / 2) ** 2
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+
+
+def _expand(per_image: Tensor) -> Tensor:
+    """float32 [B, 1, 1, 1] from [B]."""
+    return per_image.float()[:, None, None, None]
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of each position: fast where the channels are innermost."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, the second normalisation scaled and shifted by the time."""
+
+    def __init__(self, wide_in: int, wide_out: int, time_width: int) -> None:
+        super().__init__()
+        self.norm1 = ChannelNorm(wide_in)
+        self.conv1 = nn.Conv2d(wide_in, wide_out, 3, padding=1)
+        self.time = nn.Linear(time_width, 2 * wide_out)
+        self.norm2 = ChannelNorm(wide_out)
+        self.conv2 = nn.Conv2d(wide_out, wide_out, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+        self.skip = nn.Conv2d(wide_in, wide_out, 1) if wide_in != wide_out else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm2(h) * (1 + scale) + shift
+        return self.skip(x) + self.conv2(F.silu(h))
+
+
+class UNet(nn.Module):
+    """Three resolutions of patches of ``network.patch`` pixels."""
+
+    def __init__(self, spec: ImageSpec, network: DdpmNetwork) -> None:
+        super().__init__()
+        self.patch, self.time_features = network.patch, network.time_features
+        width, time = network.channels, 4 * network.channels
+        values = spec.channels * self.patch**2
+        self.time = nn.Sequential(
+            nn.Linear(self.time_features, time), nn.SiLU(), nn.Linear(time, time), nn.SiLU()
+        )
+        self.stem = nn.Conv2d(values, width, 3, padding=1)
+        self.high_down = ResidualBlock(width, width, time)
+        self.to_middle = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.middle_down = ResidualBlock(2 * width, 2 * width, time)
+        self.to_low = nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1)
+        self.low = nn.ModuleList(ResidualBlock(2 * width, 2 * width, time) for _ in range(2))
+        self.from_low = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
+        self.middle_up = ResidualBlock(4 * width, 2 * width, time)
+        self.from_middle = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.high_up = ResidualBlock(2 * width, width, time)
+        self.norm = ChannelNorm(width)
+        self.output = nn.Conv2d(width, values, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        time = self.time(nets.sinusoidal(t, self.time_features))
+        high = self.high_down(self.stem(F.pixel_unshuffle(x, self.patch)), time)
+        middle = self.middle_down(self.to_middle(high), time)
+        h = self.to_low(middle)
+        for block in self.low:
+            h = block(h, time)
+        h = self.from_low(F.interpolate(h, size=middle.shape[2:], mode="nearest"))
+        h = self.middle_up(torch.cat([h, middle], dim=1), time)
+        h = self.from_middle(F.interpolate(h, size=high.shape[2:], mode="nearest"))
+        h = self.high_up(torch.cat([h, high], dim=1), time)
+        h = self.output(F.silu(self.norm(h)))
+        return F.pixel_shuffle(h, self.patch).float()
+
+
+class Ddpm(Family):
+    """A U-Net that predicts what was added to an image, and the chain that this defines."""
+
+    Network: ClassVar = DdpmNetwork
+    Training: ClassVar = DdpmTraining
+    Sampling: ClassVar = DdpmSampling
+    Scoring: ClassVar = DdpmScoring
+
+    def __init__(self, spec: ImageSpec, params: ModelParams) -> None:
+        super().__init__(spec, params)
+        patch = params.network.patch
+        if spec.height % patch or spec.width % patch:
+            raise PipelineError(
+                f"models.{params.name}.network.patch = {patch}: does not divide images of "
+                f"{spec.height}x{spec.width}; 1 always does"
+            )
+        self.diffusion = Diffusion(params.network)
+        self.net = UNet(spec, params.network)
+
+    def groups(self) -> dict[str, Group]:
+        training = self.params.training
+        return {
+            "model": Group(
+                list(self.parameters()),
+                lambda p: torch.optim.Adam(p, lr=training.learning_rate, fused=True),
+                schedule=nets.warm_cosine(0.05),
+                clip=training.clip,
+                ema=training.ema,
+            )
+        }
+
+    def training_step(
+        self, batch: Batch, update: Update, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """One step on the simple loss (DDPM, equation 14), with times spread evenly."""
+        x0 = to_signed(batch.images)
+        n = len(x0)
+        # One offset for the whole batch: each time is uniform, and no batch misses a range.
+        places = (torch.rand(1, generator=rng, device=self.device) + self._ramp(n)) % 1
+        t = 1 + (places * self.diffusion.steps).long().clamp(max=self.diffusion.steps - 1)
+        noise = torch.randn(x0.shape, generator=rng, device=self.device)
+        x_t = self.diffusion.noisy(x0, t, noise)
+        loss = F.mse_loss(self.net(x_t, t), self._target(x0, noise, t))
+        update("model", loss)
+        return {"model/loss": loss.detach()}
+
+    def _ramp(self, n: int) -> Tensor:
+        return torch.arange(n, device=self.device) / n
+
+    def _target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The noise, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0 (arXiv:2202.00512)."""
+        if self.params.network.prediction == "noise":
+            return noise
+        alpha_bar = self.diffusion.alpha_bar[t]
+        return _expand(alpha_bar.sqrt()) * noise - _expand((1 - alpha_bar).sqrt()) * x0
+
+    def predict_x0(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The network's idea of x_0 given x_t, clipped to -1..1."""
+        alpha_bar = self.diffusion.alpha_bar[t]
+        signal, spread = _expand(alpha_bar.sqrt()), _expand((1 - alpha_bar).sqrt())
+        output = self.net(x_t, t)
+        if self.params.network.prediction == "noise":
+            return ((x_t - spread * output) / signal).clamp(-1, 1)
+        return (signal * x_t - spread * output).clamp(-1, 1)
+
+    @torch.no_grad()
+    def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
+        """DDIM (equation 12) over evenly spaced times; see `pipeline.family.Samples`."""
+        sampling = self.params.sampling
+        noise = ImageNoise(seeds, self.device)
+        x = noise.normal(*self.spec.shape)
+        times = torch.linspace(self.diffusion.steps, 0, sampling.steps + 1).round().long().unique()
+        for now, then in zip(times.flip(0)[:-1], times.flip(0)[1:], strict=True):
+            x = self._ddim_step(x, int(now), int(then), noise)
+        return to_uint8(x)
+
+    def _ddim_step(self, x: Tensor, now: int, then: int, noise: ImageNoise) -> Tensor:
+        sampling = self.params.sampling
+        t = torch.full((len(x),), now, device=self.device)
+        bf16 = sampling.precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+            x0 = self.predict_x0(x, t)
+        a_now = self.diffusion.alpha_bar[now].item()
+        a_then = self.diffusion.alpha_bar[then].item()
+        direction = (x - math.sqrt(a_now) * x0) / math.sqrt(1 - a_now)
+        sigma = sampling.eta * math.sqrt((1 - a_then) / (1 - a_now) * (1 - a_now / a_then))
+        x = math.sqrt(a_then) * x0 + math.sqrt(max(0.0, 1 - a_then - sigma**2)) * direction
+        return x + sigma * noise.normal(*self.spec.shape) if sigma > 0 else x
+
+    @torch.no_grad()
+    def log_likelihood(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Likelihood:
+        """The variational bound (DDPM, equation 5); see `pipeline.family.HasLikelihood`.
+
+        With ``scoring.times`` = K > 0 the sum over t = 2..T is estimated without bias from K
+        times per image; `times_and_weights` says how they are drawn.
+        """
+        noise = ImageNoise(seeds, self.device)
+        x0 = to_signed(images)
+        prior = self._prior_kl(x0)
+        decoder = self._decoder_log_prob(images, noise)
+        kl = torch.zeros_like(prior)
+        for t, weight in self.times_and_weights(len(images), noise):
+            kl += weight * self._step_kl(x0, t, noise.normal(*self.spec.shape))
+        return Likelihood(
+            nats=decoder - kl - prior,
+            bound="vlb",
+            terms={"decoder": decoder, "diffusion": -kl, "prior": -prior},
+        )
+
+    def times_and_weights(self, n: int, noise: ImageNoise) -> list[tuple[Tensor, Tensor]]:
+        """Times in 2..T, int64 [n] each, and what their terms count, float64 [n].
+
+        For K = ``scoring.times`` > 0, K times per image at (k + u) / K quantiles of a density
+        proportional to 1 / t, since the terms are largest near t = 2; the weight is one over
+        K times the density, which makes the weighted sum unbiased.
+        """
+        every = torch.arange(2, self.diffusion.steps + 1, device=self.device)
+        count = self.params.scoring.times
+        if count == 0 or count >= len(every):
+            one = torch.ones(n, dtype=torch.float64, device=self.device)
+            return [(t.expand(n), one) for t in every]
+        density = (1 / every.double()) / (1 / every.double()).sum()
+        cumulative = density.cumsum(0)
+        offsets = noise.uniform(count).double()
+        chosen = []
+        for k in range(count):
+            place = (k + offsets[:, k]) / count
+            index = torch.searchsorted(cumulative, place).clamp(max=len(every) - 1)
+            chosen.append((every[index], 1 / (count * density[index])))
+        return chosen
+
+    def _prior_kl(self, x0: Tensor) -> Tensor:
+        """KL(q(x_T|x_0) || N(0, I)) in nats, float64 [B]."""
+        alpha_bar = self.diffusion.alpha_bar[-1]
+        mean = alpha_bar.sqrt() * x0.double()
+        log_var = torch.log1p(-alpha_bar).expand_as(mean)
+        return likelihoods.gaussian_kl(mean, log_var, 0.0, 0.0).flatten(1).sum(1)
+
+    def _step_kl(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t)) in nats, float64 [B], at one draw of x_t."""
+        x_t = self.diffusion.noisy(x0, t, noise)
+        true = self.diffusion.posterior_mean(x0, x_t, t).double()
+        model = self.diffusion.posterior_mean(self.predict_x0(x_t, t), x_t, t).double()
+        true_var = self.diffusion.posterior_variance[t][:, None, None, None]
+        variance = self.diffusion.model_variance(t, self.params.scoring.variance)
+        kl = likelihoods.gaussian_kl(
+            true, true_var.log(), model, variance.log()[:, None, None, None]
+        )
+        return kl.flatten(1).sum(1)
+
+    def _decoder_log_prob(self, images: Tensor, noise: ImageNoise) -> Tensor:
+        """log p(x_0|x_1) of the discrete image in nats, float64 [B] (DDPM, equation 13)."""
+        t = torch.ones(len(images), dtype=torch.long, device=self.device)
+        x_1 = self.diffusion.noisy(to_signed(images), t, noise.normal(*self.spec.shape))
+        mean = self.diffusion.posterior_mean(self.predict_x0(x_1, t), x_1, t)
+        variance = self.diffusion.model_variance(t, self.params.scoring.variance)
+        log_scale = (0.5 * variance.log())[:, None, None, None]
+        log_p = likelihoods.gaussian_interval_log_prob(images, mean, log_scale)
+        return log_p.double().flatten(1).sum(1)
+
+
+FAMILY = Ddpm

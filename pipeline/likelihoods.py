@@ -1,0 +1,134 @@
+"""Likelihoods of images with 256 levels.
+
+Levels 0..255 stand at -1, -1 + 2/255, ..., 1. A level owns the interval of half a step, 1/255, on
+either side of it, and the outermost two own the whole tails, so the 256 probabilities sum to 1
+whatever the parameters (Salimans et al. 2017, "PixelCNN++", section 2.1).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.family import to_signed
+
+HALF_STEP = 1 / 255
+MIN_LOG_SCALE = -7.0
+"""exp(-7) is a ninth of a level's width: anything sharper changes gradients, not probabilities."""
+MAX_LOG_SCALE = 4.0
+"""exp(4) is 27 times the whole range: anything wider is uniform."""
+TAIL = 1e4
+"""Half-width given to the outer side of the outermost levels: at least 180 scales, so that the
+probability beyond it is 0 in float32 and no special case is needed."""
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(-x)) for x > 0, without cancellation."""
+    return torch.log(-torch.expm1(-x))
+
+
+def log_interval(upper: Tensor, lower: Tensor) -> Tensor:
+    """log of sigmoid(upper) - sigmoid(lower).
+
+    Uses sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which neither cancels
+    nor underflows, so no bin needs an approximation.
+    """
+    return F.logsigmoid(upper) + F.logsigmoid(-lower) + log1mexp(upper - lower)
+
+
+def split_mixture(params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixture logits, means and log-scales, each [B, K, ...], from [B, 3K, ...]."""
+    logits, means, log_scales = params.float().chunk(3, dim=1)
+    return logits, means, log_scales.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
+
+
+def logistic_mixture_log_prob(images: Tensor, params: Tensor) -> Tensor:
+    """log P(level) in nats under a mixture of K discretised logistics.
+
+    Args:
+        images: uint8 [B, ...].
+        params: float [B, 3K, ...]; see `split_mixture`.
+
+    Returns:
+        float32 [B, ...], one value per pixel and channel.
+    """
+    logits, means, log_scales = split_mixture(params)
+    centre = to_signed(images)
+    above = (centre + torch.where(images == 255, TAIL, HALF_STEP))[:, None]
+    below = (centre - torch.where(images == 0, TAIL, HALF_STEP))[:, None]
+    inverse = torch.exp(-log_scales)
+    component = log_interval(inverse * (above - means), inverse * (below - means))
+    return torch.logsumexp(F.log_softmax(logits, dim=1) + component, dim=1)
+
+
+def logistic_mixture_sample(params: Tensor, choice: Tensor, position: Tensor) -> Tensor:
+    """Levels, uint8 [B, ...], from uniform variates [B, ...] for component and place in it."""
+    logits, means, log_scales = split_mixture(params)
+    cumulative = torch.softmax(logits, dim=1).cumsum(dim=1)
+    last = logits.shape[1] - 1
+    index = (choice[:, None] > cumulative).sum(dim=1, keepdim=True).clamp(max=last)
+    mean = means.gather(1, index).squeeze(1)
+    scale = log_scales.gather(1, index).squeeze(1).exp()
+    # The open interval: a uniform variate of exactly 0 would be infinitely far out.
+    position = position.clamp(1e-7, 1 - 1e-7)
+    value = mean + scale * (position.log() - torch.log1p(-position))
+    return ((value + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def logistic_mixture_mean(params: Tensor) -> Tensor:
+    """The mixture's mean before discretisation, -1..1, float32 [B, ...]."""
+    logits, means, _ = split_mixture(params)
+    return (torch.softmax(logits, dim=1) * means).sum(dim=1)
+
+
+def gaussian_interval_log_prob(images: Tensor, means: Tensor, log_scale: Tensor) -> Tensor:
+    """log P(level) in nats under a discretised Gaussian (Ho et al. 2020, equation 13).
+
+    Args:
+        images: uint8 [...].
+        means: float [...], on the -1..1 axis.
+        log_scale: log of the standard deviation, broadcastable to the means.
+
+    Returns:
+        float32 [...]; where a bin is too far out for its difference of two cumulative
+        probabilities, log-density times width.
+    """
+    means = means.double()
+    centred = to_signed(images).double() - means
+    inverse = torch.exp(-log_scale.double())
+    upper, lower = inverse * (centred + HALF_STEP), inverse * (centred - HALF_STEP)
+    # Work in the lower tail, where the cumulative probability is small and its digits are exact.
+    flip = centred > 0
+    high, low = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
+    log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
+    inside = log_high + torch.log(-torch.expm1(log_low - log_high))
+    density = -0.5 * (inverse * centred) ** 2 + inverse.log() - 0.5 * math.log(2 * math.pi)
+    inside = torch.where(torch.isfinite(inside), inside, density + math.log(2 * HALF_STEP))
+    inside = torch.where(images == 0, torch.special.log_ndtr(upper), inside)
+    return torch.where(images == 255, torch.special.log_ndtr(-lower), inside).float()
+
+
+def gaussian_kl(
+    mean1: Tensor, log_var1: Tensor, mean2: Tensor | float, log_var2: Tensor | float
+) -> Tensor:
+    """KL(N(mean1, var1) || N(mean2, var2)) in nats, elementwise."""
+    log_var2 = torch.as_tensor(log_var2, dtype=mean1.dtype, device=mean1.device)
+    return 0.5 * (
+        log_var2
+        - log_var1
+        + torch.exp(log_var1 - log_var2)
+        + (mean1 - mean2) ** 2 * torch.exp(-log_var2)
+        - 1
+    )
+
+
+def gaussian_log_density(x: Tensor, mean: Tensor | float, log_var: Tensor | float) -> Tensor:
+    """log N(x; mean, var) in nats, elementwise."""
+    log_var = torch.as_tensor(log_var, dtype=x.dtype, device=x.device)
+    return -0.5 * ((x - mean) ** 2 * torch.exp(-log_var) + log_var + math.log(2 * math.pi))
+
+
+def bits_per_dim(nats: float, dimensions: int) -> float:
+    """Bits per dimension of a negative log-likelihood in nats per image: nats / (D ln 2)."""
+    return nats / (dimensions * math.log(2))

@@ -1,0 +1,62 @@
+"""Blocks that two or more families share."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """Exponential moving average of parameters, with a warm-up so that it forgets the start.
+
+    The decay of update t is min(decay, (1 + t) / (10 + t)).
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
+        self.parameters = parameters
+        self.decay = decay
+        self.shadow = [each.detach().clone() for each in parameters]
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the current parameters."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Make the average the parameters."""
+        for parameter, shadow in zip(self.parameters, self.shadow, strict=True):
+            parameter.copy_(shadow)
+
+
+def cosine(done: float) -> float:
+    """Learning-rate factor that falls from 1 to 0 along half a cosine (arXiv:1608.03983)."""
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def warm_cosine(warmup: float) -> Callable[[float], float]:
+    """Linear rise from 0 over the first ``warmup`` of training, then `cosine`."""
+
+    def factor(done: float) -> float:
+        if done < warmup:
+            return (done + 1e-3) / (warmup + 1e-3)
+        return cosine((done - warmup) / (1 - warmup))
+
+    return factor
+
+
+def sinusoidal(positions: Tensor, width: int) -> Tensor:
+    """Sinusoidal embedding, float32 [n, width], of positions [n] (Vaswani et al. 2017)."""
+    half = width // 2
+    rates = torch.exp(-math.log(10000) * torch.arange(half, device=positions.device) / half)
+    angles = positions.float()[:, None] * rates[None]
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def quarter(size: int) -> int:
+    """Height or width after two halvings that round up."""
+    return -(-size // 4)

@@ -1,0 +1,62 @@
+"""Every path of the project, relative to the repository's root.
+
+Stages run with the root as their working directory (DVC sees to it), so a path here is
+also the path that ``dvc.yaml`` declares.
+"""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+DVC_YAML = Path("dvc.yaml")
+DVC_LOCK = Path("dvc.lock")
+MLFLOW_DB = Path("mlflow.db")
+MLFLOW_ARTIFACTS = Path("mlartifacts")
+
+RAW = Path("data/raw")
+PROCESSED = Path("data/processed")
+JUDGE = Path("data/judge")
+MODELS = Path("data/models")
+SAMPLES = Path("data/samples")
+
+METRICS = Path("metrics")
+MODEL_METRICS = METRICS / "models"
+CURVES = METRICS / "curves"
+REFERENCE = METRICS / "reference.json"
+COMPARISON_CSV = METRICS / "comparison.csv"
+COMPARISON_MD = METRICS / "comparison.md"
+ALL_CURVES = METRICS / "curves.csv"
+SAMPLES_PICTURE = METRICS / "samples.png"
+
+WORK = Path("work")
+LOCKS = WORK / "locks"
+TIMINGS = WORK / "timings"
+
+
+def model_dir(model: str) -> Path:
+    """Weights (``weights.safetensors``) and description (``model.json``) of a model."""
+    return MODELS / model
+
+
+def samples_dir(model: str) -> Path:
+    """``samples.npy`` and ``grid.png`` of a model, and ``labels.npy`` if it is conditional."""
+    return SAMPLES / model
+
+
+def model_metrics(model: str) -> Path:
+    """The metrics of one model."""
+    return MODEL_METRICS / f"{model}.json"
+
+
+def curve(model: str) -> Path:
+    """The training curve of one model."""
+    return CURVES / f"{model}.csv"
+
+
+def checkpoint(model: str, fingerprint: str) -> Path:
+    """Where a training that was interrupted goes on, keyed by all that it depends on."""
+    return WORK / f"{model}-{fingerprint[:16]}.ckpt"
+
+
+def timing(stage: str, model: str, weights_sha256: str) -> Path:
+    """Wall-clock facts of one stage, keyed by the weights that it made or used."""
+    return TIMINGS / f"{stage}-{model}-{weights_sha256[:16]}.json"

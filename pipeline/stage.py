@@ -1,0 +1,160 @@
+"""What every stage does around its work: one error line, one lock, one fingerprint, one device.
+
+DVC hashes what a stage depends on *after* its command, so an edit made while a stage runs would
+be recorded as if it had been used. A stage therefore takes the fingerprint of its declared
+dependencies when it starts and refuses to finish if they moved.
+"""
+
+import argparse
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from ruamel.yaml import YAML
+
+from pipeline import files, params, paths
+from pipeline.errors import PipelineError
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run a stage from the command line; its one argument, if it takes any, is the model.
+
+    A `PipelineError` becomes one line on stderr and exit code 1.
+    """
+    parser = argparse.ArgumentParser(description=sys.modules[main.__module__].__doc__)
+    for name in inspect.signature(main).parameters:
+        parser.add_argument(name, help=f"a {name} of {paths.PARAMS}")
+    arguments = vars(parser.parse_args())
+    try:
+        main(**arguments)
+    except PipelineError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What dvc.yaml says a stage depends on."""
+
+    deps: list[Path]
+    params: list[str]
+
+    def fingerprint(self) -> dict[str, str]:
+        """Hash of each dependency and of each parameter's value; what is missing is 'missing'."""
+        raw = params.read()
+        found = {
+            str(path): files.sha256(path) if path.exists() else "missing" for path in self.deps
+        }
+        for key in self.params:
+            value: Any = raw
+            for part in key.split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+            found[f"{paths.PARAMS}:{key}"] = files.sha256_of(value)
+        return found
+
+
+def declared(stage: str, model: str | None = None) -> Declared:
+    """Read the dependencies of a stage from dvc.yaml, resolved for one model."""
+    raw = YAML(typ="safe").load(paths.DVC_YAML.read_text(encoding="utf-8"))["stages"][stage]
+    body = raw.get("do", raw)
+    replacements = {}
+    if model is not None:
+        family = params.model(params.read(), model, blocks=()).family
+        replacements = {"${key}": model, "${item.family}": family}
+
+    def resolve(text: str) -> str:
+        for old, new in replacements.items():
+            text = text.replace(old, new)
+        return text
+
+    return Declared(
+        deps=[Path(resolve(each)) for each in body.get("deps", [])],
+        params=[resolve(each) for each in body.get("params", [])],
+    )
+
+
+class Guard:
+    """Handed to a running stage by `guard`."""
+
+    def __init__(self, name: str, dependencies: Declared) -> None:
+        self.name = name
+        self._dependencies = dependencies
+        self._before = dependencies.fingerprint()
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash over all declared dependencies, as they were when the stage started."""
+        return files.sha256_of(self._before)
+
+    def confirm(self) -> None:
+        """Call before writing results.
+
+        Raises:
+            PipelineError: if a dependency changed since the stage started.
+        """
+        after = self._dependencies.fingerprint()
+        moved = [key for key, value in self._before.items() if after[key] != value]
+        if moved:
+            raise PipelineError(
+                f"{self.name}: {', '.join(moved)} changed while the stage ran, so its result "
+                "belongs to neither version; nothing was written, run it again"
+            )
+
+
+@contextmanager
+def guard(stage: str, model: str | None = None) -> Iterator[Guard]:
+    """Hold the stage's lock while the block runs, and give it a `Guard`.
+
+    The lock is ours and not DVC's, since killing dvc leaves its child running.
+
+    Raises:
+        PipelineError: if the same stage of the same model is running already.
+    """
+    name = f"{stage}@{model}" if model else stage
+    paths.LOCKS.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(paths.LOCKS / f"{name}.lock", timeout=0)
+    try:
+        with lock:
+            yield Guard(name, declared(stage, model))
+    except Timeout:
+        raise PipelineError(
+            f"{name} is already running (it holds {lock.lock_file}); wait for it or stop it"
+        ) from None
+
+
+def prepare_torch(runtime: params.Runtime) -> Any:
+    """Set threads, determinism and float32 precision, and return the ``torch.device`` to use.
+
+    Raises:
+        PipelineError: if a GPU was asked for and there is none.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    if runtime.device == "cuda" and not torch.cuda.is_available():
+        raise PipelineError(
+            f"{paths.PARAMS}: runtime.device = 'cuda': torch sees no GPU; use auto or cpu"
+        )
+    torch.set_num_threads(runtime.threads)
+    threadpool_limits(runtime.threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    use_cuda = runtime.device == "cuda" or (runtime.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if use_cuda else "cpu")
+
+
+def device_name(device: Any) -> str:
+    """What a person calls the device: ``cpu``, or the GPU's name."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,19 @@
+"""Fetch the original files of the data set into data/raw."""
+
+from pipeline import datasets, files, params, paths, stage
+
+
+def main() -> None:
+    """Data set's name in, its original files out."""
+    with stage.guard("download") as guard:
+        data = params.section(params.read(), "data")
+        source = datasets.source(data.name)
+        with files.replacing_folder(paths.RAW) as folder:
+            source.fetch(folder)
+            guard.confirm()
+        size = sum(each.stat().st_size for each in paths.RAW.rglob("*") if each.is_file())
+        print(f"{data.name}: {size / 1e6:.1f} MB of original files in {paths.RAW}")
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,53 @@
+"""Train one model: processed images in, weights and a training curve out."""
+
+import time
+
+import numpy as np
+import torch
+
+from pipeline import files, params, paths, stage, training, weights
+from pipeline.datasets.store import Store
+
+
+def main(model: str) -> None:
+    """Train ``model``, resuming from its checkpoint where there is one."""
+    with stage.guard("train", model) as guard:
+        raw = params.read()
+        shared: params.Train = params.section(raw, "train")
+        runtime: params.Runtime = params.section(raw, "runtime")
+        chosen = params.model(raw, model, blocks=("network", "training"))
+        device = stage.prepare_torch(runtime)
+        store = Store()
+        split = store.split("train")
+        family = weights.build(chosen, store.spec, shared.seed, device)
+        checkpoint = paths.checkpoint(model, guard.fingerprint)
+        trainer = training.Trainer(
+            family,
+            torch.from_numpy(np.array(split.images)),
+            torch.from_numpy(np.array(split.labels)),
+            seed=shared.seed,
+            steps=training.steps_of(chosen.training, shared.budget),
+            checkpoint=checkpoint,
+            checkpoint_seconds=runtime.checkpoint_seconds,
+            label=f"train {model}",
+        )
+        started = time.time()
+        trainer.run()
+        seconds = time.time() - started
+        guard.confirm()
+        weights.save(paths.model_dir(model), family, trainer.facts())
+        files.write_text(paths.curve(model), trainer.history.to_csv())
+        checkpoint.unlink(missing_ok=True)
+        files.write_json(
+            paths.timing("train", model, weights.digest(paths.model_dir(model))),
+            {
+                "started": started,
+                "seconds": seconds,
+                "device": stage.device_name(device),
+                "points": trainer.history.times,
+            },
+        )
+
+
+if __name__ == "__main__":
+    stage.run(main)
