@@ -1,6 +1,7 @@
 """``python -m pipeline <command>``: what is not a stage of the graph."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     floors = commands.add_parser("floors", help="fail if a committed floor is missed")
     floors.add_argument("file", help="a JSON file: {model: {metric: worst allowed value}}")
     options = parser.parse_args(arguments)
+    # What is asked to end, ends its children too, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _run(options)
     except PipelineError as error:

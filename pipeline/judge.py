@@ -90,7 +90,7 @@ def train_classifier(
             f"judge.batch is {judge.batch}, but there are only {len(images)} training images"
         )
     torch.manual_seed(seeds.derive(seed, "judge"))
-    net = Classifier(spec, judge.features).to(device)
+    net = Classifier(spec, judge.features).to(device=device, memory_format=torch.channels_last)
     images, labels = images.to(device), labels.to(device)
     per_epoch = len(images) // judge.batch
     optimiser = torch.optim.AdamW(net.parameters(), lr=judge.learning_rate, weight_decay=1e-2)
@@ -235,5 +235,6 @@ def load(folder: Path, spec: ImageSpec, device: torch.device) -> list[Judge]:
     for each in found["judges"]:
         net = Classifier(spec, found["features"])
         net.load_state_dict(load_file(folder / f"{each['seed']}.safetensors"))
-        judges.append(Judge(net.eval().to(device), each["scale"], device))
+        net = net.eval().to(device=device, memory_format=torch.channels_last)
+        judges.append(Judge(net, each["scale"], device))
     return judges

@@ -84,11 +84,14 @@ def _reproduce(jobs: int | None, models: list[str], force: bool) -> None:
         raise PipelineError(f"failed: {', '.join(failed)}; the reasons are above")
 
 
-def stale_stages() -> set[str]:
-    """Stages that a plain `dvc repro` would run or restore from the cache, but for `track`."""
+def stale_stages() -> set[str] | None:
+    """Stages that a plain `dvc repro` would run or restore from the cache, but for `track`.
+
+    None if DVC cannot tell, as when results are missing that a stage would need.
+    """
     done = subprocess.run([*DVC, "repro", "--dry"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise PipelineError(f"dvc: {_last_line(done.stderr or done.stdout)}")
+        return None
     stale = set()
     for line in done.stdout.splitlines():
         found = MENTIONED.search(line)
@@ -171,11 +174,6 @@ def _run_chain(
 def _dvc(*arguments: str) -> None:
     if subprocess.run([*DVC, "--wait-for-lock", *arguments], check=False).returncode != 0:
         raise PipelineError(f"dvc {' '.join(arguments)} failed; the reason is above")
-
-
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "failed without a message"
 
 
 def tidy_lock() -> None:

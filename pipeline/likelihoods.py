@@ -18,9 +18,9 @@ MIN_LOG_SCALE = -7.0
 """exp(-7) is a ninth of a level's width: anything sharper changes gradients, not probabilities."""
 MAX_LOG_SCALE = 4.0
 """exp(4) is 27 times the whole range: anything wider is uniform."""
-TAIL = 1e4
-"""Half-width given to the outer side of the outermost levels: at least 180 scales, so that the
-probability beyond it is 0 in float32 and no special case is needed."""
+TAIL = 1e30
+"""Half-width given to the outer side of the outermost levels: beyond any mean by so many scales
+that the probability left out is 0 in float32 and no special case is needed."""
 
 
 def log1mexp(x: Tensor) -> Tensor:
@@ -28,13 +28,14 @@ def log1mexp(x: Tensor) -> Tensor:
     return torch.log(-torch.expm1(-x))
 
 
-def log_interval(upper: Tensor, lower: Tensor) -> Tensor:
-    """log of sigmoid(upper) - sigmoid(lower).
+def log_interval(upper: Tensor, lower: Tensor, width: Tensor) -> Tensor:
+    """log of sigmoid(upper) - sigmoid(lower), given width = upper - lower.
 
     Uses sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which neither cancels
-    nor underflows, so no bin needs an approximation.
+    nor underflows, so no bin needs an approximation. The width is passed in since it would cancel
+    where the mean is far away.
     """
-    return F.logsigmoid(upper) + F.logsigmoid(-lower) + log1mexp(upper - lower)
+    return F.logsigmoid(upper) + F.logsigmoid(-lower) + log1mexp(width)
 
 
 def split_mixture(params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,7 +59,9 @@ def logistic_mixture_log_prob(images: Tensor, params: Tensor) -> Tensor:
     above = (centre + torch.where(images == 255, TAIL, HALF_STEP))[:, None]
     below = (centre - torch.where(images == 0, TAIL, HALF_STEP))[:, None]
     inverse = torch.exp(-log_scales)
-    component = log_interval(inverse * (above - means), inverse * (below - means))
+    component = log_interval(
+        inverse * (above - means), inverse * (below - means), inverse * (above - below)
+    )
     return torch.logsumexp(F.log_softmax(logits, dim=1) + component, dim=1)
 
 
@@ -77,9 +80,17 @@ def logistic_mixture_sample(params: Tensor, choice: Tensor, position: Tensor) ->
 
 
 def logistic_mixture_mean(params: Tensor) -> Tensor:
-    """The mixture's mean before discretisation, -1..1, float32 [B, ...]."""
-    logits, means, _ = split_mixture(params)
-    return (torch.softmax(logits, dim=1) * means).sum(dim=1)
+    """Mean of the mixture clipped to -1..1, float32 [B, ...].
+
+    As in the discretised mixture, what lies outside counts as the outermost level: a component far
+    below black is black. Of one logistic it is 1 minus the integral of its cumulative probability.
+    """
+    logits, means, log_scales = split_mixture(params)
+    scales = log_scales.exp()
+    below_white = F.softplus((1 - means) / scales)
+    below_black = F.softplus((-1 - means) / scales)
+    clipped = (1 - scales * (below_white - below_black)).clamp(-1, 1)
+    return (torch.softmax(logits, dim=1) * clipped).sum(dim=1)
 
 
 def gaussian_interval_log_prob(images: Tensor, means: Tensor, log_scale: Tensor) -> Tensor:
@@ -95,7 +106,7 @@ def gaussian_interval_log_prob(images: Tensor, means: Tensor, log_scale: Tensor)
         probabilities, log-density times width.
     """
     means = means.double()
-    centred = to_signed(images).double() - means
+    centred = images.double() / 127.5 - 1 - means
     inverse = torch.exp(-log_scale.double())
     upper, lower = inverse * (centred + HALF_STEP), inverse * (centred - HALF_STEP)
     # Work in the lower tail, where the cumulative probability is small and its digits are exact.

@@ -10,8 +10,6 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline import files, seeds
+from pipeline import files, precision, seeds
 from pipeline.errors import PipelineError
 from pipeline.family import Batch, Family, Group, count_parameters
 from pipeline.nets import Ema
@@ -185,7 +183,7 @@ class Trainer:
         # Modules such as dropout draw from the global generator: name its state by the step too.
         torch.manual_seed(seeds.derive(self.seed, "modules", self.step))
         rng = seeds.generator(self.seed, "noise", self.step, device=self.device)
-        with precision(self.device, self.hyperparameters.precision):
+        with precision.autocast(self.device, self.hyperparameters.precision):
             terms = self.family.training_step(self._batch(self.step), self._update, rng)
         self.history.add(terms)
         self.step += 1
@@ -204,7 +202,7 @@ class Trainer:
     def _update(self, name: str, loss: Tensor) -> None:
         group, optimiser = self.groups[name], self.optimisers[name]
         optimiser.zero_grad(set_to_none=True)
-        with precision(self.device, "fp32"):
+        with precision.autocast(self.device, "fp32"):
             loss.backward(inputs=group.parameters)
         if group.clip is not None:
             torch.nn.utils.clip_grad_norm_(group.parameters, group.clip)
@@ -215,6 +213,9 @@ class Trainer:
         optimiser.step()
         if group.after_step is not None:
             group.after_step()
+        # Autocast caches bfloat16 copies of the weights, which are now out of date: without this
+        # the other player's update, later in the same step, would face the old ones.
+        torch.clear_autocast_cache()
         if name in self.averages:
             self.averages[name].update()
         self.updates[name] += 1
@@ -278,22 +279,13 @@ class Trainer:
                     entries.setdefault(int(i), {})[entry] = value
             current = optimiser.state_dict()
             optimiser.load_state_dict({**current, "state": entries})
+            for parameter, entry in optimiser.state.items():
+                for key, value in entry.items():
+                    if value.shape == parameter.shape:
+                        # Fused optimisers pair raw memory, so the strides must be the same too.
+                        entry[key] = torch.empty_like(parameter).copy_(value)
 
 
 def steps_of(training: Any, budget: float) -> int:
     """Steps that make a model see ``training.images * budget`` images, at least one."""
     return max(1, round(training.images * budget / training.batch))
-
-
-@contextmanager
-def precision(device: torch.device, name: str) -> Iterator[None]:
-    """Autocast to bfloat16, or nothing for fp32."""
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bf16"):
-        yield
-
-
-def emulated_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 has no hardware support here and would be several times slower."""
-    if device.type == "cuda":
-        return not torch.cuda.is_bf16_supported(including_emulation=False)
-    return not torch.cpu._is_avx512_bf16_supported()

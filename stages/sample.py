@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from pipeline import files, params, paths, pictures, sampling, stage, weights
+from pipeline import files, params, paths, pictures, precision, sampling, stage, weights
 from pipeline.datasets.store import Store
 
 PICTURED = 100
@@ -18,6 +18,7 @@ def main(model: str) -> None:
         section: params.Sample = params.section(raw, "sample")
         chosen = params.model(raw, model, blocks=("network", "sampling"))
         device = stage.prepare_torch(params.section(raw, "runtime"))
+        precision.warn_if_emulated(device, chosen.sampling, f"models.{model}.sampling")
         family, _ = weights.load(paths.model_dir(model), chosen, Store().spec, device)
         started = time.time()
         images = sampling.draw(

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import torch
 
-from pipeline import files, params, paths, stage, training, weights
+from pipeline import files, params, paths, precision, stage, training, weights
 from pipeline.datasets.store import Store
 
 
@@ -17,6 +17,7 @@ def main(model: str) -> None:
         runtime: params.Runtime = params.section(raw, "runtime")
         chosen = params.model(raw, model, blocks=("network", "training"))
         device = stage.prepare_torch(runtime)
+        precision.warn_if_emulated(device, chosen.training, f"models.{model}.training")
         store = Store()
         split = store.split("train")
         family = weights.build(chosen, store.spec, shared.seed, device)

@@ -54,12 +54,12 @@ MODULES = {
 """The module of each data set; it maps the name to a `Source` in its ``SOURCES``."""
 
 
-def source(name: str) -> Source:
-    """The data set of that name.
+def source(name: str, path: Path = paths.PARAMS) -> Source:
+    """The data set of that name, which stands in the file ``path``.
 
     Raises:
         PipelineError: if there is none.
     """
     if name not in MODULES:
-        raise PipelineError(f"{paths.PARAMS}: data.name: {one_of('data set', name, MODULES)}")
+        raise PipelineError(f"{path}: data.name: {one_of('data set', name, MODULES)}")
     return importlib.import_module(f"{__name__}.{MODULES[name]}").SOURCES[name]

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline import likelihoods, nets
+from pipeline import likelihoods, nets, precision
 from pipeline.errors import PipelineError
 from pipeline.family import (
     Batch,
@@ -116,7 +116,7 @@ class Diffusion(nn.Module):
 
 
 def _betas(network: DdpmNetwork) -> Tensor:
-    """beta_1..beta_T, float64: cosine (arXiv:2102.09672, equation 17) or linear (DDPM, section 4)."""
+    """beta_1..beta_T, float64: cosine (arXiv:2102.09672, equation 17) or linear (DDPM)."""
     steps = network.steps
     if network.schedule == "linear":
         # The paper's 1e-4..0.02 are for T = 1000; scaled so that x_T is noise for any T.
@@ -284,8 +284,7 @@ class Ddpm(Family):
     def _ddim_step(self, x: Tensor, now: int, then: int, noise: ImageNoise) -> Tensor:
         sampling = self.params.sampling
         t = torch.full((len(x),), now, device=self.device)
-        bf16 = sampling.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+        with precision.autocast(self.device, sampling.precision):
             x0 = self.predict_x0(x, t)
         a_now = self.diffusion.alpha_bar[now].item()
         a_then = self.diffusion.alpha_bar[then].item()

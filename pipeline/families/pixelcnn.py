@@ -96,18 +96,22 @@ class Layer(nn.Module):
 
 
 class Head(nn.Module):
-    """256 probabilities of one channel given context [B, width, ...] as two nibbles."""
+    """256 probabilities of one channel as two nibbles.
 
-    def __init__(self, width: int, hidden: int) -> None:
+    They are given the context [B, width, H, W] and the earlier channels of the same pixel,
+    -1..1 [B, earlier, H, W].
+    """
+
+    def __init__(self, width: int, earlier: int, hidden: int) -> None:
         super().__init__()
-        self.context = nn.Conv2d(width, hidden, 1)
+        self.context = nn.Conv2d(width + earlier, hidden, 1)
         self.upper = nn.Conv2d(hidden, NIBBLE, 1)
         self.given_upper = nn.Embedding(NIBBLE, hidden)
         self.lower = nn.Conv2d(hidden, NIBBLE, 1)
 
-    def upper_logits(self, context: Tensor) -> tuple[Tensor, Tensor]:
+    def upper_logits(self, context: Tensor, earlier: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the upper nibble [B, 16, H, W], and what `lower_logits` needs."""
-        hidden = self.context(F.relu(context))
+        hidden = self.context(torch.cat([F.relu(context), earlier], dim=1))
         return self.upper(F.relu(hidden)).float(), hidden
 
     def lower_logits(self, hidden: Tensor, upper: Tensor) -> Tensor:
@@ -115,19 +119,19 @@ class Head(nn.Module):
         given = self.given_upper(upper).movedim(-1, 1)
         return self.lower(F.relu(hidden + given)).float()
 
-    def log_prob(self, context: Tensor, levels: Tensor) -> Tensor:
+    def log_prob(self, context: Tensor, earlier: Tensor, levels: Tensor) -> Tensor:
         """log P(level) in nats, float32 [B, H, W], of int64 levels [B, H, W]."""
         upper, lower = levels // NIBBLE, levels % NIBBLE
-        upper_logits, hidden = self.upper_logits(context)
+        upper_logits, hidden = self.upper_logits(context, earlier)
         lower_logits = self.lower_logits(hidden, upper)
         return -(
             F.cross_entropy(upper_logits, upper, reduction="none")
             + F.cross_entropy(lower_logits, lower, reduction="none")
         )
 
-    def sample(self, context: Tensor, uniform: Tensor) -> Tensor:
+    def sample(self, context: Tensor, earlier: Tensor, uniform: Tensor) -> Tensor:
         """Levels int64 [B, H, W] by inversion of two uniform variates [B, 2, H, W]."""
-        upper_logits, hidden = self.upper_logits(context)
+        upper_logits, hidden = self.upper_logits(context, earlier)
         upper = _invert(upper_logits, uniform[:, 0])
         return NIBBLE * upper + _invert(self.lower_logits(hidden, upper), uniform[:, 1])
 
@@ -154,7 +158,7 @@ class PixelCnn(Family):
         self.first_horizontal = nn.Conv2d(seen, width, (1, REACH + 1), padding=(0, REACH + 1))
         self.layers = nn.ModuleList(Layer(width) for _ in range(params.network.layers))
         self.heads = nn.ModuleList(
-            Head(width + earlier, params.network.hidden) for earlier in range(spec.channels)
+            Head(width, earlier, params.network.hidden) for earlier in range(spec.channels)
         )
 
     def context(self, x: Tensor) -> Tensor:
@@ -173,7 +177,7 @@ class PixelCnn(Family):
         context, levels = self.context(x), images.long()
         return torch.stack(
             [
-                head.log_prob(torch.cat([context, x[:, :channel]], dim=1), levels[:, channel])
+                head.log_prob(context, x[:, :channel], levels[:, channel])
                 for channel, head in enumerate(self.heads)
             ],
             dim=1,
@@ -257,10 +261,8 @@ class PixelCnn(Family):
         context = h[:, :, None, None]
         for channel, head in enumerate(self.heads):
             earlier = to_signed(canvas[:, :channel, row : row + 1, column : column + 1])
-            levels = head.sample(
-                torch.cat([context, earlier], dim=1),
-                uniform[:, channel, :, row : row + 1, column : column + 1],
-            )
+            place = uniform[:, channel, :, row : row + 1, column : column + 1]
+            levels = head.sample(context, earlier, place)
             canvas[:, channel, row, column] = levels[:, 0, 0].to(torch.uint8)
 
 

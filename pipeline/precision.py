@@ -1,0 +1,34 @@
+"""Arithmetic precision: explicit, part of what is hashed, never guessed."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from pipeline import paths
+
+
+@contextmanager
+def autocast(device: torch.device, name: str) -> Iterator[None]:
+    """Compute in bfloat16 where that is safe (``bf16``), or in float32 throughout (``fp32``)."""
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bf16"):
+        yield
+
+
+def is_emulated(device: torch.device) -> bool:
+    """Whether bfloat16 has no hardware support here, and would be several times slower."""
+    if device.type == "cuda":
+        return not torch.cuda.is_bf16_supported(including_emulation=False)
+    return not torch.cpu._is_avx512_bf16_supported()
+
+
+def warn_if_emulated(device: torch.device, block: Any, key: str) -> None:
+    """Say in one line what to set, if ``block`` asks for bf16 and this machine would emulate it."""
+    if getattr(block, "precision", "fp32") == "bf16" and is_emulated(device):
+        print(
+            f"warning: {paths.PARAMS}: {key}.precision is bf16, which this "
+            f"{device.type} emulates slowly; fp32 is faster here (and gives other bits)",
+            file=sys.stderr,
+        )

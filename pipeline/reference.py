@@ -1,0 +1,264 @@
+"""The reference rows: what is known without training, measured by the rules that hold for models.
+
+They stand in every table, so that a number can be read against a scale and a broken metric is
+visible: real images must score best, and noise worst.
+
+- ``real``: a random subset of the training images; the floor of FID at this number of images.
+- ``histogram``: each pixel and channel drawn independently from its training histogram, and the
+  exact likelihood of that model.
+- ``mean``: the training mean, rounded to levels: samples that are all alike, and the error of
+  a reconstruction that ignores its input.
+- ``noise``: uniform levels, exactly 8 bits/dim.
+- ``png``: what a general-purpose lossless coder needs.
+- ``pca_<k>``: projection onto the first k principal components of the training images
+  (Pearson 1901), the best linear reconstruction from k numbers.
+
+Data sets are read in chunks of `CHUNK` images; only the n images that FID needs, and the images
+of the evaluated split as uint8 for PNG, are ever held as a whole.
+"""
+
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from pipeline import judge, likelihoods, pictures, protocol, seeds
+from pipeline.datasets.store import Store
+from pipeline.metrics import reconstruction
+
+CHUNK = 1000
+LEVELS = 256
+COMPONENTS = (32, 64)
+SMOOTHING = tuple(2.0**k for k in range(-12, 5))
+"""Candidates for the count that is added to each level of each histogram."""
+KEYS = (
+    "fid",
+    "fid_min",
+    "fid_max",
+    "nats_per_image",
+    "bits_per_dim",
+    "bits_per_dim_stderr",
+    "likelihood_bound",
+    "reconstruction_mse",
+    "reconstruction_psnr",
+    "reconstruction_kind",
+)
+"""What a row holds beside its name and label; None where it does not apply."""
+
+
+def rows(
+    store: Store, judges: list[judge.Judge], *, n: int, split: str, seed: int
+) -> list[dict[str, Any]]:
+    """All reference rows, each with ``name``, ``label`` and `KEYS`.
+
+    Args:
+        store: the data set; rows are fitted to its train split.
+        judges: whose features carry FID.
+        n: images per FID, at least 2: as many as each model samples.
+        split: what FID, likelihood and reconstruction are measured on.
+        seed: chooses the reference images and names the randomness of the rows.
+
+    Raises:
+        PipelineError: if a split has fewer than n images.
+    """
+    train, images = store.split("train").images, store.split(split).images
+    reference = protocol.reference_images(store, split, n, seed)
+    counts = histogram(train)
+    shape, dimensions = store.spec.shape, store.spec.dimensions
+    average = mean(counts, shape)
+    flat = np.rint(average).astype(np.uint8)
+
+    def quality(samples: np.ndarray) -> dict[str, float]:
+        return asdict(judge.verdict(judges, samples, reference))
+
+    return [
+        row("real", "real training images")
+        | quality(protocol.reference_images(store, "train", n, seed)),
+        row("histogram", "independent pixels from their training histograms")
+        | quality(sample_histogram(counts, n, shape, seed))
+        | _likelihood(histogram_nats(images, counts), dimensions),
+        row("mean", "mean training image")
+        | quality(np.repeat(flat[None], n, axis=0))
+        | _distortion(_mean_errors(images, flat), "training mean"),
+        row("noise", "uniform noise")
+        | quality(uniform(n, shape, seed))
+        | _code(8.0, dimensions, "exact", stderr=0.0),
+        row("png", f"PNG, all {len(images):,} images in one optimised file, header included")
+        | _code(8 * png_bytes(images) / images.size, dimensions, "code length", stderr=None),
+        *_pca_rows(train, images, average),
+    ]
+
+
+def row(name: str, label: str) -> dict[str, Any]:
+    """A row to which nothing applies yet."""
+    return {"name": name, "label": label, **dict.fromkeys(KEYS)}
+
+
+def histogram(images: np.ndarray) -> np.ndarray:
+    """How often each pixel and channel has each level, int64 [D, 256], of uint8 [N, C, H, W]."""
+    dimensions = math.prod(images.shape[1:])
+    first = np.arange(dimensions) * LEVELS
+    counts = np.zeros(dimensions * LEVELS, np.int64)
+    for chunk in _chunks(images):
+        cells = first + chunk.reshape(len(chunk), dimensions)
+        counts += np.bincount(cells.ravel(), minlength=counts.size)
+    return counts.reshape(dimensions, LEVELS)
+
+
+def mean(counts: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """The mean image, float64 [C, H, W] in levels, of what `histogram` counted."""
+    return (counts @ np.arange(LEVELS) / counts[0].sum()).reshape(shape)
+
+
+def sample_histogram(
+    counts: np.ndarray, n: int, shape: tuple[int, int, int], seed: int
+) -> np.ndarray:
+    """n images uint8 [n, C, H, W], each pixel and channel drawn by itself from its counts."""
+    bits = np.random.Philox(seeds.derive(seed, "reference", "histogram"))
+    images = np.empty((n, len(counts)), np.uint8)
+    for pixel, cumulative in enumerate(counts.cumsum(axis=1)):
+        # Of 2^64 values, so that the remainder is uniform to within 1 in 10^14.
+        ranks = bits.random_raw(n) % np.uint64(cumulative[-1])
+        images[:, pixel] = np.searchsorted(cumulative, ranks.astype(np.int64), side="right")
+    return images.reshape(n, *shape)
+
+
+def uniform(n: int, shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    """n images uint8 [n, C, H, W] of uniform and independent levels."""
+    size = n * math.prod(shape)
+    raw = np.random.Philox(seeds.derive(seed, "reference", "noise")).random_raw(-(-size // 8))
+    return raw.astype("<u8").view(np.uint8)[:size].reshape(n, *shape)
+
+
+def smoothing(counts: np.ndarray) -> float:
+    """The candidate of `SMOOTHING` under which the fitted images predict each other best.
+
+    That is by leave-one-out likelihood, in which an image is predicted from the counts of all
+    others: no image but the fitted ones is looked at, and a level that was seen once has to be
+    predicted from the added count alone.
+    """
+    seen = counts[counts > 0]
+    total = counts[0].sum()
+
+    def held_out(added: float) -> float:
+        normaliser = len(counts) * total * math.log(total - 1 + LEVELS * added)
+        return float(seen @ np.log(seen - 1 + added)) - normaliser
+
+    return max(SMOOTHING, key=held_out)
+
+
+def histogram_nats(images: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Negative log-likelihood in nats, float64 [N], of uint8 images under independent pixels.
+
+    P(level) of a pixel is (its count + a) / (images + 256 a), with one a for all pixels (see
+    `smoothing`), so that a level that was never seen has a probability too.
+    """
+    smoothed = counts + smoothing(counts)
+    table = -np.log(smoothed / smoothed.sum(axis=1, keepdims=True))
+    pixels = np.arange(len(counts))
+    return np.concatenate(
+        [table[pixels, chunk.reshape(len(chunk), -1)].sum(axis=1) for chunk in _chunks(images)]
+    )
+
+
+def png_bytes(images: np.ndarray) -> int:
+    """Size in bytes of the optimised PNG file that shows all images one below the other.
+
+    One file for all: a file for each image would spend 57 bytes on its signature and chunk
+    headers, 0.6 bits/dim at 28 x 28, which say nothing about the images. The price is that an
+    image is coded with the ones before it at hand. The size is that of Pillow's PNG writer, and
+    may differ by some bytes between its versions.
+    """
+    file = io.BytesIO()
+    _, channels, _, width = images.shape
+    tall = np.moveaxis(images, 1, 0).reshape(channels, -1, width)
+    pictures.from_array(tall).save(file, format="PNG", optimize=True)
+    return file.getbuffer().nbytes
+
+
+def principal_components(images: np.ndarray, average: np.ndarray) -> np.ndarray:
+    """Orthonormal principal directions, float64 [D, r], of uint8 images [N, C, H, W].
+
+    They come in order of falling variance; r is as many as N images around their mean can span,
+    min(D, N - 1). ``average`` is their mean, [C, H, W]. The covariance is accumulated in float64
+    from centred chunks, so it takes D^2 numbers whatever N is.
+    """
+    dimensions = average.size
+    scatter = np.zeros((dimensions, dimensions))
+    for chunk in _chunks(images):
+        centred = (chunk - average).reshape(len(chunk), dimensions)
+        scatter += centred.T @ centred
+    _, directions = np.linalg.eigh(scatter)
+    return directions[:, ::-1][:, : min(dimensions, len(images) - 1)]
+
+
+def project(images: np.ndarray, average: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Reconstructions of uint8 images from their coordinates along directions [D, k].
+
+    Clipped and rounded to uint8 [N, C, H, W], as the output of every model is.
+    """
+    centred = (images - average).reshape(len(images), -1)
+    linear = (centred @ directions @ directions.T).reshape(images.shape) + average
+    return np.rint(linear).clip(0, LEVELS - 1).astype(np.uint8)
+
+
+def _pca_rows(train: np.ndarray, images: np.ndarray, average: np.ndarray) -> list[dict[str, Any]]:
+    """A row for each number of `COMPONENTS`, or for as many as the training images have."""
+    directions = principal_components(train, average)
+    found = []
+    for k in sorted({min(k, directions.shape[1]) for k in COMPONENTS}):
+        errors = [
+            reconstruction.squared_errors(chunk, project(chunk, average, directions[:, :k]))
+            for chunk in _chunks(images)
+        ]
+        kind = f"{k} principal components"
+        found.append(row(f"pca_{k}", f"PCA, {kind}") | _distortion(np.concatenate(errors), kind))
+    return found
+
+
+def _mean_errors(images: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """Squared errors [N] of answering every image with one uint8 image [C, H, W]."""
+    return np.concatenate(
+        [
+            reconstruction.squared_errors(chunk, np.broadcast_to(flat, chunk.shape))
+            for chunk in _chunks(images)
+        ]
+    )
+
+
+def _distortion(errors: np.ndarray, kind: str) -> dict[str, Any]:
+    """The keys of a reconstruction with squared errors [N]."""
+    return {
+        "reconstruction_mse": float(errors.mean()),
+        "reconstruction_psnr": reconstruction.psnr(errors),
+        "reconstruction_kind": kind,
+    }
+
+
+def _likelihood(nats: np.ndarray, dimensions: int) -> dict[str, Any]:
+    """The keys of an exact likelihood, from its negative logarithm in nats, [N >= 2]."""
+    stderr = float(nats.std(ddof=1)) / math.sqrt(len(nats))
+    return {
+        "nats_per_image": float(nats.mean()),
+        "bits_per_dim": likelihoods.bits_per_dim(float(nats.mean()), dimensions),
+        "bits_per_dim_stderr": likelihoods.bits_per_dim(stderr, dimensions),
+        "likelihood_bound": "exact",
+    }
+
+
+def _code(bits_per_dim: float, dimensions: int, kind: str, stderr: float | None) -> dict[str, Any]:
+    """The keys of a likelihood that is known as bits per dimension."""
+    return {
+        "nats_per_image": bits_per_dim * dimensions * math.log(2),
+        "bits_per_dim": bits_per_dim,
+        "bits_per_dim_stderr": stderr,
+        "likelihood_bound": kind,
+    }
+
+
+def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(images), CHUNK):
+        yield images[start : start + CHUNK]

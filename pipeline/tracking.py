@@ -1,0 +1,511 @@
+"""Mirror the pipeline's results into MLflow: one current run for each model, and nothing twice.
+
+Training only writes files. What is mirrored here may just as well have been restored from a cache
+or pulled, so a run is keyed by what DVC recorded of its model (the entries of dvc.lock), not by
+the process that trained it. Losing the store loses nothing: the next time fills it again.
+"""
+
+import base64
+import csv
+import json
+import logging
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from ruamel.yaml import YAML
+
+from pipeline import families, files, params, paths
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    # Importing MLflow takes seconds, so what only needs a link does not wait for it.
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Metric, Run
+
+MODEL_STAGES = ("train", "sample", "evaluate")
+METRICS_PER_BATCH = 1000
+LOCK_SECONDS = 300
+VIEW = "models"
+
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # MLflow's own settings wait for minutes before they say that a server is down.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+"""Environment of MLflow; what a person has set wins."""
+
+CHATTER = {
+    "alembic": logging.WARNING,
+    "mlflow.store.db.utils": logging.WARNING,
+    "urllib3.connectionpool": logging.ERROR,  # each retry; the error says enough
+}
+"""Loggers of libraries, and what is still worth printing of them."""
+
+COST = ("parameters", "images_seen")
+"""Numbers of a result that are costs; the others are judgements."""
+CONDITIONS = ("metric_version", "n_samples", "n_reference")
+"""Numbers of a result that say how it was measured; they are tags."""
+COLUMNS = {
+    "eval/fid": "Fréchet distance between the judges' features of samples and of real images, "
+    "geometric mean over the judges; **lower** is better",
+    "eval/fid_min": "the lowest of the judges' distances",
+    "eval/fid_max": "the highest of them; distances whose ranges overlap do not rank models",
+    "eval/bits_per_dim": "negative log-likelihood of held-out images, or its bound (tag "
+    "`likelihood_bound`), in bits per value; **lower** is better",
+    "eval/bits_per_dim_stderr": "its standard error over the images",
+    "eval/reconstruction_mse": "squared error after encoding and decoding (tag "
+    "`reconstruction_kind`), white is 1; **lower** is better",
+    "eval/reconstruction_psnr": "the same in dB; **higher** is better",
+    "cost/parameters": "trainable values; **lower** is cheaper",
+    "cost/images_seen": "training images seen, with repetition; **lower** is cheaper",
+    "cost/train_seconds": "wall-clock of the training, where it ran on this machine; **lower** is "
+    "cheaper, but compare it on one device only",
+}
+"""The metrics that the runs page shows, in order, and how to read them."""
+NOTE = (
+    "One run per model, as it stands in dvc.lock; those with `current = true` are what params.yaml "
+    "describes. Runs of one experiment share data set and protocol, so their numbers compare; a "
+    "metric that a model does not have does not apply to it.\n\n"
+    + "\n".join(f"- `{key}`: {text}" for key, text in COLUMNS.items())
+    + "\n- `train/<group>/<term>`: losses over steps; those of different families share no unit"
+)
+PALETTE = (
+    "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#edc948", "#b07aa1", "#ff9da7",
+    "#9c755f", "#17becf", "#bcbd22", "#8c564b", "#1f3a5f", "#7fc97f", "#d147a3", "#79706e",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the files of the pipeline say about one model.
+
+    Attributes:
+        model: its name.
+        lock_hash: hash of its entries in dvc.lock.
+        metrics: the content of its metrics file.
+        block: its block of params.yaml, as it stands there.
+        shared: parameters that models of all families have, as text.
+    """
+
+    model: str
+    lock_hash: str
+    metrics: dict[str, Any]
+    block: dict[str, Any]
+    shared: dict[str, str]
+
+
+def store_uri() -> str:
+    """MLFLOW_TRACKING_URI if it is set, else the SQLite file of this folder."""
+    path = str(paths.MLFLOW_DB.absolute()).replace("%", "%25")
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{path}"
+
+
+def is_server(uri: str) -> bool:
+    """Whether a store is reached over HTTP, so that others look after it."""
+    return uri.startswith(("http://", "https://"))
+
+
+def artifact_root() -> str:
+    """Where runs of a local store keep their files, as an absolute URI."""
+    return paths.MLFLOW_ARTIFACTS.absolute().as_uri()
+
+
+@contextmanager
+def connected(uri: str) -> "Iterator[MlflowClient]":
+    """A client of a store, without MLflow's telemetry, minutes of retries and chatter.
+
+    Raises:
+        PipelineError: for what MLflow, its database or the network raise in the block.
+    """
+    for key, value in SETTINGS.items():
+        os.environ.setdefault(key, value)  # before the import, which starts the telemetry
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    for name, level in CHATTER.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        if is_server(uri):
+            hint = "; is the server that MLFLOW_TRACKING_URI names up?"
+        else:
+            hint = "; if the store is damaged, delete it, and the next run fills it again"
+        raise PipelineError(_without_password(f"MLflow at {uri}: {lines[0]}{hint}")) from None
+
+
+def experiments(client: "MlflowClient") -> "list[Experiment]":
+    """The experiments that `mirror` made."""
+    found = _pages(lambda token: client.search_experiments(page_token=token))
+    return [each for each in found if "protocol" in each.tags]
+
+
+def tracked(uri: str) -> dict[str, str]:
+    """Ids of the experiments that `mirror` made in a store, by name.
+
+    Raises:
+        PipelineError: if the store cannot be reached or is damaged.
+    """
+    with _locked(), connected(uri) as client:
+        return {each.name: each.experiment_id for each in experiments(client)}
+
+
+def view_url(server: str, experiment_id: str) -> str:
+    """The page that compares the current models of an experiment."""
+    root = _without_password(server).rstrip("/")
+    return f"{root}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"
+
+
+def read() -> tuple[list[Result], dict[str, str]]:
+    """Read the results of the models in params.yaml, and why each of the others has none.
+
+    Raises:
+        PipelineError: if params.yaml, dvc.lock or a metrics file cannot be read.
+    """
+    raw = params.read()
+    entries = _lock_entries()
+    results, missing = [], {}
+    for model, block in params.model_blocks(raw).items():
+        names = [f"{stage}@{model}" for stage in MODEL_STAGES]
+        metrics = paths.model_metrics(model)
+        unknown = [name for name in names if name not in entries]
+        if not metrics.exists():
+            missing[model] = f"no {metrics}: it failed, or was not run"
+        elif unknown:
+            missing[model] = f"{paths.DVC_LOCK} has no {unknown[0]}: run it through `make repro`"
+        else:
+            lock_hash = files.sha256_of({name: entries[name] for name in names})
+            content = _read_metrics(metrics)
+            shared = _shared(raw, model, content)
+            results.append(Result(model, lock_hash, content, block, shared))
+    return results, missing
+
+
+def mirror(results: Sequence[Result], missing: dict[str, str]) -> None:
+    """Bring the store in line with ``results``, and say what was done for each model.
+
+    Afterwards the runs of ``results`` are current and no others: neither those of earlier
+    versions, nor those of models that failed (``missing``, with reasons) or are gone.
+
+    Raises:
+        PipelineError: if the store cannot be reached or is damaged. What was not mirrored is
+            the next time.
+    """
+    uri = store_uri()
+    with _locked(), connected(uri) as client:
+        homes = {result.model: _experiment(client, uri, result.metrics) for result in results}
+        runs = _finished_runs(client)
+        latest = {(run.data.tags["model"], run.data.tags["lock_hash"]): run for run in runs}
+        current = set()
+        for result in results:
+            known = latest.get((result.model, result.lock_hash))
+            if known is None:
+                outcome = "new"
+                _create(client, homes[result.model], result)
+            else:
+                outcome = "unchanged" if _is_current(known) else "current again"
+                _set_current(client, known, True)
+                current.add(known.info.run_id)
+            print(f"{result.model}: {outcome}")
+        for run in runs:
+            if run.info.run_id not in current:
+                _set_current(client, run, False)
+        _report(missing, {run.data.tags["model"] for run in runs if _is_current(run)}, results)
+        _say_where(uri, sorted(set(homes.values()), key=int))
+
+
+def _lock_entries() -> dict[str, Any]:
+    try:
+        text = paths.DVC_LOCK.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PipelineError(f"{paths.DVC_LOCK}: no such file; run `make repro` first") from None
+    return YAML(typ="safe").load(text).get("stages", {})
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        return files.read_json(path)
+    except ValueError as error:
+        raise PipelineError(f"{path}: not valid JSON ({error}); run `make repro`") from None
+
+
+def _shared(raw: dict[str, Any], model: str, metrics: dict[str, Any]) -> dict[str, str]:
+    """The few parameters that models of all families have; the rest is in ``params.json``."""
+    train: params.Train = params.section(raw, "train")
+    training = params.model(raw, model, blocks=("training",)).training.model_dump()
+    values = {
+        "family": metrics["family"],
+        "dataset": metrics["dataset"],
+        "split": metrics.get("reference_split"),
+        "parameters": metrics.get("parameters"),
+        **{key: training.get(key) for key in ("images", "batch", "learning_rate", "precision")},
+        "train.seed": train.seed,
+        "train.budget": train.budget,
+    }
+    return {key: str(value) for key, value in values.items() if value is not None}
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Let in one process at a time, since two that initialise an empty SQLite file destroy it."""
+    paths.LOCKS.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(paths.LOCKS / "mlflow.lock", timeout=LOCK_SECONDS)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise PipelineError(
+            f"another process has held {lock.lock_file} for {LOCK_SECONDS} s; stop it first"
+        ) from None
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
+
+
+def _pages(fetch: Callable[[str | None], Any]) -> list[Any]:
+    """All items of a search whose pages ``fetch`` returns, by token."""
+    found, token = [], None
+    while True:
+        page = fetch(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _experiment(client: "MlflowClient", uri: str, metrics: dict[str, Any]) -> str:
+    """The id of the experiment of a data set and protocol, made or brought back if need be."""
+    dataset, protocol = metrics["dataset"], metrics["protocol"]
+    name = f"{dataset} · {protocol}"
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # A server has its own idea of where files go.
+        location = None if is_server(uri) else artifact_root()
+        tags = {
+            "dataset": dataset,
+            "protocol": protocol,
+            "mlflow.note.content": NOTE,
+            # Without it the page opens on what concerns language models.
+            "mlflow.experimentKind": "custom_model_development",
+        }
+        found = client.get_experiment(client.create_experiment(name, location, tags))
+    elif found.lifecycle_stage == "deleted":
+        # Its name stays taken until MLflow's trash is emptied.
+        client.restore_experiment(found.experiment_id)
+    _publish_view(client, found)
+    return found.experiment_id
+
+
+def _publish_view(client: "MlflowClient", experiment: "Experiment") -> None:
+    """Save a view of the runs page: current runs, best first, with the metrics as columns.
+
+    On its own the page shows no metric, and draws ten runs only.
+    """
+    state = json.dumps(
+        {
+            "searchFilter": "tags.current = 'true'",
+            "orderByKey": "metrics.`eval/fid`",
+            "orderByAsc": True,
+            "selectedColumns": ["tags.`family`", *(f"metrics.`{key}`" for key in COLUMNS)],
+            "runsHiddenMode": "SHOW_ALL",
+        }
+    )
+    packed = "deflate;" + base64.b64encode(zlib.compress(state.encode())).decode()
+    key = f"mlflow.sharedViewState.{VIEW}"
+    if key in experiment.tags and json.loads(experiment.tags[key])["state"] == packed:
+        return
+    now = _milliseconds(time.time())
+    view = {"name": "Current models", "createdAt": now, "updatedAt": now, "state": packed}
+    client.set_experiment_tag(experiment.experiment_id, key, json.dumps(view))
+
+
+def _finished_runs(client: "MlflowClient") -> "list[Run]":
+    """Our runs, oldest first; those that a crash left half-written are deleted."""
+    ids = [each.experiment_id for each in experiments(client)]
+    if not ids:
+        return []
+    found = _pages(
+        lambda token: client.search_runs(
+            ids, max_results=METRICS_PER_BATCH, order_by=["attributes.start_time"], page_token=token
+        )
+    )
+    finished = []
+    for run in found:
+        if "lock_hash" not in run.data.tags:
+            continue  # somebody else's
+        if run.data.tags.get("complete") == "true":
+            finished.append(run)
+        else:
+            client.delete_run(run.info.run_id)
+    return finished
+
+
+def _is_current(run: "Run") -> bool:
+    return run.data.tags.get("current") == "true"
+
+
+def _set_current(client: "MlflowClient", run: "Run", current: bool) -> None:
+    if _is_current(run) != current:
+        client.set_tag(run.info.run_id, "current", str(current).lower())
+
+
+def _create(client: "MlflowClient", experiment_id: str, result: Result) -> None:
+    """Log a result as a run; the tag ``complete`` comes last and tells it from a crashed one."""
+    from mlflow.entities import Param, RunTag
+
+    timing = _timing(result.model)
+    started = timing["started"] if timing else time.time()
+    ended = started + timing["seconds"] if timing else started
+    run = client.create_run(
+        experiment_id,
+        start_time=_milliseconds(started),
+        tags=_tags(result, timing),
+        run_name=result.model,
+    )
+    run_id = run.info.run_id
+    client.log_batch(run_id, params=[Param(*each) for each in result.shared.items()])
+    metrics = [*_final_metrics(result, timing, ended), *_curves(result.model, timing, ended)]
+    for start in range(0, len(metrics), METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+    _log_artifacts(client, run_id, result)
+    client.set_terminated(run_id, end_time=_milliseconds(ended))
+    client.log_batch(run_id, tags=[RunTag("complete", "true"), RunTag("current", "true")])
+
+
+def _timing(model: str) -> dict[str, Any] | None:
+    """Wall-clock facts of the training, or None where it ran elsewhere."""
+    weights = paths.model_dir(model) / "weights.safetensors"
+    if not weights.exists():
+        return None
+    path = paths.timing("train", model, files.sha256(weights))
+    return files.read_json(path) if path.exists() else None
+
+
+def _tags(result: Result, timing: dict[str, Any] | None) -> dict[str, str]:
+    tags = {
+        key: str(value)
+        for key, value in result.metrics.items()
+        if isinstance(value, str | bool) or (key in CONDITIONS and value is not None)
+    }
+    tags |= {
+        "model": result.model,
+        "lock_hash": result.lock_hash,
+        "current": "false",
+        "mlflow.runColor": colour(result.metrics["family"]),
+    }
+    if timing:
+        tags["device"] = timing["device"]
+    else:
+        tags["train_seconds"] = "n/a"
+    commit = _git_commit()
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+def colour(family: str) -> str:
+    """The colour of a family's runs, by its place among the known families."""
+    known = families.names()
+    place = known.index(family) if family in known else len(known)
+    return PALETTE[place % len(PALETTE)]
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--verify", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _final_metrics(result: Result, timing: dict[str, Any] | None, ended: float) -> "list[Metric]":
+    """What was judged and what it cost, at the last step."""
+    values = {
+        f"{'cost' if key in COST else 'eval'}/{key}": value
+        for key, value in result.metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and key not in CONDITIONS
+    }
+    if timing:
+        values["cost/train_seconds"] = timing["seconds"]
+    return _finite(result.model, ((key, value, ended, 0) for key, value in values.items()))
+
+
+def _curves(model: str, timing: dict[str, Any] | None, ended: float) -> "list[Metric]":
+    """The training curve, as ``train/<group>/<term>`` over steps."""
+    path = paths.curve(model)
+    if not path.exists():
+        return []
+    times = {int(step): at for step, at in timing["points"]} if timing else {}
+    with path.open(newline="", encoding="utf-8") as stream:
+        points = [
+            (f"train/{name}", float(text), times.get(int(row["step"]), ended), int(row["step"]))
+            for row in csv.DictReader(stream)
+            for name, text in row.items()
+            if name not in ("step", "images") and text
+        ]
+    return _finite(model, points)
+
+
+def _finite(model: str, points: Iterable[tuple[str, float, float, int]]) -> "list[Metric]":
+    """Metrics from (key, value, unix time, step), without NaN and infinity: they break charts."""
+    from mlflow.entities import Metric
+
+    kept, dropped = [], set()
+    for key, value, at, step in points:
+        if math.isfinite(value):
+            kept.append(Metric(key, float(value), _milliseconds(at), step))
+        else:
+            dropped.add(key)
+    if dropped:
+        print(f"{model}: not finite, not logged: {', '.join(sorted(dropped))}", file=sys.stderr)
+    return kept
+
+
+def _log_artifacts(client: "MlflowClient", run_id: str, result: Result) -> None:
+    client.log_dict(run_id, result.block, "params.json")
+    for path, folder in (
+        (paths.samples_dir(result.model) / "grid.png", "samples"),
+        (paths.model_metrics(result.model), "metrics"),
+        (paths.curve(result.model), "curves"),
+    ):
+        if path.exists():
+            client.log_artifact(run_id, str(path), folder)
+
+
+def _report(missing: dict[str, str], before: set[str], results: Sequence[Result]) -> None:
+    """Say which models were skipped, and which were current ``before`` but are gone."""
+    for model, reason in missing.items():
+        print(f"{model}: skipped, {reason}", file=sys.stderr)
+    for model in sorted(before - {result.model for result in results} - set(missing)):
+        print(f"{model}: no longer in {paths.PARAMS}; its runs are kept")
+
+
+def _say_where(uri: str, experiment_ids: Iterable[str]) -> None:
+    if is_server(uri):
+        for experiment_id in experiment_ids:
+            print(f"compare them: {view_url(uri, experiment_id)}")
+    else:
+        print("compare them: make ui")
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,29 @@
+"""Compare all models: metrics, curves and samples in, tables and a picture out."""
+
+import sys
+
+from pipeline import comparison, files, params, paths, pictures, stage
+from pipeline.datasets.store import Store
+
+
+def main() -> None:
+    """Put all models of params.yaml and the reference rows side by side."""
+    with stage.guard("compare") as guard:
+        models = params.model_blocks(params.read())
+        reference = comparison.read_reference(paths.REFERENCE)
+        rows = comparison.rows(models, paths.model_metrics, reference)
+        curves = comparison.curves(models, paths.curve)
+        real = Store().split(reference["reference_split"]).images
+        picture = pictures.labelled_rows(comparison.pictured(rows, paths.samples_dir, real))
+        guard.confirm()
+        files.write_text(paths.COMPARISON_CSV, comparison.to_csv(rows))
+        files.write_text(paths.COMPARISON_MD, comparison.to_markdown(rows, reference))
+        files.write_text(paths.ALL_CURVES, curves)
+        pictures.save_png(paths.SAMPLES_PICTURE, picture)
+        for line in comparison.problems(rows):
+            print(line, file=sys.stderr)
+        print(comparison.summary(rows))
+
+
+if __name__ == "__main__":
+    stage.run(main)

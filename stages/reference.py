@@ -1,0 +1,29 @@
+"""Measure the reference rows: data and judges in, metrics/reference.json out."""
+
+from pipeline import files, judge, params, paths, protocol, reference, stage
+from pipeline.datasets.store import Store
+
+
+def main() -> None:
+    """Measure what is known without training, once per data set."""
+    with stage.guard("reference") as guard:
+        raw = params.read()
+        n = params.section(raw, "sample").n
+        section: params.Evaluate = params.section(raw, "evaluate")
+        device = stage.prepare_torch(params.section(raw, "runtime"))
+        store = Store()
+        common = protocol.protocol(store, judge.read_facts(paths.JUDGE), n, section.split)
+        judges = judge.load(paths.JUDGE, store.spec, device)
+        rows = reference.rows(store, judges, n=n, split=section.split, seed=section.seed)
+        result = {
+            **common,
+            "protocol": protocol.protocol_id(common),
+            "rows": [files.rounded(each) for each in rows],
+        }
+        guard.confirm()
+        files.write_json(paths.REFERENCE, result)
+        print(f"{len(rows)} reference rows for {store.name} in {paths.REFERENCE}")
+
+
+if __name__ == "__main__":
+    stage.run(main)

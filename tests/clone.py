@@ -1,0 +1,101 @@
+"""A copy of the project in which tests may change and break things."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+LINE = re.compile(r"^(Running stage|Stage) '([^']+)'(.*)$", re.MULTILINE)
+
+
+class Clone:
+    """The project's files in a folder of their own, with models that train for a second."""
+
+    def __init__(self, folder: Path, models: tuple[str, ...]) -> None:
+        self.folder = folder
+        listed = self._git("ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+        for name in listed.stdout.splitlines():
+            if (ROOT / name).is_file() and not name.startswith(("metrics/", "tests/", "dvc.lock")):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        self.params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+        self._shrink(models)
+        self._git("init", "--quiet")
+
+    def _shrink(self, models: tuple[str, ...]) -> None:
+        self.params["models"] = {name: self.params["models"][name] for name in models}
+        self.params["judge"] |= {"seeds": [1, 2], "epochs": 1}
+        self.params["sample"] |= {"n": 20, "batch": 10}
+        self.params["evaluate"] |= {"batch": 50}
+        small = {
+            "vae": {"network": {"channels": 4, "hidden": 16, "latent": 4, "mixtures": 2}},
+            "dcgan": {"network": {"channels": 4, "latent": 8}},
+            "pixelcnn": {"network": {"channels": 8, "layers": 1, "hidden": 8}},
+            "ddpm": {
+                "network": {"channels": 8, "steps": 20, "patch": 4},
+                "sampling": {"steps": 3},
+                "scoring": {"times": 2},
+            },
+        }
+        for name, entry in self.params["models"].items():
+            entry["training"] |= {"images": 64, "batch": 16, "precision": "fp32"}
+            for block, values in small.get(name, {}).items():
+                entry[block] |= values
+        self.write_params()
+
+    def write_params(self) -> None:
+        """Write ``self.params`` to params.yaml."""
+        yaml = YAML(typ="safe")
+        yaml.default_flow_style = False
+        with (self.folder / "params.yaml").open("w") as stream:
+            yaml.dump(self.params, stream)
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run ``python -m command`` in the folder."""
+        binaries = str(Path(sys.executable).parent)
+        environment = {
+            **os.environ,
+            "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+            "PYTHONPATH": str(self.folder),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        if check:
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def stale(self) -> set[str]:
+        """Stages that `dvc repro` would run now."""
+        shown = self.run("dvc", "repro", "--dry").stdout
+        return {name for _, name, rest in LINE.findall(shown) if "didn't change" not in rest}
+
+    def lock(self) -> dict:
+        """dvc.lock as parsed YAML."""
+        return YAML(typ="safe").load((self.folder / "dvc.lock").read_text())["stages"]
+
+    def text(self, name: str) -> str:
+        """The text of a file."""
+        return (self.folder / name).read_text()
+
+    def replace(self, name: str, old: str, new: str) -> None:
+        """Edit a file."""
+        text = self.text(name)
+        assert old in text, f"{name} holds no {old!r}"
+        (self.folder / name).write_text(text.replace(old, new, 1))
+
+    def _git(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["git", *arguments], cwd=cwd or self.folder, capture_output=True, text=True, check=True
+        )

@@ -1,0 +1,87 @@
+"""Every stage declares every project file that it imports, and no more than it needs."""
+
+from pathlib import Path
+
+import pytest
+from imports import closure
+
+from pipeline import families, params, stage
+
+ROOT = Path(__file__).parents[1]
+PLAIN = ["download", "preprocess", "judge", "reference", "compare", "track"]
+PER_MODEL = ["train", "sample", "evaluate"]
+
+
+@pytest.fixture(autouse=True)
+def _in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def code(declared: stage.Declared) -> set[str]:
+    return {str(path) for path in declared.deps if path.suffix == ".py"}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_stage_declares_exactly_what_it_imports(name):
+    assert code(stage.declared(name)) == closure(ROOT, f"stages/{name}.py")
+
+
+@pytest.mark.parametrize("name", PER_MODEL)
+@pytest.mark.parametrize("model", list(params.read(ROOT / "params.yaml")["models"]))
+def test_a_stage_of_a_model_declares_what_it_imports(name, model):
+    family = params.read()["models"][model]["family"]
+    missing = closure(ROOT, f"stages/{name}.py", family) - code(stage.declared(name, model))
+    assert not missing
+
+
+@pytest.mark.parametrize("name", PER_MODEL)
+@pytest.mark.parametrize("model", list(params.read(ROOT / "params.yaml")["models"]))
+def test_the_models_own_family_is_the_only_one_declared(name, model):
+    declared = code(stage.declared(name, model))
+    mentioned = {
+        family for family in families.names() if f"pipeline/families/{family}.py" in declared
+    }
+    assert mentioned == {params.read()["models"][model]["family"]}
+
+
+@pytest.mark.parametrize("name", PER_MODEL)
+def test_nothing_is_declared_that_no_family_imports(name):
+    used = set()
+    for family in families.names():
+        used |= closure(ROOT, f"stages/{name}.py", family)
+    model = next(iter(params.read()["models"]))
+    assert code(stage.declared(name, model)) <= used
+
+
+def test_no_family_imports_another():
+    for family in families.names():
+        others = {f"pipeline/families/{other}.py" for other in families.names()} - {
+            f"pipeline/families/{family}.py"
+        }
+        assert not closure(ROOT, f"pipeline/families/{family}.py") & others
+
+
+def test_every_declared_file_exists():
+    declared = [stage.declared(name) for name in PLAIN]
+    declared += [stage.declared(name, m) for name in PER_MODEL for m in params.read()["models"]]
+    for each in declared:
+        assert all((ROOT / path).exists() for path in map(Path, code(each)))
+
+
+def test_the_walk_finds_imports_inside_functions_and_packages(tmp_path):
+    for folder in ("pipeline", "pipeline/families", "stages"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text("")
+    (tmp_path / "stages/a.py").write_text("def f():\n    from pipeline import b\n")
+    (tmp_path / "pipeline/b.py").write_text("import pipeline.c as c\n")
+    (tmp_path / "pipeline/c.py").write_text("import json\n")
+    (tmp_path / "pipeline/families/vae.py").write_text("")
+    assert closure(tmp_path, "stages/a.py", "vae") == {
+        "stages/a.py",
+        "stages/__init__.py",
+        "pipeline/__init__.py",
+        "pipeline/b.py",
+        "pipeline/c.py",
+        "pipeline/families/__init__.py",
+        "pipeline/families/vae.py",
+    }

@@ -1,0 +1,200 @@
+"""The whole graph, driven by DVC, in a copy of the project with models of seconds."""
+
+import json
+import shutil
+
+import pytest
+from clone import Clone
+
+MODELS = ("vae", "dcgan", "pixelcnn", "ddpm")
+CHAIN = ("train", "sample", "evaluate")
+KEYS = {
+    "model",
+    "family",
+    "dataset",
+    "n_samples",
+    "n_reference",
+    "reference_split",
+    "fid",
+    "fid_min",
+    "fid_max",
+    "reconstruction_mse",
+    "reconstruction_psnr",
+    "reconstruction_kind",
+    "nats_per_image",
+    "bits_per_dim",
+    "bits_per_dim_stderr",
+    "likelihood_bound",
+    "parameters",
+    "images_seen",
+    "fid_features",
+    "protocol",
+}
+AFTER = {"compare"}
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A clone after a plain, serial `dvc repro`."""
+    clone = Clone(tmp_path_factory.mktemp("serial"), MODELS)
+    clone.run("dvc", "repro")
+    return clone
+
+
+@pytest.fixture
+def clone(finished, tmp_path):
+    """A copy of the finished clone that a test may change."""
+    shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
+    copy = Clone.__new__(Clone)
+    copy.folder = tmp_path / "copy"
+    copy.params = json.loads(json.dumps(finished.params))
+    return copy
+
+
+def chain(model, start="train"):
+    return {f"{stage}@{model}" for stage in CHAIN[CHAIN.index(start) :]}
+
+
+def metrics(clone, model):
+    return json.loads(clone.text(f"metrics/models/{model}.json"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_has_the_shared_keys(finished, model):
+    found = metrics(finished, model)
+    assert set(found) >= KEYS
+    assert found["model"] == model
+    assert found["n_samples"] == found["n_reference"] == 20
+
+
+def test_what_a_family_cannot_do_is_null(finished):
+    dcgan, pixelcnn = metrics(finished, "dcgan"), metrics(finished, "pixelcnn")
+    assert dcgan["bits_per_dim"] is dcgan["reconstruction_mse"] is None
+    assert dcgan["likelihood_bound"] is None
+    assert pixelcnn["reconstruction_mse"] is None
+    assert pixelcnn["likelihood_bound"] == "exact"
+    assert metrics(finished, "vae")["likelihood_bound"] == "elbo"
+    assert metrics(finished, "ddpm")["likelihood_bound"] == "vlb"
+
+
+def test_outputs_stand_where_people_look_for_them(finished):
+    names = ["comparison.csv", "comparison.md", "samples.png", "curves.csv", "reference.json"]
+    assert all((finished.folder / "metrics" / name).stat().st_size for name in names)
+    for model in MODELS:
+        assert (finished.folder / f"data/samples/{model}/grid.png").exists()
+        assert model in finished.text("metrics/comparison.md")
+
+
+def test_no_checkpoint_and_no_half_written_file_is_left(finished):
+    left = [str(p) for p in finished.folder.rglob("*.ckpt")]
+    left += [str(p) for p in (finished.folder / "data").rglob(".*") if p.name != ".gitignore"]
+    left += [str(p) for p in (finished.folder / "metrics").rglob(".*") if p.name != ".gitignore"]
+    assert not left
+
+
+def test_a_second_repro_finds_nothing_to_do(finished):
+    assert finished.stale() == {"track"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (("vae", "network", "latent"), 5, chain("vae")),
+        (("dcgan", "training", "beta1"), 0.4, chain("dcgan")),
+        (("ddpm", "sampling", "steps"), 4, chain("ddpm", "sample")),
+        (("ddpm", "scoring", "times"), 3, chain("ddpm", "evaluate")),
+    ],
+)
+def test_a_hyperparameter_reruns_its_model_from_where_it_matters(clone, path, value, expected):
+    model, block, key = path
+    clone.params["models"][model][block][key] = value
+    clone.write_params()
+    first = min(expected, key=lambda name: CHAIN.index(name.split("@")[0]))
+    assert first in clone.stale()
+    assert {name for name in clone.stale() if "@" in name} <= expected
+    clone.run("dvc", "repro")
+    assert changed_since(clone) >= {first}
+    assert changed_since(clone) <= expected | AFTER
+
+
+def changed_since(clone):
+    """Stages whose lock entries differ from those that the clone began with."""
+    before = json.loads(clone.text("before.json"))
+    return {name for name, entry in clone.lock().items() if before.get(name) != entry}
+
+
+@pytest.fixture(autouse=True)
+def _remember(request):
+    if "clone" in request.fixturenames:
+        clone = request.getfixturevalue("clone")
+        (clone.folder / "before.json").write_text(json.dumps(clone.lock()))
+
+
+def test_editing_a_family_reruns_its_models_alone(clone):
+    clone.replace(
+        "pipeline/families/gan.py", "NORMALISATION_BATCHES = 50", "NORMALISATION_BATCHES = 49"
+    )
+    stale = clone.stale()
+    assert "train@dcgan" in stale
+    assert {name for name in stale if "@" in name} <= chain("dcgan")
+
+
+def test_a_comment_and_a_runtime_knob_rerun_nothing(clone):
+    text = clone.text("params.yaml")
+    (clone.folder / "params.yaml").write_text("# a comment\n" + text)
+    clone.replace("params.yaml", "checkpoint_seconds: 20", "checkpoint_seconds: 7")
+    assert clone.stale() == {"track"}
+
+
+def test_side_by_side_and_forced_gives_the_same_lock_as_serial(clone, finished):
+    clone.run("pipeline", "repro", "--jobs", "2", "--force")
+    assert clone.lock() == finished.lock()
+    assert list(clone.lock()) == sorted(clone.lock())
+    assert "Nothing changed" in clone.run("pipeline", "repro").stdout
+
+
+def test_a_failed_model_does_not_hide_the_others(clone):
+    clone.replace("pipeline/families/gan.py", "def training_step(", "def no_training_step(")
+    done = clone.run("pipeline", "repro", check=False)
+    assert done.returncode != 0
+    assert "dcgan" in done.stderr.splitlines()[-1]
+    assert not (clone.folder / "metrics/models/dcgan.json").exists()
+    comparison = clone.text("metrics/comparison.md")
+    assert "failed" in comparison
+    assert "vae" in comparison
+
+
+def test_only_the_named_models_run(clone):
+    for model in ("vae", "dcgan"):
+        clone.params["models"][model]["training"]["learning_rate"] = 1e-4
+    clone.write_params()
+    clone.run("pipeline", "repro", "--models", "vae")
+    changed = changed_since(clone)
+    assert "train@vae" in changed
+    assert "train@dcgan" not in changed
+
+
+def test_a_removed_model_leaves_no_ghost(clone):
+    del clone.params["models"]["dcgan"]
+    clone.write_params()
+    clone.run("pipeline", "repro")
+    assert not [name for name in clone.lock() if "dcgan" in name]
+    assert "dcgan" not in clone.text("metrics/comparison.md")
+
+
+def test_a_mistake_in_params_stops_before_anything_is_written(clone):
+    clone.replace("params.yaml", "threads: 1", "threads: none")
+    before = sorted((p, p.stat().st_mtime_ns) for p in (clone.folder / "data").rglob("*"))
+    done = clone.run("pipeline", "repro", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: params.yaml: runtime.threads = 'none'")
+    after = sorted((p, p.stat().st_mtime_ns) for p in (clone.folder / "data").rglob("*"))
+    assert after == before
+
+
+def test_an_unknown_model_is_told_with_the_nearest(clone):
+    done = clone.run("pipeline", "repro", "--models", "vea", check=False)
+    assert done.returncode == 1
+    assert "did you mean 'vae'" in done.stderr

@@ -1,0 +1,200 @@
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, Queue
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+from test_tracking import PNG, ROOT, Project, child_environment, track, use_small_families
+
+from pipeline import paths, tracking, ui
+from pipeline.errors import PipelineError
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project that was tracked; all tests here share it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("tracked"))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        use_small_families(patch)
+        made = Project()
+        track()
+        yield made
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.socket() as listener:
+        listener.bind((ui.HOST, 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen, list[str]]]:
+    """A running ``python -m pipeline ui`` and what it printed until it was ready."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "ui", *arguments],
+        env={**child_environment(), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines: Queue[str] = Queue()
+    threading.Thread(target=lambda: [lines.put(x) for x in server.stdout], daemon=True).start()
+    printed: list[str] = []
+    try:
+        while not printed or not printed[-1].startswith("stop it"):
+            printed.append(lines.get(timeout=120).strip())
+        yield server, printed
+        while True:
+            printed.append(lines.get(timeout=1).strip())
+    except Empty:
+        assert server.poll() is not None, f"no answer after {printed}"
+    finally:
+        descendants = family_of(server)
+        server.kill()
+        for each in descendants:
+            if each.is_running():
+                each.kill()
+
+
+def family_of(server: subprocess.Popen) -> list[psutil.Process]:
+    if server.poll() is not None:
+        return []
+    return psutil.Process(server.pid).children(recursive=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((ui.HOST, 0))
+        return probe.getsockname()[1]
+
+
+def get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as response:
+        return response.read()
+
+
+def search(url: str, experiment_id: str) -> list[dict]:
+    body = json.dumps({"experiment_ids": [experiment_id]}).encode()
+    request = urllib.request.Request(
+        f"{url}/api/2.0/mlflow/runs/search", body, {"Content-Type": "application/json"}
+    )
+    return json.loads(get(request)).get("runs", [])
+
+
+def test_first_port_is_taken_if_it_is_free(monkeypatch, capsys):
+    monkeypatch.setattr(ui, "FIRST_PORT", free_port())
+    assert ui.choose_port(None) == ui.FIRST_PORT
+    assert capsys.readouterr().out == ""
+
+
+def test_next_free_port_is_found_and_named(taken, monkeypatch, capsys):
+    monkeypatch.setattr(ui, "FIRST_PORT", taken)
+    port = ui.choose_port(None)
+    assert port > taken
+    assert capsys.readouterr().out == f"port {taken} is taken, using {port}\n"
+
+
+def test_port_that_was_asked_for_is_not_replaced(taken):
+    with pytest.raises(PipelineError, match=f"^port {taken} is taken"):
+        ui.choose_port(taken)
+
+
+def test_all_ports_taken_is_one_line(taken, monkeypatch):
+    monkeypatch.setattr(ui, "FIRST_PORT", taken)
+    monkeypatch.setattr(ui, "PORTS_TRIED", 1)
+    with pytest.raises(PipelineError, match=f"ports {taken} to {taken} are all taken"):
+        ui.choose_port(None)
+
+
+def test_nothing_to_see_yet_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(PipelineError, match=r"^mlflow.db: no such file; run `make repro` first$"):
+        ui.serve(None)
+    assert not any(tmp_path.iterdir())
+
+
+def test_server_that_fails_says_why(project, monkeypatch, taken):
+    # As if somebody took the port after we looked.
+    monkeypatch.setattr(ui, "_free", lambda _: True)
+    with pytest.raises(PipelineError, match="did not start: .*in use"):
+        ui.serve(taken)
+
+
+def test_pages_show_the_runs_and_their_pictures_until_ctrl_c(project):
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with serving("--port", str(port)) as (server, printed):
+        assert get(f"{url}/health") == b"OK"
+        (link,) = [line for line in printed if "viewStateShareKey" in line]
+        name, _, address = link.partition(": ")
+        assert name == "mnist-5k · a1b2c3d4"
+        assert address.startswith(url)
+        experiment_id = re.search(r"experiments/(\d+)/runs", address).group(1)
+        runs = search(url, experiment_id)
+        assert sorted(run["info"]["run_name"] for run in runs) == ["dcgan", "ddpm", "vae"]
+        picture = f"{url}/get-artifact?path=samples/grid.png&run_uuid={runs[0]['info']['run_id']}"
+        assert get(picture) == PNG
+        follow_a_server(project, url)
+
+        children = family_of(server)
+        assert children
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 0
+        time.sleep(0.2)
+        assert not [each for each in children if each.is_running()]
+        assert ui.choose_port(port) == port
+    assert "stopping" in printed
+    assert "Traceback" not in "\n".join(printed)
+
+
+def follow_a_server(project: Project, url: str) -> None:
+    """Track to a server: what it has is unchanged, and what is new gets there with its files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", url)
+        client = MlflowClient(tracking_uri=url)
+        ids = list(tracking.tracked(url).values())
+        before = [run.to_dictionary() for run in client.search_runs(ids)]
+        track()
+        assert [run.to_dictionary() for run in client.search_runs(ids)] == before
+        project.retrain("vae", "2")
+        project.write_metrics("vae", protocol="other")
+        track()
+        found = tracking.tracked(url)
+        (run,) = client.search_runs([found["mnist-5k · other"]])
+        picture = f"{url}/get-artifact?path=samples/grid.png&run_uuid={run.info.run_id}"
+        assert get(picture) == PNG
+
+
+def test_server_of_others_is_not_started_again(project, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@example.org/")
+    monkeypatch.setattr(tracking, "tracked", lambda _: {"digits · 1": "7"})
+    ui.serve(None)
+    assert capsys.readouterr().out == (
+        "digits · 1: http://***@example.org/#/experiments/7/runs?viewStateShareKey=models\n"
+    )
+
+
+def test_kill_takes_the_children_along(project):
+    with serving("--port", str(free_port())) as (server, _):
+        children = family_of(server)
+        os.kill(server.pid, signal.SIGTERM)
+        assert server.wait(timeout=30) == 0
+        time.sleep(0.2)
+        assert not [each for each in children if each.is_running()]
