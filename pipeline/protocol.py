@@ -51,7 +51,9 @@ def reference_images(store: Store, split_name: str, n: int, seed: int) -> np.nda
     return np.array(images[subset(len(images), n, seed, "reference", split_name)])
 
 
-def protocol(store: Store, judge_facts: dict[str, Any], n: int, split: str) -> dict[str, Any]:
+def protocol(
+    store: Store, judge_facts: dict[str, Any], n: int, split: str, seed: int
+) -> dict[str, Any]:
     """The flat facts that two results must share to be comparable.
 
     Args:
@@ -59,6 +61,7 @@ def protocol(store: Store, judge_facts: dict[str, Any], n: int, split: str) -> d
         judge_facts: what `pipeline.judge.read_facts` returns.
         n: how many samples are judged, against as many real images.
         split: the split that these real images are from.
+        seed: of their choice where they are not the whole split.
     """
     return {
         "dataset": store.name,
@@ -67,6 +70,7 @@ def protocol(store: Store, judge_facts: dict[str, Any], n: int, split: str) -> d
         "n_samples": n,
         "n_reference": n,
         "reference_split": split,
+        "reference_seed": seed,
         "fid_features": f"judge-{judge_facts['features']}x{len(judge_facts['judges'])}",
         "metric_version": METRIC_VERSION,
     }

@@ -51,7 +51,7 @@ def serve(port: int | None) -> None:
             _print_links(url, experiments)
             print("stop it with Ctrl-C", flush=True)
             server.wait()
-            raise PipelineError(f"the MLflow server ended by itself: {_last_line(log)}")
+            raise PipelineError(f"the MLflow server ended by itself: {_reason(log)}")
         except KeyboardInterrupt:
             print("\nstopping")
         finally:
@@ -122,7 +122,7 @@ def _wait_until_healthy(server: subprocess.Popen, port: int, log: IO[str]) -> No
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise PipelineError(f"the MLflow server did not start: {_last_line(log)}")
+            raise PipelineError(f"the MLflow server did not start: {_reason(log)}")
         if _healthy(port):
             return
         time.sleep(0.2)
@@ -147,10 +147,12 @@ def _print_links(url: str, experiments: dict[str, str]) -> None:
         print(f"{url}: nothing was tracked yet; run `make repro`")
 
 
-def _last_line(log: IO[str]) -> str:
+def _reason(log: IO[str]) -> str:
+    """What the server said about its end: its last error, or else its last line."""
     log.seek(0)
     lines = [line.strip() for line in log if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    errors = [line for line in lines if "error" in line.lower()]
+    return (errors or lines or ["it said nothing"])[-1]
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def main(model: str) -> None:
         family, facts = weights.load(paths.model_dir(model), chosen, store.spec, device)
         images = store.split(section.split).images
         common = protocol.protocol(
-            store, judge.read_facts(paths.JUDGE), len(samples), section.split
+            store, judge.read_facts(paths.JUDGE), len(samples), section.split, section.seed
         )
         result = {
             "model": model,

@@ -12,7 +12,9 @@ def main() -> None:
         section: params.Evaluate = params.section(raw, "evaluate")
         device = stage.prepare_torch(params.section(raw, "runtime"))
         store = Store()
-        common = protocol.protocol(store, judge.read_facts(paths.JUDGE), n, section.split)
+        common = protocol.protocol(
+            store, judge.read_facts(paths.JUDGE), n, section.split, section.seed
+        )
         judges = judge.load(paths.JUDGE, store.spec, device)
         rows = reference.rows(store, judges, n=n, split=section.split, seed=section.seed)
         result = {

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from builders import SMALL, some_images, tiny_model, tiny_params
 from torch import nn
 
-from builders import SMALL, some_images, tiny_model, tiny_params
 from pipeline import seeds
 from pipeline.errors import PipelineError
 from pipeline.families.ddpm import Diffusion

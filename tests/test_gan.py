@@ -1,9 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import some_images, tiny_model, trainer
 from torch import nn
 
-from builders import some_images, tiny_model, trainer
 from pipeline import seeds
 from pipeline.families import gan
 from pipeline.family import Batch
@@ -31,9 +31,7 @@ def test_losses_are_cross_entropies_of_the_logits():
     real = F.binary_cross_entropy_with_logits(on_real, ones)
     fake = F.binary_cross_entropy_with_logits(on_fake, zeros)
     torch.testing.assert_close(losses["discriminator"], real + fake)
-    torch.testing.assert_close(
-        losses["generator"], F.binary_cross_entropy_with_logits(again, ones)
-    )
+    torch.testing.assert_close(losses["generator"], F.binary_cross_entropy_with_logits(again, ones))
     torch.testing.assert_close(terms["discriminator/real"], on_real.sigmoid().mean())
     torch.testing.assert_close(terms["discriminator/fake"], on_fake.sigmoid().mean())
     assert list(losses) == ["discriminator", "generator"]

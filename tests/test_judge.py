@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-
 from builders import some_images, some_labels
+
 from pipeline import judge, params
 from pipeline.datasets.store import Split
 from pipeline.errors import PipelineError

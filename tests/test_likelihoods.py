@@ -173,9 +173,7 @@ def test_gaussian_kl_equals_the_distribution_library():
         torch.distributions.Normal(mean1, (log_var1 / 2).exp()),
         torch.distributions.Normal(mean2, (log_var2 / 2).exp()),
     )
-    torch.testing.assert_close(
-        likelihoods.gaussian_kl(mean1, log_var1, mean2, log_var2), expected
-    )
+    torch.testing.assert_close(likelihoods.gaussian_kl(mean1, log_var1, mean2, log_var2), expected)
 
 
 def test_gaussian_kl_takes_a_standard_normal_as_numbers():

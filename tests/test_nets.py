@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_warm_cosine_rises_from_above_zero_and_ends_at_zero():
     assert max(rates) == pytest.approx(1) and rates[100] == pytest.approx(1)
     assert rates[:101] == sorted(rates[:101])
     assert rates[100:] == sorted(rates[100:], reverse=True)
-    assert max(abs(a - b) for a, b in zip(rates, rates[1:], strict=False)) < 0.011
+    assert max(abs(a - b) for a, b in pairwise(rates)) < 0.011
     assert rates[-1] == pytest.approx(0, abs=1e-12)
 
 

@@ -3,8 +3,8 @@ import time
 
 import pytest
 import torch
-
 from builders import some_images, tiny_model
+
 from pipeline import seeds
 from pipeline.families.pixelcnn import REACH
 from pipeline.family import ImageSpec, to_signed

@@ -10,15 +10,15 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from queue import Empty, Queue
+from typing import IO
 
 import psutil
 import pytest
 from mlflow import MlflowClient
-from test_tracking import PNG, ROOT, Project, child_environment, track, use_small_families
+from test_tracking import PNG, Project, child_environment, track, use_small_families
 
-from pipeline import paths, tracking, ui
+from pipeline import tracking, ui
 from pipeline.errors import PipelineError
 
 
@@ -130,11 +130,31 @@ def test_nothing_to_see_yet_is_one_line(tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
-def test_server_that_fails_says_why(project, monkeypatch, taken):
-    # As if somebody took the port after we looked.
-    monkeypatch.setattr(ui, "_free", lambda _: True)
-    with pytest.raises(PipelineError, match="did not start: .*in use"):
-        ui.serve(taken)
+def test_server_that_fails_says_why(project, monkeypatch):
+    # What uvicorn says when somebody takes the port after we looked.
+    said = "INFO: starting\n[Errno 98] error while binding: in use\nINFO: shutdown complete\n"
+
+    def start(_uri: str, _port: int, log: IO[str]) -> subprocess.Popen:
+        code = f"import sys; sys.exit({said!r})"
+        return subprocess.Popen([sys.executable, "-c", code], stderr=log, start_new_session=True)
+
+    monkeypatch.setattr(ui, "_start", start)
+    with pytest.raises(PipelineError) as raised:
+        ui.serve(free_port())
+    assert str(raised.value) == (
+        "the MLflow server did not start: [Errno 98] error while binding: in use"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_stop_it_once_and_only_meanwhile(number):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), ui._stopped_by_signals():
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)  # while it stops already
+    assert signal.getsignal(number) is before
 
 
 def test_pages_show_the_runs_and_their_pictures_until_ctrl_c(project):
@@ -189,12 +209,3 @@ def test_server_of_others_is_not_started_again(project, monkeypatch, capsys):
     assert capsys.readouterr().out == (
         "digits · 1: http://***@example.org/#/experiments/7/runs?viewStateShareKey=models\n"
     )
-
-
-def test_kill_takes_the_children_along(project):
-    with serving("--port", str(free_port())) as (server, _):
-        children = family_of(server)
-        os.kill(server.pid, signal.SIGTERM)
-        assert server.wait(timeout=30) == 0
-        time.sleep(0.2)
-        assert not [each for each in children if each.is_running()]

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
+from builders import SMALL, some_images, tiny_model
 from torch import nn
 
-from builders import SMALL, some_images, tiny_model
 from pipeline import likelihoods, seeds
 from pipeline.family import ImageSpec, to_signed
 
@@ -102,8 +102,7 @@ def test_training_minimises_the_same_bound():
     rng = torch.Generator().manual_seed(0)
     batch = type("Batch", (), {"images": images})
     losses = [
-        model.training_step(batch, lambda *_: None, rng)["model/loss"].double()
-        for _ in range(300)
+        model.training_step(batch, lambda *_: None, rng)["model/loss"].double() for _ in range(300)
     ]
     losses = torch.stack(losses)
     tolerance = 4 * losses.std() / math.sqrt(300) + 0.02

@@ -4,13 +4,15 @@
   arXiv:1606.05328: two stacks, which together have no blind spot.
 
 Pixels are generated row by row, and the channels of a pixel one after the other. At row r the
-vertical stack has seen the rows above r; the horizontal stack adds the pixels to the left. Three
-departures make it fit for processors: residual ReLU layers instead of gated ones; a first layer
-with a wide reach; and a head that gives a level in two steps, its upper four bits and then its
-lower four given the upper (as Menick & Kalchbrenner 2019, arXiv:1812.01608, order the bits), which
-is exact like a softmax over 256 levels and eight times smaller.
+vertical stack has seen the rows above r; the horizontal stack adds the pixels to the left. Four
+departures make it fit for processors: residual ReLU layers instead of gated ones; dilated
+convolutions after a first layer with a wide reach; the place in the image as an input; and a head
+that gives a level in two steps, its upper four bits and then its lower four given the upper (as
+Menick & Kalchbrenner 2019, arXiv:1812.01608, order the bits), which is exact like a softmax over
+256 levels and eight times smaller.
 """
 
+from collections import deque
 from typing import ClassVar
 
 import torch
@@ -34,7 +36,9 @@ from pipeline.seeds import ImageNoise
 
 REACH = 3
 """The first layer sees REACH + 1 rows above, REACH columns to either side there, and REACH + 1
-pixels to the left; every further layer one row and one column more."""
+pixels to the left; every further layer as many more rows and columns as its dilation."""
+DILATIONS = (1, 2, 4)
+"""Of the layers, in turn."""
 NIBBLE = 16
 
 
@@ -53,23 +57,36 @@ class PixelCnnTraining(TrainingParams):
     ema: float = Field(0.99, ge=0, lt=1)
 
 
-def features(x: Tensor) -> Tensor:
-    """What the stacks see of images in -1..1: levels, whether they are above 0, and a frame of 1.
+def places(height: int, width: int) -> Tensor:
+    """Row and column of each pixel from -1 to 1, and a 1 that tells inside from padding.
 
-    The frame tells the outside, which is padded with 0, from a mid grey. [B, 2C + 1, H, W].
+    float32 [1, 3, H, W].
+    """
+    rows = torch.linspace(-1, 1, height)[:, None].expand(height, width)
+    columns = torch.linspace(-1, 1, width).expand(height, width)
+    return torch.stack([rows, columns, torch.ones(height, width)])[None]
+
+
+def features(x: Tensor, place: Tensor) -> Tensor:
+    """What the stacks see of images in -1..1: levels, whether they are above 0, and `places`.
+
+    [B, 2C + 3, H, W].
     """
     above_zero = ((x + 1) * 127.5).clamp(max=1)
-    return torch.cat([x, above_zero, torch.ones_like(x[:, :1])], dim=1)
+    return torch.cat([x, above_zero, place.to(x.dtype).expand(len(x), -1, -1, -1)], dim=1)
 
 
 class Layer(nn.Module):
     """One residual layer of both stacks."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
+        self.dilation = dilation
         # Padding on both sides and cropping is several times faster than padding on one side.
-        self.vertical = nn.Conv2d(width, width, (2, 3), padding=(1, 1))
-        self.horizontal = nn.Conv2d(width, width, (1, 2), padding=(0, 1))
+        self.vertical = nn.Conv2d(width, width, (2, 3), padding=dilation, dilation=dilation)
+        self.horizontal = nn.Conv2d(
+            width, width, (1, 2), padding=(0, dilation), dilation=(1, dilation)
+        )
         self.down = nn.Conv2d(width, width, 1, bias=False)
         self.out = nn.Conv2d(width, width, 1)
 
@@ -80,12 +97,14 @@ class Layer(nn.Module):
         return v, h + self.out(F.relu(inner))
 
     def vertical_row(self, above: Tensor, here: Tensor) -> Tensor:
-        """The vertical stack's next row [B, width, 1, W] from its rows r - 1 and r."""
+        """The vertical stack's next row [B, width, 1, W] from its rows r - dilation and r."""
         both = F.relu(torch.cat([above, here], dim=2))
-        return here + F.conv2d(both, self.vertical.weight, self.vertical.bias, padding=(0, 1))
+        reach = (1, self.dilation)
+        weight, bias = self.vertical.weight, self.vertical.bias
+        return here + F.conv2d(both, weight, bias, padding=(0, self.dilation), dilation=reach)
 
     def horizontal_pixel(self, left: Tensor, here: Tensor, down: Tensor) -> Tensor:
-        """The horizontal stack's next pixel [B, width] from its pixels c - 1 and c."""
+        """The horizontal stack's next pixel [B, width] from its pixels c - dilation and c."""
         weight = self.horizontal.weight[:, :, 0]
         inner = (
             F.relu(left) @ weight[:, :, 0].T
@@ -151,19 +170,22 @@ class PixelCnn(Family):
     def __init__(self, spec: ImageSpec, params: ModelParams) -> None:
         super().__init__(spec, params)
         width = params.network.channels
-        seen = 2 * spec.channels + 1
+        self.register_buffer("place", places(spec.height, spec.width), persistent=False)
+        seen = 2 * spec.channels + self.place.shape[1]
         self.first_vertical = nn.Conv2d(
             seen, width, (REACH + 1, 2 * REACH + 1), padding=(REACH + 1, REACH)
         )
         self.first_horizontal = nn.Conv2d(seen, width, (1, REACH + 1), padding=(0, REACH + 1))
-        self.layers = nn.ModuleList(Layer(width) for _ in range(params.network.layers))
+        self.layers = nn.ModuleList(
+            Layer(width, DILATIONS[i % len(DILATIONS)]) for i in range(params.network.layers)
+        )
         self.heads = nn.ModuleList(
             Head(width, earlier, params.network.hidden) for earlier in range(spec.channels)
         )
 
     def context(self, x: Tensor) -> Tensor:
         """What is known at each pixel before it, [B, width, H, W], of images in -1..1."""
-        seen = features(x)
+        seen = features(x, self.place)
         height, width = x.shape[2:]
         v = self.first_vertical(seen)[:, :, :height]
         h = self.first_horizontal(seen)[..., :width]
@@ -222,24 +244,29 @@ class PixelCnn(Family):
     def fill(self, canvas: Tensor, uniform: Tensor) -> Tensor:
         """Overwrite ``canvas``, uint8 [n, C, H, W], from uniform variates [n, C, 2, H, W].
 
-        Nothing is computed twice: the vertical stack keeps its last row and the horizontal stack
-        its last pixel, per layer.
+        Nothing is computed twice: each layer keeps its last rows and pixels, as many as its
+        dilation.
         """
         n, _, height, width = canvas.shape
         wide = self.params.network.channels
-        rows = [torch.zeros(n, wide, 1, width, device=self.device) for _ in self.layers]
+        rows = self._memory(n, wide, 1, width)
         # The outside of the image is 0 for the stacks, above and on both sides.
         seen = torch.zeros(
-            n, 2 * self.spec.channels + 1, height + REACH + 1, width + REACH + 1, device=self.device
+            n,
+            2 * self.spec.channels + self.place.shape[1],
+            height + REACH + 1,
+            width + REACH + 1,
+            device=self.device,
         )
         for row in range(height):
             window = F.pad(seen[:, :, row : row + REACH + 1, REACH + 1 :], [REACH, REACH, 0, 0])
             v = F.conv2d(window, self.first_vertical.weight, self.first_vertical.bias)
             down = []
             for i, layer in enumerate(self.layers):
-                rows[i], v = v, layer.vertical_row(rows[i], v)
+                rows[i].append(v)
+                v = layer.vertical_row(rows[i].popleft(), v)
                 down.append(layer.down(v)[:, :, 0])
-            pixels = [torch.zeros(n, wide, device=self.device) for _ in self.layers]
+            pixels = self._memory(n, wide)
             for column in range(width):
                 left = seen[:, :, row + REACH + 1, column : column + REACH + 1]
                 h = F.linear(
@@ -248,11 +275,18 @@ class PixelCnn(Family):
                     self.first_horizontal.bias,
                 )
                 for i, layer in enumerate(self.layers):
-                    pixels[i], h = h, layer.horizontal_pixel(pixels[i], h, down[i][..., column])
+                    pixels[i].append(h)
+                    h = layer.horizontal_pixel(pixels[i].popleft(), h, down[i][..., column])
                 self._draw_pixel(canvas, h, uniform, row, column)
                 drawn = to_signed(canvas[:, :, row : row + 1, column : column + 1])
-                seen[:, :, row + REACH + 1, column + REACH + 1] = features(drawn)[:, :, 0, 0]
+                place = self.place[:, :, row : row + 1, column : column + 1]
+                seen[:, :, row + REACH + 1, column + REACH + 1] = features(drawn, place)[:, :, 0, 0]
         return canvas
+
+    def _memory(self, *shape: int) -> list[deque[Tensor]]:
+        """For each layer, as many zeros as its dilation: what it sees outside of the image."""
+        zero = torch.zeros(shape, device=self.device)
+        return [deque([zero] * layer.dilation) for layer in self.layers]
 
     def _draw_pixel(
         self, canvas: Tensor, h: Tensor, uniform: Tensor, row: int, column: int
