@@ -169,7 +169,9 @@ def tracked(uri: str) -> dict[str, str]:
 def view_url(server: str, experiment_id: str) -> str:
     """The page that compares the current models of an experiment."""
     root = _without_password(server).rstrip("/")
-    return f"{root}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}"
+    # The workflow is the side bar's: on its own it lists what concerns language models.
+    query = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+    return f"{root}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def read() -> tuple[list[Result], dict[str, str]]:
@@ -302,7 +304,7 @@ def _experiment(client: "MlflowClient", uri: str, metrics: dict[str, Any]) -> st
             "dataset": dataset,
             "protocol": protocol,
             "mlflow.note.content": NOTE,
-            # Without it the page opens on what concerns language models.
+            # Without it the list of experiments leads to pages about language models.
             "mlflow.experimentKind": "custom_model_development",
         }
         found = client.get_experiment(client.create_experiment(name, location, tags))
@@ -318,12 +320,14 @@ def _publish_view(client: "MlflowClient", experiment: "Experiment") -> None:
 
     On its own the page shows no metric, and draws ten runs only.
     """
+    columns = ["tags.`family`", *(f"metrics.`{key}`" for key in COLUMNS)]
     state = json.dumps(
         {
             "searchFilter": "tags.current = 'true'",
             "orderByKey": "metrics.`eval/fid`",
             "orderByAsc": True,
-            "selectedColumns": ["tags.`family`", *(f"metrics.`{key}`" for key in COLUMNS)],
+            "selectedColumns": columns,
+            "columnOrder": columns,
             "runsHiddenMode": "SHOW_ALL",
         }
     )

@@ -6,11 +6,12 @@ import torch
 from builders import some_images, tiny_model
 
 from pipeline import seeds
-from pipeline.families.pixelcnn import REACH
+from pipeline.families.pixelcnn import DILATIONS, REACH
 from pipeline.family import ImageSpec, to_signed
 
 GREY = ImageSpec(1, 7, 6, 10)
 COLOUR = ImageSpec(3, 5, 4, 10)
+WIDE = ImageSpec(1, 9, 15, 10)
 
 
 def lively(spec, layers=2, seed=0):
@@ -36,11 +37,12 @@ def visible(spec, layers, inits=4):
 
 def receptive_field(spec, layers):
     """Which pixels the context of a pixel is to see, bool [H*W, H*W], from the layers' shapes."""
+    further = sum(DILATIONS[i % len(DILATIONS)] for i in range(layers))
     places = list(itertools.product(range(spec.height), range(spec.width)))
     field = [
         [
-            (i == r and 1 <= c - j <= REACH + 1 + layers)
-            or (1 <= r - i <= REACH + 1 + layers and abs(j - c) <= REACH + layers)
+            (i == r and 1 <= c - j <= REACH + 1 + further)
+            or (1 <= r - i <= REACH + 1 + further and abs(j - c) <= REACH + further)
             for i, j in places
         ]
         for r, c in places
@@ -48,8 +50,8 @@ def receptive_field(spec, layers):
     return torch.tensor(field)
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("spec", [GREY, COLOUR, WIDE], ids=["grey", "colour", "wide"])
 def test_context_sees_all_that_is_before_it_and_nothing_else(spec, layers):
     seen = visible(spec, layers)
     n = len(seen)
@@ -131,7 +133,7 @@ def slowly(model, uniform):
 @pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
 @torch.no_grad()
 def test_cached_sampling_equals_full_passes_whatever_the_canvas_held(spec):
-    model = lively(spec)
+    model = lively(spec, layers=len(DILATIONS))
     uniform = torch.rand(
         8, spec.channels, 2, spec.height, spec.width, generator=torch.Generator().manual_seed(0)
     )

@@ -292,7 +292,7 @@ def test_experiment_explains_the_metrics_and_shows_them(project):
     view = json.loads(experiment.tags[f"mlflow.sharedViewState.{tracking.VIEW}"])
     assert view["state"].startswith("deflate;")
     assert tracking.view_url("http://x/", "7") == (
-        "http://x/#/experiments/7/runs?viewStateShareKey=models"
+        "http://x/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=models"
     )
 
 

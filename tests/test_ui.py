@@ -207,5 +207,5 @@ def test_server_of_others_is_not_started_again(project, monkeypatch, capsys):
     monkeypatch.setattr(tracking, "tracked", lambda _: {"digits · 1": "7"})
     ui.serve(None)
     assert capsys.readouterr().out == (
-        "digits · 1: http://***@example.org/#/experiments/7/runs?viewStateShareKey=models\n"
+        "digits · 1: http://***@example.org/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=models\n"
     )

@@ -37,7 +37,7 @@ from pipeline.seeds import ImageNoise
 REACH = 3
 """The first layer sees REACH + 1 rows above, REACH columns to either side there, and REACH + 1
 pixels to the left; every further layer as many more rows and columns as its dilation."""
-DILATIONS = (1, 2, 4)
+DILATIONS = (1, 1, 2)
 """Of the layers, in turn."""
 NIBBLE = 16
 
