@@ -41,5 +41,5 @@ def test_nan_never_passes(results):
 
 def test_a_file_that_is_no_json_is_told(results):
     Path("floors.json").write_text("{")
-    with pytest.raises(PipelineError, match="floors.json"):
+    with pytest.raises(PipelineError, match=r"floors\.json"):
         floors.check("floors.json")

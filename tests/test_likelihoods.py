@@ -157,6 +157,14 @@ def test_gaussian_equals_brute_force(mean, log_scale):
     np.testing.assert_allclose(found[visible], np.log(expected[visible]), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("log_scale", [25.0, 40.0, 100.0])
+def test_gaussian_far_wider_than_the_range_is_its_density_times_the_width(log_scale):
+    log_probs = gaussian_log_probs(0.0, log_scale)
+    expected = np.log(2 / 255) - log_scale - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(log_probs[1:-1], expected, rtol=1e-4)
+    np.testing.assert_allclose(log_probs[[0, -1]].exp(), 0.5, rtol=1e-6)
+
+
 def test_log1mexp_neither_cancels_nor_overflows():
     x = torch.logspace(-6, 3, 100)
     expected = np.log(-np.expm1(-x.double().numpy()))

@@ -4,6 +4,7 @@ import time
 import pytest
 import torch
 from builders import some_images, tiny_model
+from scipy import stats
 
 from pipeline import seeds
 from pipeline.families.pixelcnn import DILATIONS, REACH
@@ -14,7 +15,7 @@ COLOUR = ImageSpec(3, 5, 4, 10)
 WIDE = ImageSpec(1, 9, 15, 10)
 
 
-def lively(spec, layers=2, seed=0):
+def lively(spec, layers=4, seed=0):
     """A model whose outputs depend visibly on their inputs."""
     model = tiny_model("pixelcnn", spec, seed=seed, network={"layers": layers, "channels": 8})
     with torch.no_grad():
@@ -143,6 +144,13 @@ def test_cached_sampling_equals_full_passes_whatever_the_canvas_held(spec):
     assert torch.equal(model.fill(some_images(8, spec), uniform), expected)
 
 
+def plausible(counts, expected):
+    """Whether a chi-square test of the cells that are expected often enough finds no fault."""
+    often = expected >= 5
+    chi_square = ((counts - expected)[often] ** 2 / expected[often]).sum()
+    return often.sum() > 20 and stats.chi2.sf(chi_square.item(), often.sum().item()) > 1e-4
+
+
 @torch.no_grad()
 def test_samples_have_the_probabilities():
     """Frequencies of the upper bits of two pixels against the sum over all images."""
@@ -156,10 +164,33 @@ def test_samples_have_the_probabilities():
     cells = 16 * first.div(16, rounding_mode="floor") + second.div(16, rounding_mode="floor")
     expected = n * torch.zeros(256, dtype=torch.float64).index_add_(0, cells, probabilities)
     found = torch.bincount(16 * (drawn[:, 0] // 16) + drawn[:, 1] // 16, minlength=256)
-    often = expected >= 5
-    chi_square = ((found - expected)[often] ** 2 / expected[often]).sum()
-    freedom = often.sum()
-    assert chi_square < freedom + 5 * (2 * freedom) ** 0.5
+    assert plausible(found, expected)
+
+
+@torch.no_grad()
+def test_samples_of_one_pixel_have_its_256_probabilities():
+    model, n = lively(ImageSpec(1, 1, 1, 10)), 100_000
+    uniform = torch.rand(n, 1, 2, 1, 1, generator=torch.Generator().manual_seed(0))
+    drawn = model.fill(torch.zeros(n, 1, 1, 1, dtype=torch.uint8), uniform).flatten()
+    levels = torch.arange(256, dtype=torch.uint8)[:, None, None, None]
+    expected = n * model.log_prob(levels).double().exp().flatten()
+    assert plausible(torch.bincount(drawn, minlength=256), expected)
+
+
+@torch.no_grad()
+def test_the_lower_bits_depend_on_the_upper_ones():
+    model = lively(ImageSpec(1, 1, 1, 10))
+    levels = torch.arange(256, dtype=torch.uint8)[:, None, None, None]
+    joint = model.log_prob(levels).view(16, 16)
+    given_upper = joint - joint.logsumexp(dim=1, keepdim=True)
+    assert (given_upper[0] - given_upper[1]).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_what_is_known_depends_on_the_place():
+    model = lively(WIDE)
+    context = model.context(torch.zeros(1, *WIDE.shape))[0].flatten(1)
+    assert torch.cdist(context.T, context.T).fill_diagonal_(1).min() > 1e-4
 
 
 @pytest.mark.slow

@@ -448,9 +448,18 @@ def test_gaps_in_a_curve_are_left_out(project):
     assert [(point.step, point.value) for point in history] == [(20, 1.25)]
 
 
-def test_long_curves_are_logged_in_full(project):
+def test_long_curves_are_logged_in_full_and_in_batches(project, monkeypatch):
+    sizes = []
+    log_batch = MlflowClient.log_batch
+
+    def counted(self, run_id, metrics=(), **rest):
+        sizes.append(len(metrics))
+        return log_batch(self, run_id, metrics, **rest)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
     project.write_curve("vae", [(step, step, step / 10, 1.0) for step in range(1, 1202)])
     track()
+    assert max(sizes) == 1000
     (run,) = runs_of("vae")
     assert len(client().get_metric_history(run.info.run_id, "train/generator/loss")) == 1201
 

@@ -149,11 +149,10 @@ def test_server_that_fails_says_why(project, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_stop_it_once_and_only_meanwhile(number):
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), ui._stopped_by_signals():
-        try:
+    with ui._stopped_by_signals():
+        with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
-        finally:
-            os.kill(os.getpid(), number)  # while it stops already
+        os.kill(os.getpid(), number)  # while it stops already
     assert signal.getsignal(number) is before
 
 
