@@ -65,12 +65,23 @@ def logistic_mixture_log_prob(images: Tensor, params: Tensor) -> Tensor:
     return torch.logsumexp(F.log_softmax(logits, dim=1) + component, dim=1)
 
 
+def categorical_sample(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Categories, int64 [B, ...], by inversion of uniform variates [B, ...]; logits [B, K, ...].
+
+    The category is the one whose cumulative probability first exceeds the variate.
+    """
+    probabilities = torch.softmax(logits, dim=1)
+    count = logits.shape[1]
+    # A product with a triangle of ones: cumsum has no deterministic version on GPUs.
+    ones = torch.ones(count, count, device=logits.device).triu()
+    cumulative = torch.einsum("bj...,jk->bk...", probabilities, ones)
+    return (uniform[:, None] >= cumulative).sum(dim=1).clamp(max=count - 1)
+
+
 def logistic_mixture_sample(params: Tensor, choice: Tensor, position: Tensor) -> Tensor:
     """Levels, uint8 [B, ...], from uniform variates [B, ...] for component and place in it."""
     logits, means, log_scales = split_mixture(params)
-    cumulative = torch.softmax(logits, dim=1).cumsum(dim=1)
-    last = logits.shape[1] - 1
-    index = (choice[:, None] > cumulative).sum(dim=1, keepdim=True).clamp(max=last)
+    index = categorical_sample(logits, choice)[:, None]
     mean = means.gather(1, index).squeeze(1)
     scale = log_scales.gather(1, index).squeeze(1).exp()
     # The open interval: a uniform variate of exactly 0 would be infinitely far out.

@@ -171,9 +171,10 @@ def test_terms_add_up_to_the_bound():
 
 
 @SCHEDULES
-def test_prior_term_is_in_closed_form(schedule):
-    model, images = model_with(network={"schedule": schedule}), some_images(3)
-    alpha_bar = model.diffusion.alpha_bar[50]
+@pytest.mark.parametrize("steps", [2, 50])
+def test_prior_term_is_in_closed_form(schedule, steps):
+    model, images = model_with(steps, network={"schedule": schedule}), some_images(3)
+    alpha_bar = model.diffusion.alpha_bar[steps]
     last = torch.distributions.Normal(
         alpha_bar.sqrt() * to_signed(images).double(), (1 - alpha_bar).sqrt()
     )

@@ -155,6 +155,7 @@ def test_a_comment_and_a_runtime_knob_rerun_nothing(clone):
     assert clone.stale() == {"track"}
 
 
+@pytest.mark.slow
 def test_side_by_side_and_forced_gives_the_same_lock_as_serial(clone, finished):
     clone.run("pipeline", "repro", "--jobs", "2", "--force")
     assert clone.lock() == finished.lock()

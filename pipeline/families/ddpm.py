@@ -320,13 +320,15 @@ class Ddpm(Family):
         proportional to 1 / t, since the terms are largest near t = 2; the weight is one over
         K times the density, which makes the weighted sum unbiased.
         """
-        every = torch.arange(2, self.diffusion.steps + 1, device=self.device)
+        every = torch.arange(2, self.diffusion.steps + 1)
         count = self.params.scoring.times
         if count == 0 or count >= len(every):
             one = torch.ones(n, dtype=torch.float64, device=self.device)
-            return [(t.expand(n), one) for t in every]
+            return [(t.expand(n), one) for t in every.to(self.device)]
         density = (1 / every.double()) / (1 / every.double()).sum()
-        cumulative = density.cumsum(0)
+        # Summed on the CPU: cumsum has no deterministic version on GPUs.
+        cumulative = density.cumsum(0).to(self.device)
+        every, density = every.to(self.device), density.to(self.device)
         offsets = noise.uniform(count).double()
         chosen = []
         for k in range(count):

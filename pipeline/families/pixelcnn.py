@@ -30,6 +30,7 @@ from pipeline.family import (
     Update,
     to_signed,
 )
+from pipeline.likelihoods import categorical_sample
 from pipeline.nets import warm_cosine
 from pipeline.params import ModelParams, Section
 from pipeline.seeds import ImageNoise
@@ -151,14 +152,8 @@ class Head(nn.Module):
     def sample(self, context: Tensor, earlier: Tensor, uniform: Tensor) -> Tensor:
         """Levels int64 [B, H, W] by inversion of two uniform variates [B, 2, H, W]."""
         upper_logits, hidden = self.upper_logits(context, earlier)
-        upper = _invert(upper_logits, uniform[:, 0])
-        return NIBBLE * upper + _invert(self.lower_logits(hidden, upper), uniform[:, 1])
-
-
-def _invert(logits: Tensor, uniform: Tensor) -> Tensor:
-    """The category whose cumulative probability first exceeds the uniform variate."""
-    cumulative = torch.softmax(logits, dim=1).cumsum(dim=1)
-    return (uniform[:, None] >= cumulative).sum(dim=1).clamp(max=logits.shape[1] - 1)
+        upper = categorical_sample(upper_logits, uniform[:, 0])
+        return NIBBLE * upper + categorical_sample(self.lower_logits(hidden, upper), uniform[:, 1])
 
 
 class PixelCnn(Family):
