@@ -54,7 +54,7 @@ def reference_images(store: Store, split_name: str, n: int, seed: int) -> np.nda
 def protocol(
     store: Store, judge_facts: dict[str, Any], n: int, split: str, seed: int
 ) -> dict[str, Any]:
-    """The flat facts that two results must share to be comparable.
+    """The flat facts that two results must share to be comparable; hashes as 16 hex digits.
 
     Args:
         store: the data set.
@@ -65,8 +65,8 @@ def protocol(
     """
     return {
         "dataset": store.name,
-        "data_sha256": store.sha256,
-        "judge_recipe": judge_facts["recipe"],
+        "data_sha256": store.sha256[:16],
+        "judge_recipe": judge_facts["recipe"][:16],
         "n_samples": n,
         "n_reference": n,
         "reference_split": split,

@@ -14,9 +14,12 @@ LINE = re.compile(r"^(Running stage|Stage) '([^']+)'(.*)$", re.MULTILINE)
 
 
 class Clone:
-    """The project's files in a folder of their own, with models that train for a second."""
+    """The project's files in a folder of their own, with the given models of params.yaml.
 
-    def __init__(self, folder: Path, models: tuple[str, ...]) -> None:
+    ``small`` makes them train for a second instead of minutes.
+    """
+
+    def __init__(self, folder: Path, models: tuple[str, ...], *, small: bool = True) -> None:
         self.folder = folder
         listed = self._git("ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT)
         for name in listed.stdout.splitlines():
@@ -24,11 +27,13 @@ class Clone:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
         self.params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
-        self._shrink(models)
+        self.params["models"] = {name: self.params["models"][name] for name in models}
+        if small:
+            self._shrink()
+        self.write_params()
         self._git("init", "--quiet")
 
-    def _shrink(self, models: tuple[str, ...]) -> None:
-        self.params["models"] = {name: self.params["models"][name] for name in models}
+    def _shrink(self) -> None:
         self.params["judge"] |= {"seeds": [1, 2], "epochs": 1}
         self.params["sample"] |= {"n": 20, "batch": 10}
         self.params["evaluate"] |= {"batch": 50}
@@ -46,7 +51,6 @@ class Clone:
             entry["training"] |= {"images": 64, "batch": 16, "precision": "fp32"}
             for block, values in small.get(name, {}).items():
                 entry[block] |= values
-        self.write_params()
 
     def write_params(self) -> None:
         """Write ``self.params`` to params.yaml."""

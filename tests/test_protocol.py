@@ -70,20 +70,21 @@ def test_impossible_subsets_are_refused(n):
 
 
 def test_the_facts(store):
-    assert protocol(store, JUDGE, 8, "test") == {
+    assert protocol(store, JUDGE, 8, "test", 5) == {
         "dataset": "toy",
-        "data_sha256": store.sha256,
-        "judge_recipe": "r" * 64,
+        "data_sha256": store.sha256[:16],
+        "judge_recipe": "r" * 16,
         "n_samples": 8,
         "n_reference": 8,
         "reference_split": "test",
+        "reference_seed": 5,
         "fid_features": "judge-64x3",
         "metric_version": METRIC_VERSION,
     }
 
 
 def test_the_id_follows_every_fact_and_not_their_order(store):
-    facts = protocol(store, JUDGE, 8, "test")
+    facts = protocol(store, JUDGE, 8, "test", 5)
     name = protocol_id(facts)
     assert len(name) == 16
     assert int(name, 16) >= 0
