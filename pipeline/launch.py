@@ -12,7 +12,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from queue import SimpleQueue
 
 from filelock import FileLock, Timeout
@@ -22,9 +23,10 @@ from pipeline import check, files, params, paths
 from pipeline.errors import PipelineError
 
 DVC = (sys.executable, "-m", "dvc")
+DATA_STAGES = ("download", "preprocess")
+JUDGE_STAGES = ("judge", "reference")
+"""Needed by `evaluate` alone, so they run beside the trainings."""
 MODEL_STAGES = ("train", "sample", "evaluate")
-LAST_SHARED = "reference"
-"""Reproducing it reproduces everything that comes before the models."""
 UNCHANGED = re.compile(r"^Stage '([^']+)' didn't change, skipping")
 MENTIONED = re.compile(r"[Ss]tage '([^']+)'")
 
@@ -59,22 +61,22 @@ def reproduce(jobs: int | None, models: Sequence[str] | None, *, force: bool) ->
 
 def _reproduce(jobs: int | None, models: list[str], force: bool) -> None:
     stale = None if force else stale_stages()
-    if stale is None or stale & {"download", "preprocess", "judge", LAST_SHARED}:
-        _dvc("repro", *(["--force"] if force else []), LAST_SHARED)
-        stale = None if force else stale_stages()
+    if stale is None or stale & {*DATA_STAGES}:
+        _dvc("repro", *_flags(force), DATA_STAGES[-1])
+    judging = stale is None or bool(stale & {*DATA_STAGES, *JUDGE_STAGES})
     waiting = [
         name
         for name in models
-        if stale is None or any(f"{stage}@{name}" in stale for stage in MODEL_STAGES)
+        if judging or any(f"{stage}@{name}" in stale for stage in MODEL_STAGES)
     ]
-    failed = _run_models(waiting, jobs, force) if waiting else []
+    failed = _run_models(waiting, jobs, force, judging=judging) if waiting else []
     for name in failed:
         # What is left is of another version of this model, and would pass for its result.
         paths.model_metrics(name).unlink(missing_ok=True)
         paths.curve(name).unlink(missing_ok=True)
     try:
         if waiting or stale is None or "compare" in stale:
-            _dvc("repro", "--single-item", *(["--force"] if force else []), "compare")
+            _dvc("repro", "--single-item", *_flags(force), "compare")
         else:
             print("Nothing changed: all models and their comparison are up to date.")
         _dvc("repro", "--single-item", "track")
@@ -111,64 +113,94 @@ def default_jobs() -> tuple[int, int]:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 0
 
 
-def _run_models(models: list[str], jobs: int | None, force: bool) -> list[str]:
-    """Run the chains of ``models`` side by side and return those that failed."""
+def _run_models(models: list[str], jobs: int | None, force: bool, *, judging: bool) -> list[str]:
+    """Run the chains of ``models`` side by side, and the judges' first if ``judging``.
+
+    Returns the models that failed.
+
+    Raises:
+        PipelineError: if the judges failed, without which there is nothing to compare.
+    """
     default, gpus = default_jobs()
-    jobs = min(jobs or default, len(models))
-    slots: SimpleQueue[int] = SimpleQueue()
-    for slot in range(jobs):
-        slots.put(slot)
-    children: set[subprocess.Popen] = set()
-    stopping = threading.Event()
+    jobs = min(jobs or default, len(models) + judging)
+    runner = _Runner(jobs, gpus, force)
+    judges: Future[bool] | None = None
 
     def chain(model: str) -> bool:
-        slot = slots.get()
-        try:
-            if stopping.is_set():
-                return False
-            environment = dict(os.environ)
-            if gpus > 1:
-                environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
-            return _run_chain(model, force, environment, children, prefixed=jobs > 1)
-        finally:
-            slots.put(slot)
+        train, sample, evaluate = (f"{stage}@{model}" for stage in MODEL_STAGES)
+        if judges is None:
+            return runner.run(model, train, sample, evaluate)
+        return runner.run(model, train, sample) and judges.result() and runner.run(model, evaluate)
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
+            if judging:
+                judges = pool.submit(runner.run, "judge", *JUDGE_STAGES)
             succeeded = list(pool.map(chain, models))
         except BaseException:
-            # DVC does not take its child along when it is killed: end the whole group.
-            stopping.set()
-            for child in list(children):
-                os.killpg(child.pid, signal.SIGTERM)
+            runner.stop()
             raise
+    if judges is not None and not judges.result():
+        raise PipelineError(f"failed: {' or '.join(JUDGE_STAGES)}; the reasons are above")
     return [model for model, good in zip(models, succeeded, strict=True) if not good]
 
 
-def _run_chain(
-    model: str, force: bool, environment: dict[str, str], children: set, *, prefixed: bool
-) -> bool:
-    targets = [f"{stage}@{model}" for stage in MODEL_STAGES]
-    command = [*DVC, "--wait-for-lock", "repro", "--single-item"]
-    command += [*(["--force"] if force else []), *targets]
-    child = subprocess.Popen(
-        command,
-        env=environment,
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE if prefixed else None,
-        stderr=subprocess.STDOUT if prefixed else None,
-        text=True,
-        errors="replace",
-    )
-    children.add(child)
-    try:
-        for line in child.stdout or ():
-            if line.strip():
-                print(f"[{model}] {line.rstrip()}", flush=True)
-        return child.wait() == 0
-    finally:
-        children.discard(child)
+class _Runner:
+    """Runs DVC for one chain of stages at a time in each of ``jobs`` slots."""
+
+    def __init__(self, jobs: int, gpus: int, force: bool) -> None:
+        self.gpus, self.force, self.prefixed = gpus, force, jobs > 1
+        self.slots: SimpleQueue[int] = SimpleQueue()
+        for slot in range(jobs):
+            self.slots.put(slot)
+        self.children: set[subprocess.Popen] = set()
+        self.stopping = threading.Event()
+
+    def run(self, label: str, *targets: str) -> bool:
+        """Reproduce these stages in turn, each alone; whether all succeeded."""
+        slot = self.slots.get()
+        try:
+            if self.stopping.is_set():
+                return False
+            environment = dict(os.environ)
+            if self.gpus > 1:
+                environment["CUDA_VISIBLE_DEVICES"] = str(slot % self.gpus)
+            return self._wait(label, self._start(targets, environment))
+        finally:
+            self.slots.put(slot)
+
+    def stop(self) -> None:
+        """End what runs. DVC does not take its child along, so the whole group is told."""
+        self.stopping.set()
+        for child in list(self.children):
+            with suppress(ProcessLookupError):  # it ended by itself just now
+                os.killpg(child.pid, signal.SIGTERM)
+
+    def _start(self, targets: Sequence[str], environment: dict[str, str]) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*DVC, "--wait-for-lock", "repro", "--single-item", *_flags(self.force), *targets],
+            env=environment,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if self.prefixed else None,
+            stderr=subprocess.STDOUT if self.prefixed else None,
+            text=True,
+            errors="replace",
+        )
+
+    def _wait(self, label: str, child: subprocess.Popen) -> bool:
+        self.children.add(child)
+        try:
+            for line in child.stdout or ():
+                if line.strip():
+                    print(f"[{label}] {line.rstrip()}", flush=True)
+            return child.wait() == 0
+        finally:
+            self.children.discard(child)
+
+
+def _flags(force: bool) -> list[str]:
+    return ["--force"] if force else []
 
 
 def _dvc(*arguments: str) -> None:
