@@ -117,8 +117,8 @@ def test_a_models_name_is_a_safe_file_name(tmp_path, name):
 
 
 def test_numbers_are_read_as_dvc_reads_them(tmp_path):
-    path = edited(tmp_path, "learning_rate: 0.002", "learning_rate: 2e-3")
-    assert params.model(params.read(path), "vae", path=path).training.learning_rate == 0.002
+    path = edited(tmp_path, "beta1: 0.5", "beta1: 25e-2")
+    assert params.model(params.read(path), "dcgan", path=path).training.beta1 == 0.25
 
 
 def test_blocks_that_were_not_asked_for_are_out_of_reach():
