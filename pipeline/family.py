@@ -38,10 +38,15 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class Batch:
-    """Training images, uint8 [B, C, H, W], and their labels, int64 [B]."""
+    """Images, uint8 [B, C, H, W], and their labels, int64 [B].
+
+    ``others`` are as many images of a second domain, drawn independently, where a family is
+    trained on two (`Family.data`).
+    """
 
     images: Tensor
     labels: Tensor
+    others: Tensor | None = None
 
 
 @dataclass
@@ -80,11 +85,15 @@ class Likelihood:
         nats: log p(x) or its bound, float [B], natural logarithm, per image.
         bound: ``exact``, ``elbo`` (Kingma & Welling 2014) or ``vlb`` (Ho et al. 2020).
         terms: named summands of ``nats``, each [B].
+        iwae: the tighter bound of Burda et al. 2016 (arXiv:1509.00519), [B], where there is one.
+        iwae_samples: the number K of draws in it.
     """
 
     nats: Tensor
     bound: Bound
     terms: dict[str, Tensor]
+    iwae: Tensor | None = None
+    iwae_samples: int | None = None
 
 
 class NoHyperparameters(Section):
@@ -108,8 +117,11 @@ class Family(nn.Module, ABC):
     Sampling: ClassVar[type[Section]] = NoHyperparameters
     Scoring: ClassVar[type[Section]] = NoHyperparameters
 
+    data: ClassVar[Literal["processed", "domains"]] = "processed"
+    """The folder below data/ that it is trained on: the images, or two unpaired domains."""
+
     conditional: bool = False
-    """Whether the model is given labels."""
+    """Whether the model is given labels: where it is, no method is called without them."""
 
     def __init__(self, spec: ImageSpec, params: ModelParams) -> None:
         """Build the network with initial weights from torch's global generator.
@@ -147,6 +159,10 @@ class Family(nn.Module, ABC):
         batches.
         """
 
+    def facts(self) -> dict[str, str]:
+        """What a reader of the results must know about the model, such as what it samples from."""
+        return {}
+
 
 @runtime_checkable
 class Samples(Protocol):
@@ -175,6 +191,37 @@ class HasLikelihood(Protocol):
 
     def log_likelihood(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Likelihood:
         """Score uint8 [B, C, H, W]; any randomness of image i comes from ``seeds[i]`` alone."""
+        ...
+
+
+@runtime_checkable
+class Translates(Protocol):
+    """A family that turns images of domain A into images of domain B and back."""
+
+    def translate(self, images: Tensor, direction: Literal["ab", "ba"]) -> Tensor:
+        """uint8 [B, C, H, W] from uint8 [B, C, H, W]."""
+        ...
+
+
+@runtime_checkable
+class MeasuresItself(Protocol):
+    """A family with errors of its own, which no other family has and no table ranks."""
+
+    def own_errors(self, images: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        """Named values [B] of uint8 images [B, C, H, W], reported as means under these names."""
+        ...
+
+
+@runtime_checkable
+class Illustrates(Protocol):
+    """A family with pictures of its own, beside samples and reconstructions."""
+
+    def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
+        """Named pictures: uint8 [rows, columns, C, H, W], at most 10 rows and 12 columns.
+
+        ``batch`` holds 10 test images, one of each class in turn where there are so many, and
+        ``seeds`` (int64 [10]) name the randomness. Needs the network and sampling blocks alone.
+        """
         ...
 
 

@@ -60,3 +60,17 @@ def sinusoidal(positions: Tensor, width: int) -> Tensor:
 def quarter(size: int) -> int:
     """Height or width after two halvings that round up."""
     return -(-size // 4)
+
+
+def great_circle(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """From one Gaussian noise vector to another, [B, steps, d] from [B, d] each.
+
+    Along the great circle, whose points have the lengths that noise has, where a straight line
+    would pass too near to 0 (White 2016, arXiv:1609.04468).
+    """
+    weight = torch.linspace(0, 1, steps, device=start.device)[None, :, None]
+    first, last = start[:, None], end[:, None]
+    cosine_of = torch.nn.functional.cosine_similarity(first, last, dim=2)[:, :, None]
+    angle = torch.acos(cosine_of.clamp(-1 + 1e-6, 1 - 1e-6))
+    near = torch.sin((1 - weight) * angle) / torch.sin(angle)
+    return near * first + torch.sin(weight * angle) / torch.sin(angle) * last

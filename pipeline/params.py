@@ -89,6 +89,8 @@ SHARED: dict[str, type[Section]] = {
     "evaluate": Evaluate,
 }
 BLOCKS = ("network", "training", "sampling", "scoring")
+ENTRY = ("family", "data", *BLOCKS)
+"""The keys of an entry under ``models:``."""
 S = TypeVar("S", bound=Section)
 
 
@@ -100,6 +102,7 @@ class ModelParams(BaseModel):
 
     name: str
     family: str
+    data: str = "processed"
     network: Any = None
     training: Any = None
     sampling: Any = None
@@ -149,25 +152,30 @@ def model(
     entry = models[name]
     if not isinstance(entry, dict):
         raise PipelineError(f"{path}: {where}: must be a block with the key 'family'")
-    unknown = [key for key in entry if key not in ("family", *BLOCKS)]
+    unknown = [key for key in entry if key not in ENTRY]
     if unknown:
-        raise PipelineError(
-            f"{path}: {where}.{unknown[0]}: {one_of('key', unknown[0], ('family', *BLOCKS))}"
-        )
-    missing = [key for key in ("family", *BLOCKS) if key not in entry]
+        raise PipelineError(f"{path}: {where}.{unknown[0]}: {one_of('key', unknown[0], ENTRY)}")
+    missing = [key for key in ENTRY if key not in entry]
     if missing:
         raise PipelineError(
-            f"{path}: {where}.{missing[0]}: missing; a model has the keys family, "
-            f"{', '.join(BLOCKS)} (a block may be {{}})"
+            f"{path}: {where}.{missing[0]}: missing; a model has the keys "
+            f"{', '.join(ENTRY)} (a block may be {{}})"
         )
     if entry["family"] not in families.names():
         message = one_of("family", entry["family"], families.names())
         raise PipelineError(f"{path}: {where}.family: {message}")
     family = families.load(entry["family"])
+    if entry["data"] != family.data:
+        # It says what dvc.yaml needs to know, which cannot ask the family.
+        raise PipelineError(
+            f"{path}: {where}.data = {entry['data']!r}: models of the family "
+            f"{entry['family']} are trained on {family.data}"
+        )
     schemas = {block: getattr(family, block.capitalize()) for block in BLOCKS}
     return ModelParams(
         name=name,
         family=entry["family"],
+        data=entry["data"],
         **{b: validate(schemas[b], entry[b], f"{where}.{b}", path) for b in blocks},
     )
 

@@ -8,20 +8,60 @@ from pipeline.family import Family, Samples, in_batches
 from pipeline.progress import Progress
 
 
-def draw(family: Family, n: int, *, seed: int, batch: int, label: str = "sample") -> np.ndarray:
-    """uint8 [n, C, H, W]; image i depends on (seed, i) and the weights alone.
+def balanced_labels(n: int, counts: np.ndarray) -> np.ndarray:
+    """n labels, int64, in the proportions of ``counts`` (how many training images a class has).
+
+    Label i does not depend on n: each goes to the class that is furthest behind its share (the
+    divisor method of Sainte-Lague 1910). Classes of one size take turns, 0, 1, 2 and so on.
+
+    Raises:
+        ValueError: if no class has an image.
+    """
+    shares = np.asarray(counts, np.float64)
+    if shares.sum() <= 0:
+        raise ValueError("no class has an image, so there are no labels to draw")
+    given = np.zeros(len(shares), np.int64)
+    labels = np.empty(n, np.int64)
+    for i in range(n):
+        labels[i] = np.argmax(shares / (2 * given + 1))
+        given[labels[i]] += 1
+    return labels
+
+
+def draw(
+    family: Family,
+    n: int,
+    *,
+    seed: int,
+    batch: int,
+    labels: np.ndarray | None = None,
+    label: str = "sample",
+) -> np.ndarray:
+    """uint8 [n, C, H, W]; image i depends on (seed, i), its label and the weights alone.
+
+    Args:
+        family: the model.
+        n: how many images.
+        seed: names the randomness.
+        batch: images per call; the size decides the last bits.
+        labels: int64 [n], for a conditional model and for no other.
+        label: shown in front of the progress bar.
 
     Raises:
         TypeError: if the family does not sample.
-        ValueError: if it returns anything but uint8 images of the right shape.
+        ValueError: if labels are missing or not wanted, or if the family returns anything but
+            uint8 images of the right shape.
     """
     if not isinstance(family, Samples):
         raise TypeError(f"{type(family).__name__} does not sample")
+    if family.conditional != (labels is not None):
+        raise ValueError("labels are for conditional models, which need them")
     every = seeds.image_seeds(n, seed, "sample")
+    wanted = None if labels is None else torch.from_numpy(labels).to(family.device)
     drawn = []
     with Progress(label, n) as progress:
         for index, real in in_batches(n, batch):
-            images = family.sample(every[index], None)
+            images = family.sample(every[index], None if wanted is None else wanted[index])
             if images.dtype != torch.uint8 or images.shape != (batch, *family.spec.shape):
                 raise ValueError(
                     f"a sample must be uint8 images, not {images.dtype} {images.shape}"

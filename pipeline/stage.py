@@ -66,8 +66,12 @@ def declared(stage: str, model: str | None = None) -> Declared:
     body = raw.get("do", raw)
     replacements = {}
     if model is not None:
-        family = params.model(params.read(), model, blocks=()).family
-        replacements = {"${key}": model, "${item.family}": family}
+        chosen = params.model(params.read(), model, blocks=())
+        replacements = {
+            "${key}": model,
+            "${item.family}": chosen.family,
+            "${item.data}": chosen.data,
+        }
 
     def resolve(text: str) -> str:
         for old, new in replacements.items():

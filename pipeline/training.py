@@ -84,6 +84,7 @@ class Trainer:
         images: Tensor,
         labels: Tensor,
         *,
+        others: Tensor | None = None,
         seed: int,
         steps: int,
         checkpoint: Path | None = None,
@@ -96,6 +97,7 @@ class Trainer:
             family: the model, on the device where it is to be trained.
             images: uint8 [N, C, H, W]; moved to that device once.
             labels: int64 [N].
+            others: uint8 [M, C, H, W] of a second domain, shuffled independently.
             seed: names the randomness of this training.
             steps: how many times `Family.training_step` is called in all.
             checkpoint: a file to resume from if it exists, and to write to meanwhile.
@@ -109,12 +111,14 @@ class Trainer:
         self.device = family.device
         self.hyperparameters: Any = family.params.training
         self.batch = self.hyperparameters.batch
-        if len(images) < self.batch:
-            raise PipelineError(
-                f"training.batch is {self.batch}, but there are only {len(images)} images"
-            )
         self.images = images.to(self.device)
         self.labels = labels.to(self.device)
+        self.others = None if others is None else others.to(self.device)
+        for each in (self.images, self.others):
+            if each is not None and len(each) < self.batch:
+                raise PipelineError(
+                    f"training.batch is {self.batch}, but there are only {len(each)} images"
+                )
         self.seed = seed
         self.steps = steps
         self.checkpoint = checkpoint
@@ -132,6 +136,7 @@ class Trainer:
             k: Ema(g.parameters, g.ema) for k, g in self.groups.items() if g.ema is not None
         }
         self.updates = dict.fromkeys(self.groups, 0)
+        self._orders: dict[str, tuple[int, Tensor]] = {}
 
     @property
     def images_seen(self) -> int:
@@ -147,6 +152,7 @@ class Trainer:
             "images_seen": self.images_seen,
             "steps": self.step,
             "updates": self.updates,
+            **self.family.facts(),
         }
 
     def run(self, stop_at: int | None = None) -> None:
@@ -190,14 +196,19 @@ class Trainer:
 
     def _batch(self, step: int) -> Batch:
         """Batch number ``step`` of an endless run of shuffled epochs; the tail is dropped."""
-        per_epoch = len(self.images) // self.batch
-        epoch, place = divmod(step, per_epoch)
-        if getattr(self, "_epoch", None) != epoch:
-            rng = seeds.generator(self.seed, "order", epoch)
-            self._order = torch.randperm(len(self.images), generator=rng).to(self.device)
-            self._epoch = epoch
-        index = self._order[place * self.batch : (place + 1) * self.batch]
-        return Batch(self.images[index], self.labels[index])
+        index = self._shuffled(step, len(self.images), "order")
+        others = None
+        if self.others is not None:
+            others = self.others[self._shuffled(step, len(self.others), "order of others")]
+        return Batch(self.images[index], self.labels[index], others)
+
+    def _shuffled(self, step: int, n: int, purpose: str) -> Tensor:
+        """Which of n images are in batch number ``step``, int64 [batch]."""
+        epoch, place = divmod(step, n // self.batch)
+        if self._orders.get(purpose, (None,))[0] != epoch:
+            rng = seeds.generator(self.seed, purpose, epoch)
+            self._orders[purpose] = (epoch, torch.randperm(n, generator=rng).to(self.device))
+        return self._orders[purpose][1][place * self.batch : (place + 1) * self.batch]
 
     def _update(self, name: str, loss: Tensor) -> None:
         group, optimiser = self.groups[name], self.optimisers[name]
