@@ -29,7 +29,7 @@ def check(path: Path = paths.PARAMS) -> None:
             problems.append(str(error))
     if "data" in shared:
         try:
-            datasets.source(shared["data"].name, path)
+            datasets.source(shared["data"].name, path).configured(shared["data"], path)
         except PipelineError as error:
             problems.append(str(error))
     try:

@@ -156,7 +156,7 @@ class Family(nn.Module, ABC):
         """Do what follows training once the final weights are in place; nothing by default.
 
         For example, fit BatchNorm's statistics to averaged weights. ``batches`` are training
-        batches.
+        batches, an epoch of them at the least.
         """
 
     def facts(self) -> dict[str, str]:

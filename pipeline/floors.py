@@ -1,36 +1,56 @@
 """Fail if a result is worse than the worst value that its model may have.
 
 A floor is absolute, unlike a comparison with an earlier result: it catches a model that got worse
-little by little. All metrics here are better when lower.
+little by little.
 """
 
+from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from pipeline import files, paths
 from pipeline.errors import PipelineError
 
+KINDS = {"at_most": "at most", "at_least": "at least"}
+
 
 def check(file: str) -> None:
-    """Compare metrics/models/<model>.json with ``file``: {model: {metric: worst allowed value}}.
+    """Compare metrics/models/<model>.json with the limits in ``file``.
+
+    It holds ``{model: {"at_most": {metric: limit}, "at_least": {metric: limit}}}``, either of them
+    possibly left out.
 
     Raises:
-        PipelineError: one line for each metric that is missing or too high.
+        PipelineError: one line for each metric that is missing or beyond its limit.
     """
     try:
         floors = files.read_json(Path(file))
     except (OSError, ValueError) as error:
         raise PipelineError(f"{file}: not readable as JSON: {error}") from None
     problems = []
-    for model, limits in sorted(floors.items()):
+    for model, kind, metric, limit in _limits(file, floors):
         path = paths.model_metrics(model)
-        result = files.read_json(path) if path.exists() else {}
-        for metric, worst in sorted(limits.items()):
-            value = result.get(metric)
-            met = isinstance(value, int | float) and isfinite(value) and value <= worst
-            shown = "missing" if value is None else value
-            print(f"{'ok    ' if met else 'MISSED'} {model} {metric} {shown} (at most {worst})")
-            if not met:
-                problems.append(f"{path}: {metric} is {shown}, must be at most {worst}")
+        value = (files.read_json(path) if path.exists() else {}).get(metric)
+        met = isinstance(value, int | float) and isfinite(value)
+        met = met and (value <= limit if kind == "at_most" else value >= limit)
+        shown = "missing" if value is None else value
+        print(f"{'ok    ' if met else 'MISSED'} {model} {metric} {shown} ({KINDS[kind]} {limit})")
+        if not met:
+            problems.append(f"{path}: {metric} is {shown}, must be {KINDS[kind]} {limit}")
     if problems:
         raise PipelineError("\n".join(problems))
+
+
+def _limits(file: str, floors: dict[str, Any]) -> Iterator[tuple[str, str, str, float]]:
+    """Model, kind, metric and limit of every line.
+
+    Raises:
+        PipelineError: if a kind of limit is not known, since it would pass unchecked.
+    """
+    for model, kinds in sorted(floors.items()):
+        for kind, limits in sorted(kinds.items()):
+            if kind not in KINDS:
+                raise PipelineError(f"{file}: {model}.{kind}: must be at_most or at_least")
+            for metric, limit in sorted(limits.items()):
+                yield model, kind, metric, limit

@@ -23,7 +23,9 @@ from pipeline import check, files, params, paths
 from pipeline.errors import PipelineError
 
 DVC = (sys.executable, "-m", "dvc")
-DATA_STAGES = ("download", "preprocess")
+DATA_STAGES = ("download", "preprocess", "domains")
+DATA_STAGE = {"processed": "preprocess", "domains": "domains"}
+"""The stage that makes what a model is trained on (its key ``data``)."""
 JUDGE_STAGES = ("judge", "reference")
 """Needed by `evaluate` alone, so they run beside the trainings."""
 MODEL_STAGES = ("train", "sample", "evaluate")
@@ -62,7 +64,9 @@ def reproduce(jobs: int | None, models: Sequence[str] | None, *, force: bool) ->
 def _reproduce(jobs: int | None, models: list[str], force: bool) -> None:
     stale = None if force else stale_stages()
     if stale is None or stale & {*DATA_STAGES}:
-        _dvc("repro", *_flags(force), DATA_STAGES[-1])
+        blocks = params.model_blocks(params.read())
+        wanted = {DATA_STAGE[blocks[name]["data"]] for name in models} | {"preprocess"}
+        _dvc("repro", *_flags(force), *sorted(wanted, key=DATA_STAGES.index))
     judging = stale is None or bool(stale & {*DATA_STAGES, *JUDGE_STAGES})
     waiting = [
         name

@@ -30,6 +30,15 @@ class Data(Section):
     name: str = "mnist-5k"
     seed: int = Field(0, ge=0)
     val_fraction: float = Field(0.1, gt=0, lt=0.5)
+    folder: str = ""
+    size: int = Field(64, ge=8)
+
+
+class Domains(Section):
+    """Two unpaired domains, for models that translate between them."""
+
+    transformation: Literal["outline", "rotate", "invert", "classes"] = "outline"
+    seed: int = Field(0, ge=0)
 
 
 class Runtime(Section):
@@ -82,6 +91,7 @@ class Evaluate(Section):
 
 SHARED: dict[str, type[Section]] = {
     "data": Data,
+    "domains": Domains,
     "runtime": Runtime,
     "judge": Judge,
     "train": Train,

@@ -13,7 +13,9 @@ MLFLOW_DB = Path("mlflow.db")
 MLFLOW_ARTIFACTS = Path("mlartifacts")
 
 RAW = Path("data/raw")
-PROCESSED = Path("data/processed")
+DATA = Path("data")
+PROCESSED = DATA / "processed"
+DOMAINS = DATA / "domains"
 JUDGE = Path("data/judge")
 MODELS = Path("data/models")
 SAMPLES = Path("data/samples")
@@ -21,6 +23,7 @@ SAMPLES = Path("data/samples")
 METRICS = Path("metrics")
 MODEL_METRICS = METRICS / "models"
 CURVES = METRICS / "curves"
+PICTURES = METRICS / "pictures"
 REFERENCE = METRICS / "reference.json"
 COMPARISON_CSV = METRICS / "comparison.csv"
 COMPARISON_MD = METRICS / "comparison.md"
@@ -38,8 +41,16 @@ def model_dir(model: str) -> Path:
 
 
 def samples_dir(model: str) -> Path:
-    """``samples.npy`` and ``grid.png`` of a model, and ``labels.npy`` if it is conditional."""
+    """``samples.npy`` of a model, and ``labels.npy`` if it is conditional.
+
+    Of one that translates between domains, ``a_to_b.npy`` and ``b_to_a.npy``.
+    """
     return SAMPLES / model
+
+
+def pictures_dir(model: str) -> Path:
+    """Pictures of a model, each ``<name>.png``."""
+    return PICTURES / model
 
 
 def model_metrics(model: str) -> Path:

@@ -1,32 +1,180 @@
-"""The results in README.md, copied from the committed comparison so that nobody types a number."""
+"""The tables in README.md, written from params.yaml, the families' own words and the metrics.
 
+Nobody types a number or a paper: what stands between two markers is made here.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import files, paths
+import torch
+
+from pipeline import comparison, families, files, params, paths, weights
+from pipeline.comparison import FAILED, OTHER, Row
 from pipeline.errors import PipelineError
+from pipeline.family import (
+    Family,
+    HasLikelihood,
+    ImageSpec,
+    Reconstructs,
+    Samples,
+    Translates,
+)
 
 README = Path("README.md")
-BEGIN = "<!-- results: written by `python -m pipeline readme` -->"
-END = "<!-- end of results -->"
+ANY_SHAPE = ImageSpec(channels=1, height=28, width=28, classes=10)
+"""Of images that models are built for here: what a family can do does not depend on it."""
+FIGURES = (
+    ("fid", "FID {:.2f}"),
+    ("bits_per_dim", "{:.3f} bits/dim"),
+    ("reconstruction_mse", "MSE {:.4f}"),
+    ("label_accuracy", "label accuracy {:.3f}"),
+    ("translation_fid_ab", "FID {:.2f} from A to B"),
+    ("translation_fid_ba", "FID {:.2f} from B to A"),
+)
+"""The figures of a result that the table of models shows, where it has them."""
+ARXIV = r"arXiv:(\d{4}\.\d{4,5})"
+NAME = r"(?:(?:van|von|den|der|de) )*[A-Z][\w'-]+"
+AUTHORS = rf"{NAME}(?:, {NAME})*(?: (?:&|and) {NAME}| et al\.)? \d{{4}}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is written between two markers, which stand in README.md once each."""
+
+    begin: str
+    end: str
+    text: Callable[[], str]
 
 
 def write() -> None:
-    """Put metrics/comparison.md between the markers of README.md.
+    """Put the tables between the markers of README.md.
 
     Raises:
-        PipelineError: if either file or a marker is missing.
+        PipelineError: if a file or a marker is missing.
     """
     files.write_text(README, rendered(README.read_text(encoding="utf-8")))
 
 
 def rendered(text: str) -> str:
-    """``text`` with the comparison between its markers, its headings one level lower."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise PipelineError(f"{README}: must hold {BEGIN} and {END} once each")
+    """``text`` with what belongs between its markers.
+
+    Raises:
+        PipelineError: if a marker is not there once, or what it should show is missing.
+    """
+    for part in PARTS:
+        if text.count(part.begin) != 1 or text.count(part.end) != 1:
+            raise PipelineError(f"{README}: must hold {part.begin} and {part.end} once each")
+        before, rest = text.split(part.begin)
+        _, marker, after = rest.partition(part.end)
+        if not marker:
+            raise PipelineError(f"{README}: {part.end} must follow {part.begin}")
+        text = f"{before}{part.begin}\n\n{part.text()}\n\n{part.end}{after}"
+    return text
+
+
+def results() -> str:
+    """metrics/comparison.md without its title, its headings one level lower."""
     if not paths.COMPARISON_MD.exists():
         raise PipelineError(f"{paths.COMPARISON_MD}: no comparison; run make repro")
-    _, _, comparison = paths.COMPARISON_MD.read_text(encoding="utf-8").partition("\n")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    lowered = f"\n{comparison.strip()}".replace("\n## ", "\n### ").strip()
-    return f"{before}{BEGIN}\n\n{lowered}\n\n{END}{after}"
+    _, _, page = paths.COMPARISON_MD.read_text(encoding="utf-8").partition("\n")
+    return f"\n{page.strip()}".replace("\n## ", "\n### ").strip()
+
+
+def models() -> str:
+    """A table of all models of params.yaml: papers, what they can do, and how well."""
+    raw = params.read()
+    reference = comparison.read_reference(paths.REFERENCE)
+    rows = comparison.rows(params.model_blocks(raw), paths.model_metrics, reference)
+    lines = ["| model | family | papers | can | result |", "|---|---|---|---|---|"]
+    for row in rows:
+        if row["kind"] != "model":
+            continue
+        family = weights.build(params.model(raw, row["model"]), ANY_SHAPE, 0, torch.device("cpu"))
+        source = f"[{row['family']}](pipeline/families/{row['family']}.py)"
+        cells = [
+            row["model"],
+            source,
+            papers(row["model"], documentation(row["family"])),
+            ", ".join(capabilities(family, row)),
+            result(row),
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def documentation(family: str) -> str:
+    """The docstring that heads a family's file."""
+    return sys.modules[families.load(family).__module__].__doc__
+
+
+def papers(model: str, documented: str) -> str:
+    """The papers of a model, with links, from the docstring that heads its family's file.
+
+    Each model has an entry there, ``- <model>: Authors year, "Title", arXiv:NNNN.NNNNN``. Its
+    first paper is given with its title, the others as authors and year. A model without an entry
+    has the docstring's first line.
+    """
+    entry = re.search(rf"^- {model}: (.*(?:\n  .*)*)", documented, re.MULTILINE)
+    if entry is None:
+        return linked(documented.partition("\n")[0])
+    text = " ".join(entry[1].replace("``", "`").split())
+    first = re.match(rf'({AUTHORS}), ("[^"]+")(?:, {ARXIV})?', text)
+    if first is None:
+        return linked(text)
+    who, title, number = first.groups()
+    found = [f"{link(who, number) if number else who}, {title}"]
+    rest = text[first.end() :]
+    for other in re.finditer(ARXIV, rest):
+        cited = re.search(rf'({AUTHORS})(?:, "[^"]*")?(?: \([^)]*\))?, $', rest[: other.start()])
+        found.append(link(cited[1] if cited else other[0], other[1]))
+    return "; ".join(found)
+
+
+def link(text: str, number: str) -> str:
+    """A Markdown link to a paper on arXiv."""
+    return f"[{text}](https://arxiv.org/abs/{number})"
+
+
+def linked(text: str) -> str:
+    """``text`` with every arXiv number made a link."""
+    return re.sub(ARXIV, lambda match: link(match[0], match[1]), text)
+
+
+def capabilities(family: Family, row: Row) -> list[str]:
+    """What a model can do, in a few words each; ``row`` tells which bound its likelihood is."""
+    found = []
+    if isinstance(family, Samples):
+        found.append("samples by class" if family.conditional else "samples")
+    if isinstance(family, HasLikelihood):
+        bound = row.get("likelihood_bound")
+        found.append(f"likelihood ({bound})" if bound else "likelihood")
+    if isinstance(family, Reconstructs):
+        found.append("reconstructs")
+    if isinstance(family, Translates):
+        found.append("translates")
+    return found
+
+
+def result(row: Row) -> str:
+    """The main figures of a model's metrics."""
+    if row["status"] == FAILED:
+        return "not run"
+    shown = [form.format(row[key]) for key, form in FIGURES if row.get(key) is not None]
+    return ("by another protocol: " if row["status"] == OTHER else "") + ", ".join(shown)
+
+
+PARTS = (
+    Part(
+        "<!-- results: written by `python -m pipeline readme` -->",
+        "<!-- end of results -->",
+        results,
+    ),
+    Part(
+        "<!-- models: written by `python -m pipeline readme` -->",
+        "<!-- end of models -->",
+        models,
+    ),
+)

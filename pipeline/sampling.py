@@ -1,11 +1,54 @@
 """Draw images from a trained model: one seed per image, in batches of one fixed size."""
 
+from typing import Literal
+
 import numpy as np
 import torch
 
-from pipeline import seeds
-from pipeline.family import Family, Samples, in_batches
+from pipeline import params, seeds
+from pipeline.datasets.store import Store
+from pipeline.family import Family, Samples, Translates, in_batches
 from pipeline.progress import Progress
+
+
+def everything(
+    family: Family, store: Store, section: params.Sample, label: str = "sample"
+) -> dict[str, np.ndarray]:
+    """The arrays that a model gives, by name.
+
+    ``samples``, uint8 [n, C, H, W], and ``labels``, int64 [n], if it is conditional; of a model
+    that translates between domains ``a_to_b`` and ``b_to_a``, the test images of the one as images
+    of the other.
+    """
+    found: dict[str, np.ndarray] = {}
+    if isinstance(family, Samples):
+        if family.conditional:
+            counts = np.bincount(store.split("train").labels, minlength=store.spec.classes)
+            found["labels"] = balanced_labels(section.n, counts)
+        found["samples"] = draw(
+            family,
+            section.n,
+            seed=section.seed,
+            batch=section.batch,
+            labels=found.get("labels"),
+            label=label,
+        )
+    if isinstance(family, Translates):
+        test = store.split("test")
+        found["a_to_b"] = translate(family, test.images, "ab", section.batch)
+        found["b_to_a"] = translate(family, test.others, "ba", section.batch)
+    return found
+
+
+def translate(
+    family: Translates, images: np.ndarray, direction: Literal["ab", "ba"], batch: int
+) -> np.ndarray:
+    """uint8 [N, C, H, W] of one domain as images of the other."""
+    found = []
+    for index, real in in_batches(len(images), batch):
+        originals = torch.from_numpy(images[index.numpy()]).to(family.device)
+        found.append(family.translate(originals, direction)[:real].cpu())
+    return torch.cat(found).numpy()
 
 
 def balanced_labels(n: int, counts: np.ndarray) -> np.ndarray:

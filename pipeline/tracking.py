@@ -5,38 +5,31 @@ or pulled, so a run is keyed by what DVC recorded of its model (the entries of d
 the process that trained it. Losing the store loses nothing: the next time fills it again.
 """
 
-import base64
-import csv
-import json
 import logging
-import math
 import os
 import re
-import subprocess
 import sys
-import time
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
-from pipeline import families, files, params, paths
+from pipeline import files, params, paths, tracking_runs, tracking_views
 from pipeline.errors import PipelineError
+from pipeline.tracking_runs import Result
 
 if TYPE_CHECKING:
     # Importing MLflow takes seconds, so what only needs a link does not wait for it.
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment, Metric, Run
+    from mlflow.entities import Experiment, Run
 
 MODEL_STAGES = ("train", "sample", "evaluate")
-METRICS_PER_BATCH = 1000
+RUNS_PER_PAGE = 1000
 LOCK_SECONDS = 300
-VIEW = "models"
 
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -54,58 +47,6 @@ CHATTER = {
     "urllib3.connectionpool": logging.ERROR,  # each retry; the error says enough
 }
 """Loggers of libraries, and what is still worth printing of them."""
-
-COST = ("parameters", "images_seen")
-"""Numbers of a result that are costs; the others are judgements."""
-CONDITIONS = ("metric_version", "n_samples", "n_reference")
-"""Numbers of a result that say how it was measured; they are tags."""
-COLUMNS = {
-    "eval/fid": "Fréchet distance between the judges' features of samples and of real images, "
-    "geometric mean over the judges; **lower** is better",
-    "eval/fid_min": "the lowest of the judges' distances",
-    "eval/fid_max": "the highest of them; distances whose ranges overlap do not rank models",
-    "eval/bits_per_dim": "negative log-likelihood of held-out images, or its bound (tag "
-    "`likelihood_bound`), in bits per value; **lower** is better",
-    "eval/bits_per_dim_stderr": "its standard error over the images",
-    "eval/reconstruction_mse": "squared error after encoding and decoding (tag "
-    "`reconstruction_kind`), white is 1; **lower** is better",
-    "eval/reconstruction_psnr": "the same in dB; **higher** is better",
-    "cost/parameters": "trainable values; **lower** is cheaper",
-    "cost/images_seen": "training images seen, with repetition; **lower** is cheaper",
-    "cost/train_seconds": "wall-clock of the training, where it ran on this machine; **lower** is "
-    "cheaper, but compare it on one device only",
-}
-"""The metrics that the runs page shows, in order, and how to read them."""
-NOTE = (
-    "One run per model, as it stands in dvc.lock; those with `current = true` are what params.yaml "
-    "describes. Runs of one experiment share data set and protocol, so their numbers compare; a "
-    "metric that a model does not have does not apply to it.\n\n"
-    + "\n".join(f"- `{key}`: {text}" for key, text in COLUMNS.items())
-    + "\n- `train/<group>/<term>`: losses over steps; those of different families share no unit"
-)
-PALETTE = (
-    "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#edc948", "#b07aa1", "#ff9da7",
-    "#9c755f", "#17becf", "#bcbd22", "#8c564b", "#1f3a5f", "#7fc97f", "#d147a3", "#79706e",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Result:
-    """What the files of the pipeline say about one model.
-
-    Attributes:
-        model: its name.
-        lock_hash: hash of its entries in dvc.lock.
-        metrics: the content of its metrics file.
-        block: its block of params.yaml, as it stands there.
-        shared: parameters that models of all families have, as text.
-    """
-
-    model: str
-    lock_hash: str
-    metrics: dict[str, Any]
-    block: dict[str, Any]
-    shared: dict[str, str]
 
 
 def store_uri() -> str:
@@ -170,7 +111,7 @@ def view_url(server: str, experiment_id: str) -> str:
     """The page that compares the current models of an experiment."""
     root = _without_password(server).rstrip("/")
     # The workflow is the side bar's: on its own it lists what concerns language models.
-    query = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+    query = f"workflowType=machine_learning&viewStateShareKey={tracking_views.VIEW}"
     return f"{root}/#/experiments/{experiment_id}/runs?{query}"
 
 
@@ -183,7 +124,10 @@ def read() -> tuple[list[Result], dict[str, str]]:
     raw = params.read()
     entries = _lock_entries()
     results, missing = [], {}
+    places: Counter[str] = Counter()
     for model, block in params.model_blocks(raw).items():
+        place = places[block["family"]]
+        places[block["family"]] += 1
         names = [f"{stage}@{model}" for stage in MODEL_STAGES]
         metrics = paths.model_metrics(model)
         unknown = [name for name in names if name not in entries]
@@ -195,7 +139,7 @@ def read() -> tuple[list[Result], dict[str, str]]:
             lock_hash = files.sha256_of({name: entries[name] for name in names})
             content = _read_metrics(metrics)
             shared = _shared(raw, model, content)
-            results.append(Result(model, lock_hash, content, block, shared))
+            results.append(Result(model, lock_hash, content, block, place, shared))
     return results, missing
 
 
@@ -219,7 +163,7 @@ def mirror(results: Sequence[Result], missing: dict[str, str]) -> None:
             known = latest.get((result.model, result.lock_hash))
             if known is None:
                 outcome = "new"
-                _create(client, homes[result.model], result)
+                tracking_runs.create(client, homes[result.model], result)
             else:
                 outcome = "unchanged" if _is_current(known) else "current again"
                 _set_current(client, known, True)
@@ -303,7 +247,7 @@ def _experiment(client: "MlflowClient", uri: str, metrics: dict[str, Any]) -> st
         tags = {
             "dataset": dataset,
             "protocol": protocol,
-            "mlflow.note.content": NOTE,
+            "mlflow.note.content": tracking_views.NOTE,
             # Without it the list of experiments leads to pages about language models.
             "mlflow.experimentKind": "custom_model_development",
         }
@@ -311,33 +255,8 @@ def _experiment(client: "MlflowClient", uri: str, metrics: dict[str, Any]) -> st
     elif found.lifecycle_stage == "deleted":
         # Its name stays taken until MLflow's trash is emptied.
         client.restore_experiment(found.experiment_id)
-    _publish_view(client, found)
+    tracking_views.publish(client, found)
     return found.experiment_id
-
-
-def _publish_view(client: "MlflowClient", experiment: "Experiment") -> None:
-    """Save a view of the runs page: current runs, best first, with the metrics as columns.
-
-    On its own the page shows no metric, and draws ten runs only.
-    """
-    columns = ["tags.`family`", *(f"metrics.`{key}`" for key in COLUMNS)]
-    state = json.dumps(
-        {
-            "searchFilter": "tags.current = 'true'",
-            "orderByKey": "metrics.`eval/fid`",
-            "orderByAsc": True,
-            "selectedColumns": columns,
-            "columnOrder": columns,
-            "runsHiddenMode": "SHOW_ALL",
-        }
-    )
-    packed = "deflate;" + base64.b64encode(zlib.compress(state.encode())).decode()
-    key = f"mlflow.sharedViewState.{VIEW}"
-    if key in experiment.tags and json.loads(experiment.tags[key])["state"] == packed:
-        return
-    now = _milliseconds(time.time())
-    view = {"name": "Current models", "createdAt": now, "updatedAt": now, "state": packed}
-    client.set_experiment_tag(experiment.experiment_id, key, json.dumps(view))
 
 
 def _finished_runs(client: "MlflowClient") -> "list[Run]":
@@ -347,7 +266,7 @@ def _finished_runs(client: "MlflowClient") -> "list[Run]":
         return []
     found = _pages(
         lambda token: client.search_runs(
-            ids, max_results=METRICS_PER_BATCH, order_by=["attributes.start_time"], page_token=token
+            ids, max_results=RUNS_PER_PAGE, order_by=["attributes.start_time"], page_token=token
         )
     )
     finished = []
@@ -370,131 +289,6 @@ def _set_current(client: "MlflowClient", run: "Run", current: bool) -> None:
         client.set_tag(run.info.run_id, "current", str(current).lower())
 
 
-def _create(client: "MlflowClient", experiment_id: str, result: Result) -> None:
-    """Log a result as a run; the tag ``complete`` comes last and tells it from a crashed one."""
-    from mlflow.entities import Param, RunTag
-
-    timing = _timing(result.model)
-    started = timing["started"] if timing else time.time()
-    ended = started + timing["seconds"] if timing else started
-    run = client.create_run(
-        experiment_id,
-        start_time=_milliseconds(started),
-        tags=_tags(result, timing),
-        run_name=result.model,
-    )
-    run_id = run.info.run_id
-    client.log_batch(run_id, params=[Param(*each) for each in result.shared.items()])
-    metrics = [*_final_metrics(result, timing, ended), *_curves(result.model, timing, ended)]
-    for start in range(0, len(metrics), METRICS_PER_BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
-    _log_artifacts(client, run_id, result)
-    client.set_terminated(run_id, end_time=_milliseconds(ended))
-    client.log_batch(run_id, tags=[RunTag("complete", "true"), RunTag("current", "true")])
-
-
-def _timing(model: str) -> dict[str, Any] | None:
-    """Wall-clock facts of the training, or None where it ran elsewhere."""
-    weights = paths.model_dir(model) / "weights.safetensors"
-    if not weights.exists():
-        return None
-    path = paths.timing("train", model, files.sha256(weights))
-    return files.read_json(path) if path.exists() else None
-
-
-def _tags(result: Result, timing: dict[str, Any] | None) -> dict[str, str]:
-    tags = {
-        key: str(value)
-        for key, value in result.metrics.items()
-        if isinstance(value, str | bool) or (key in CONDITIONS and value is not None)
-    }
-    tags |= {
-        "model": result.model,
-        "lock_hash": result.lock_hash,
-        "current": "false",
-        "mlflow.runColor": colour(result.metrics["family"]),
-    }
-    if timing:
-        tags["device"] = timing["device"]
-    else:
-        tags["train_seconds"] = "n/a"
-    commit = _git_commit()
-    if commit:
-        tags["mlflow.source.git.commit"] = commit
-    return tags
-
-
-def colour(family: str) -> str:
-    """The colour of a family's runs, by its place among the known families."""
-    known = families.names()
-    place = known.index(family) if family in known else len(known)
-    return PALETTE[place % len(PALETTE)]
-
-
-def _git_commit() -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--verify", "HEAD"], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _final_metrics(result: Result, timing: dict[str, Any] | None, ended: float) -> "list[Metric]":
-    """What was judged and what it cost, at the last step."""
-    values = {
-        f"{'cost' if key in COST else 'eval'}/{key}": value
-        for key, value in result.metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and key not in CONDITIONS
-    }
-    if timing:
-        values["cost/train_seconds"] = timing["seconds"]
-    return _finite(result.model, ((key, value, ended, 0) for key, value in values.items()))
-
-
-def _curves(model: str, timing: dict[str, Any] | None, ended: float) -> "list[Metric]":
-    """The training curve, as ``train/<group>/<term>`` over steps."""
-    path = paths.curve(model)
-    if not path.exists():
-        return []
-    times = {int(step): at for step, at in timing["points"]} if timing else {}
-    with path.open(newline="", encoding="utf-8") as stream:
-        points = [
-            (f"train/{name}", float(text), times.get(int(row["step"]), ended), int(row["step"]))
-            for row in csv.DictReader(stream)
-            for name, text in row.items()
-            if name not in ("step", "images") and text
-        ]
-    return _finite(model, points)
-
-
-def _finite(model: str, points: Iterable[tuple[str, float, float, int]]) -> "list[Metric]":
-    """Metrics from (key, value, unix time, step), without NaN and infinity: they break charts."""
-    from mlflow.entities import Metric
-
-    kept, dropped = [], set()
-    for key, value, at, step in points:
-        if math.isfinite(value):
-            kept.append(Metric(key, float(value), _milliseconds(at), step))
-        else:
-            dropped.add(key)
-    if dropped:
-        print(f"{model}: not finite, not logged: {', '.join(sorted(dropped))}", file=sys.stderr)
-    return kept
-
-
-def _log_artifacts(client: "MlflowClient", run_id: str, result: Result) -> None:
-    client.log_dict(run_id, result.block, "params.json")
-    for path, folder in (
-        (paths.samples_dir(result.model) / "grid.png", "samples"),
-        (paths.model_metrics(result.model), "metrics"),
-        (paths.curve(result.model), "curves"),
-    ):
-        if path.exists():
-            client.log_artifact(run_id, str(path), folder)
-
-
 def _report(missing: dict[str, str], before: set[str], results: Sequence[Result]) -> None:
     """Say which models were skipped, and which were current ``before`` but are gone."""
     for model, reason in missing.items():
@@ -509,7 +303,3 @@ def _say_where(uri: str, experiment_ids: Iterable[str]) -> None:
             print(f"compare them: {view_url(uri, experiment_id)}")
     else:
         print("compare them: make ui")
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)

@@ -182,7 +182,8 @@ class Trainer:
                 average.apply()
             self.family.eval()
             rng = seeds.generator(self.seed, "finish", device=self.device)
-            self.family.finish((self._batch(step) for step in range(self.steps)), rng)
+            batches = max(self.steps, len(self.images) // self.batch)
+            self.family.finish((self._batch(step) for step in range(batches)), rng)
         self.family.eval()
 
     def _train_one_step(self) -> None:

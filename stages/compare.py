@@ -2,7 +2,7 @@
 
 import sys
 
-from pipeline import comparison, files, params, paths, pictures, stage
+from pipeline import comparison, files, params, paths, pictures, stage, tables
 from pipeline.datasets.store import Store
 
 
@@ -17,12 +17,12 @@ def main() -> None:
         picture = pictures.labelled_rows(comparison.pictured(rows, paths.samples_dir, real))
         guard.confirm()
         files.write_text(paths.COMPARISON_CSV, comparison.to_csv(rows))
-        files.write_text(paths.COMPARISON_MD, comparison.to_markdown(rows, reference))
+        files.write_text(paths.COMPARISON_MD, tables.to_markdown(rows, reference))
         files.write_text(paths.ALL_CURVES, curves)
         pictures.save_png(paths.SAMPLES_PICTURE, picture)
-        for line in comparison.problems(rows):
+        for line in tables.problems(rows):
             print(line, file=sys.stderr)
-        print(comparison.summary(rows))
+        print(tables.summary(rows))
 
 
 if __name__ == "__main__":

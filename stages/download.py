@@ -7,7 +7,7 @@ def main() -> None:
     """Data set's name in, its original files out."""
     with stage.guard("download") as guard:
         data = params.section(params.read(), "data")
-        source = datasets.source(data.name)
+        source = datasets.source(data.name).configured(data)
         with files.replacing_folder(paths.RAW) as folder:
             source.fetch(folder)
             guard.confirm()

@@ -1,9 +1,13 @@
 """Evaluate one model: weights and samples in, metrics/models/<model>.json out."""
 
+from pathlib import Path
+
 import numpy as np
 
-from pipeline import evaluation, files, judge, params, paths, protocol, stage, weights
+from pipeline import evaluation, files, judge, params, paths, protocol, stage, translation, weights
 from pipeline.datasets.store import Store
+from pipeline.family import Translates
+from pipeline.metrics import labels as label_metrics
 
 
 def main(model: str) -> None:
@@ -11,33 +15,57 @@ def main(model: str) -> None:
     with stage.guard("evaluate", model) as guard:
         raw = params.read()
         section: params.Evaluate = params.section(raw, "evaluate")
+        n = params.section(raw, "sample").n
         chosen = params.model(raw, model, blocks=("network", "scoring"))
         device = stage.prepare_torch(params.section(raw, "runtime"))
         store = Store()
-        samples = np.load(paths.samples_dir(model) / "samples.npy")
-        reference = protocol.reference_images(store, section.split, len(samples), section.seed)
+        reference = protocol.reference_images(store, section.split, n, section.seed)
+        judges = judge.load(paths.JUDGE, store.spec, device)
+        samples = _array(paths.samples_dir(model) / "samples.npy")
+        wanted = _array(paths.samples_dir(model) / "labels.npy")
         family, facts = weights.load(paths.model_dir(model), chosen, store.spec, device)
-        images = store.split(section.split).images
+        split, train = store.split(section.split), store.split("train")
+        shares = np.bincount(train.labels, minlength=store.spec.classes) / len(train)
         common = protocol.protocol(
-            store, judge.read_facts(paths.JUDGE), len(samples), section.split, section.seed
+            store, judge.read_facts(paths.JUDGE), n, section.split, section.seed
         )
         result = {
             "model": model,
-            "family": chosen.family,
-            "parameters": facts["parameters"],
-            "images_seen": facts["images_seen"],
+            **{key: value for key, value in facts.items() if key not in ("steps", "updates")},
             **common,
             "protocol": protocol.protocol_id(common),
-            **evaluation.sample_quality(
-                judge.load(paths.JUDGE, store.spec, device), samples, reference
-            ),
-            **evaluation.reconstruction_error(family, images, section.batch),
+            **evaluation.sample_quality(judges, samples, reference),
+            **evaluation.label_fidelity(judges, samples, wanted),
+            **evaluation.reconstruction_error(family, split.images, split.labels, section.batch),
+            **evaluation.own_errors(family, split.images, split.labels, section.batch),
             **evaluation.likelihood(
-                family, images, seed=section.seed, batch=section.batch, label=f"score {model}"
+                family,
+                split.images,
+                split.labels,
+                shares,
+                seed=section.seed,
+                batch=section.batch,
+                label=f"score {model}",
             ),
         }
+        if isinstance(family, Translates):
+            result |= translation.quality(
+                family,
+                judges,
+                Store(paths.DATA / chosen.data),
+                section.split,
+                seed=section.seed,
+                batch=section.batch,
+            )
+        if wanted is not None:
+            real = label_metrics.accuracy(judges, split.images, np.array(split.labels))
+            result["label_accuracy_real"] = real
         guard.confirm()
         files.write_json(paths.model_metrics(model), files.rounded(result))
+
+
+def _array(path: Path) -> np.ndarray | None:
+    return np.load(path) if path.exists() else None
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ def main() -> None:
     """Original files in, uint8 arrays in three splits out."""
     with stage.guard("preprocess") as guard:
         data = params.section(params.read(), "data")
-        raw = datasets.source(data.name).read(paths.RAW)
+        raw = datasets.source(data.name).configured(data).read(paths.RAW)
         parts = splits.split(raw, data)
         guard.confirm()
         store.write(paths.PROCESSED, data.name, raw.classes, parts)

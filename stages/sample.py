@@ -1,38 +1,55 @@
-"""Sample one model: weights in, uint8 images and a picture of them out."""
+"""Sample one model: weights in, uint8 images and pictures out."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 
-from pipeline import files, params, paths, pictures, precision, sampling, stage, weights
+from pipeline import (
+    files,
+    illustration,
+    params,
+    paths,
+    pictures,
+    precision,
+    sampling,
+    stage,
+    weights,
+)
 from pipeline.datasets.store import Store
-
-PICTURED = 100
-COLUMNS = 10
 
 
 def main(model: str) -> None:
-    """Draw ``sample.n`` images from ``model``."""
+    """Draw ``sample.n`` images from ``model``, or translate the test images if it does that."""
     with stage.guard("sample", model) as guard:
         raw = params.read()
         section: params.Sample = params.section(raw, "sample")
         chosen = params.model(raw, model, blocks=("network", "sampling"))
         device = stage.prepare_torch(params.section(raw, "runtime"))
         precision.warn_if_emulated(device, chosen.sampling, f"models.{model}.sampling")
-        family, _ = weights.load(paths.model_dir(model), chosen, Store().spec, device)
+        store = Store(paths.DATA / chosen.data)
+        family, _ = weights.load(paths.model_dir(model), chosen, store.spec, device)
         started = time.time()
-        images = sampling.draw(
-            family, section.n, seed=section.seed, batch=section.batch, label=f"sample {model}"
-        )
+        drawn = sampling.everything(family, store, section, label=f"sample {model}")
         seconds = time.time() - started
+        shown = illustration.everything(family, store, drawn, section.seed)
         guard.confirm()
         with files.replacing_folder(paths.samples_dir(model)) as folder:
-            np.save(folder / "samples.npy", images)
-            pictures.save_png(folder / "grid.png", pictures.grid(images[:PICTURED], COLUMNS))
+            for name, array in drawn.items():
+                np.save(folder / f"{name}.npy", array)
+        with files.replacing_folder(paths.pictures_dir(model)) as folder:
+            for name, picture in shown.items():
+                _save(folder / f"{name}.png", picture)
         files.write_json(
             paths.timing("sample", model, weights.digest(paths.model_dir(model))),
             {"started": started, "seconds": seconds, "device": stage.device_name(device)},
         )
+
+
+def _save(path: Path, picture: np.ndarray) -> None:
+    """Write a picture [rows, columns, C, H, W]."""
+    columns = picture.shape[1]
+    pictures.save_png(path, pictures.grid(picture.reshape(-1, *picture.shape[2:]), columns))
 
 
 if __name__ == "__main__":

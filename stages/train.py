@@ -18,7 +18,7 @@ def main(model: str) -> None:
         chosen = params.model(raw, model, blocks=("network", "training"))
         device = stage.prepare_torch(runtime)
         precision.warn_if_emulated(device, chosen.training, f"models.{model}.training")
-        store = Store()
+        store = Store(paths.DATA / chosen.data)
         split = store.split("train")
         family = weights.build(chosen, store.spec, shared.seed, device)
         checkpoint = paths.checkpoint(model, guard.fingerprint)
@@ -26,6 +26,7 @@ def main(model: str) -> None:
             family,
             torch.from_numpy(np.array(split.images)),
             torch.from_numpy(np.array(split.labels)),
+            others=None if split.others is None else torch.from_numpy(np.array(split.others)),
             seed=shared.seed,
             steps=training.steps_of(chosen.training, shared.budget),
             checkpoint=checkpoint,

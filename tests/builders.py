@@ -1,57 +1,79 @@
 """Small models and images for tests."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline import families, params, weights
-from pipeline.family import Family, ImageSpec
+from pipeline.family import Batch, Family, ImageSpec, Likelihood
 from pipeline.training import Trainer
+
+MODELS = params.model_blocks(params.read(Path(__file__).parents[1] / "params.yaml"))
+"""The models of params.yaml, unvalidated."""
 
 SMALL = ImageSpec(channels=1, height=8, width=8, classes=10)
 COLOUR = ImageSpec(channels=3, height=8, width=8, classes=10)
 
 TINY: dict[str, dict[str, Any]] = {
     "vae": {"latent": 3, "channels": 4, "hidden": 8, "mixtures": 2},
+    "ae": {"latent": 3, "channels": 4, "components": 2},
+    "began": {"latent": 4, "channels": 4},
     "gan": {"latent": 4, "channels": 4},
+    "wgan": {"latent": 4, "channels": 4},
     "pixelcnn": {"channels": 4, "layers": 2, "hidden": 8},
+    "lstm": {"channels": 4, "layers": 1, "hidden": 8, "state": 8},
+    "gpt": {
+        "channels": 4,
+        "layers": 1,
+        "hidden": 8,
+        "width": 8,
+        "blocks": 2,
+        "attention_heads": 2,
+    },
     "ddpm": {"channels": 8, "time_features": 8, "steps": 20},
 }
 """Networks that train in milliseconds; a family that is not listed has its own defaults."""
 
 
-def tiny_params(family: str, **blocks: dict[str, Any] | None) -> params.ModelParams:
+def tiny_params(name: str, **blocks: dict[str, Any] | None) -> params.ModelParams:
     """Hyperparameters of a small model; ``network={...}`` and so on override single values.
 
-    A block given as None is absent, as for a stage that does not depend on it.
+    ``name`` is a family, or ``models.<model>`` for that model of params.yaml made small. A block
+    given as None is absent, as for a stage that does not depend on it.
     """
+    prefix, _, model = name.rpartition(".")
+    entry = MODELS[model] if prefix else {"family": name}
+    family = entry["family"]
     chosen = families.load(family)
-    defaults: dict[str, dict[str, Any]] = {
+    small: dict[str, dict[str, Any]] = {
         "network": TINY.get(family, {}),
         "training": {"images": 64, "batch": 8},
         "sampling": {},
         "scoring": {},
     }
     made = {
-        name: None
-        if name in blocks and blocks[name] is None
-        else getattr(chosen, name.capitalize())(**{**values, **(blocks.get(name) or {})})
-        for name, values in defaults.items()
+        block: None
+        if block in blocks and blocks[block] is None
+        else getattr(chosen, block.capitalize())(
+            **{**entry.get(block, {}), **values, **(blocks.get(block) or {})}
+        )
+        for block, values in small.items()
     }
-    return params.ModelParams(name=f"tiny_{family}", family=family, **made)
+    return params.ModelParams(name=f"tiny_{model}", family=family, data=chosen.data, **made)
 
 
 def tiny_model(
-    family: str,
+    name: str,
     spec: ImageSpec = SMALL,
     *,
     seed: int = 0,
     device: str = "cpu",
     **blocks: dict[str, Any] | None,
 ) -> Family:
-    """A small model with initial weights; see `tiny_params` for the blocks."""
-    return weights.build(tiny_params(family, **blocks), spec, seed, torch.device(device))
+    """A small model with initial weights; see `tiny_params` for its name and blocks."""
+    return weights.build(tiny_params(name, **blocks), spec, seed, torch.device(device))
 
 
 def some_images(n: int, spec: ImageSpec = SMALL, seed: int = 0) -> Tensor:
@@ -65,13 +87,35 @@ def some_labels(n: int, spec: ImageSpec = SMALL) -> Tensor:
     return torch.arange(n) % spec.classes
 
 
+def some_batch(family: Family, n: int = 8) -> Batch:
+    """Random images and labels as ``family`` is trained on."""
+    others = some_images(n, family.spec, seed=1) if family.data == "domains" else None
+    return Batch(some_images(n, family.spec), some_labels(n, family.spec), others)
+
+
 def trainer(family: Family, *, steps: int, n: int = 32, **options: Any) -> Trainer:
     """A trainer of ``family`` on n random images, seed 0."""
-    images, labels = some_images(n, family.spec), some_labels(n, family.spec)
-    return Trainer(family, images, labels, seed=0, steps=steps, **options)
+    batch = some_batch(family, n)
+    return Trainer(
+        family, batch.images, batch.labels, others=batch.others, seed=0, steps=steps, **options
+    )
 
 
 def trained(family: Family, steps: int = 3) -> Family:
     """``family`` after a few steps, in eval mode."""
     trainer(family, steps=steps).run()
     return family
+
+
+def sampled(family: Family, seeds: Tensor) -> Tensor:
+    """A sample for each seed; a conditional family draws the classes by the seeds' last digits."""
+    return family.sample(seeds, _told(family, seeds))
+
+
+def scored(family: Family, images: Tensor, seeds: Tensor) -> Likelihood:
+    """Likelihoods of images; a conditional family is given labels as `sampled` does."""
+    return family.log_likelihood(images, _told(family, seeds), seeds)
+
+
+def _told(family: Family, seeds: Tensor) -> Tensor | None:
+    return (seeds % family.spec.classes).to(family.device) if family.conditional else None

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from builders import TINY
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
@@ -37,20 +38,14 @@ class Clone:
         self.params["judge"] |= {"seeds": [1, 2], "epochs": 1}
         self.params["sample"] |= {"n": 20, "batch": 10}
         self.params["evaluate"] |= {"batch": 50}
-        small = {
-            "vae": {"network": {"channels": 4, "hidden": 16, "latent": 4, "mixtures": 2}},
-            "dcgan": {"network": {"channels": 4, "latent": 8}},
-            "pixelcnn": {"network": {"channels": 8, "layers": 1, "hidden": 8}},
-            "ddpm": {
-                "network": {"channels": 8, "steps": 20, "patch": 4},
-                "sampling": {"steps": 3},
-                "scoring": {"times": 2},
-            },
-        }
-        for name, entry in self.params["models"].items():
+        for entry in self.params["models"].values():
+            family = entry["family"]
             entry["training"] |= {"images": 64, "batch": 16, "precision": "fp32"}
-            for block, values in small.get(name, {}).items():
-                entry[block] |= values
+            entry["network"] |= TINY.get(family, {})
+            entry["sampling"] |= {"ddpm": {"steps": 3}}.get(family, {})
+            entry["scoring"] |= {"ddpm": {"times": 2}, "vae": {"posterior_samples": 2}}.get(
+                family, {}
+            )
 
     def write_params(self) -> None:
         """Write ``self.params`` to params.yaml."""

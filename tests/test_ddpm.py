@@ -3,13 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import SMALL, some_images, tiny_model, tiny_params
+from builders import SMALL, some_images, some_labels, tiny_model, tiny_params, trained
 from torch import nn
 
 from pipeline import seeds
 from pipeline.errors import PipelineError
 from pipeline.families.ddpm import Diffusion
-from pipeline.family import ImageSpec, to_signed
+from pipeline.family import Batch, ImageSpec, to_signed, to_uint8
 
 SCHEDULES = pytest.mark.parametrize("schedule", ["cosine", "linear"])
 
@@ -132,7 +132,7 @@ def test_training_target_and_prediction_are_inverse(prediction):
 def test_training_draws_every_time_once_in_a_batch_of_that_size():
     model, seen = model_with(steps=8), []
     model.net.register_forward_hook(lambda _, args, __: seen.append(args[1]))
-    batch = type("Batch", (), {"images": some_images(8)})
+    batch = Batch(some_images(8), some_labels(8))
     for seed in range(5):
         model.training_step(batch, lambda *_: None, torch.Generator().manual_seed(seed))
     assert all(each.sort().values.tolist() == list(range(1, 9)) for each in seen)
@@ -140,7 +140,7 @@ def test_training_draws_every_time_once_in_a_batch_of_that_size():
 
 def with_oracle(model, images):
     x0 = to_signed(images)
-    model.predict_x0 = lambda x_t, t: x0
+    model.predict_x0 = lambda x_t, t, *_: x0
     return model
 
 
@@ -188,7 +188,7 @@ def test_prior_term_is_in_closed_form(schedule, steps):
 @pytest.mark.parametrize("guess", [-1.0, -0.2, 0.97])
 def test_decoder_probabilities_of_256_levels_sum_to_one(variance, guess):
     model = model_with(scoring={"variance": variance})
-    model.predict_x0 = lambda x_t, t: torch.full_like(x_t, guess)
+    model.predict_x0 = lambda x_t, t, *_: torch.full_like(x_t, guess)
     images = torch.arange(256, dtype=torch.uint8)[:, None, None, None].expand(-1, *SMALL.shape)
     per_pixel = score(model, images).terms["decoder"] / SMALL.dimensions
     assert per_pixel.exp().sum() == pytest.approx(1, abs=1e-5)
@@ -300,7 +300,7 @@ def test_an_oracles_steps_keep_the_marginals(eta):
     spec = ImageSpec(1, 200, 200, 10)
     model = model_with(spec=spec, sampling={"eta": eta})
     x0 = torch.full((1, *spec.shape), 0.5)
-    model.predict_x0 = lambda x_t, t: x0
+    model.predict_x0 = lambda x_t, t, *_: x0
     noise = seeds.ImageNoise(torch.tensor([1]))
     x = model.diffusion.noisy(x0, torch.tensor([30]), noise.normal(*spec.shape))
     found = model._ddim_step(x, 30, 12, noise)
@@ -337,3 +337,89 @@ def test_network_keeps_the_shape_for_any_patch(patch):
     model = model_with(spec=ImageSpec(3, 20, 24, 10), network={"patch": patch})
     x = to_signed(some_images(2, model.spec))
     assert model.net(x, torch.tensor([1, 50])).shape == x.shape
+
+
+CONDITIONAL = {"conditional": True}
+
+
+class Telling(torch.nn.Module):
+    """A network whose prediction is the label that it was told, everywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, t, labels=None):
+        self.told.append(labels)
+        return labels.float()[:, None, None, None].expand_as(x) / 100 + self.weight
+
+
+def test_labels_reach_the_network_and_none_is_a_label_of_its_own():
+    model = trained(tiny_model("ddpm", network=CONDITIONAL))
+    assert model.conditional
+    x, t = torch.zeros(3, *SMALL.shape), torch.full((3,), 5)
+    one, other, none = (model.net(x, t, torch.full((3,), label)) for label in (0, 1, 10))
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, none)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_training_leaves_out_that_share_of_the_labels(share):
+    model = tiny_model("ddpm", network=CONDITIONAL, training={"label_dropout": share})
+    model.net = Telling()
+    labels = some_labels(400)
+    batch = Batch(some_images(400), labels)
+    model.training_step(batch, lambda *_: None, torch.Generator().manual_seed(0))
+    told = model.net.told[0]
+    lost = told == SMALL.classes
+    assert torch.equal(told[~lost], labels[~lost])
+    assert lost.float().mean().item() == pytest.approx(share, abs=0.08)
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "noise"])
+def test_guidance_mixes_what_is_predicted_with_the_label_and_without(prediction):
+    """By hand, in terms of the noise (arXiv:2207.12598, equation 6)."""
+    model = tiny_model("ddpm", network={**CONDITIONAL, "prediction": prediction})
+    model.net = Telling()
+    t, label, guidance = torch.tensor([5]), torch.tensor([3]), 2.0
+    x_t = torch.zeros(1, *SMALL.shape)
+    alpha_bar = model.diffusion.alpha_bar[5].item()
+    signal, spread = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+
+    def noise_of(output):
+        return output if prediction == "noise" else signal * output
+
+    noise = (1 + guidance) * noise_of(0.03) - guidance * noise_of(0.10)
+    expected = -spread * noise / signal
+    found = model.predict_x0(x_t, t, label, guidance)
+    torch.testing.assert_close(found, torch.full_like(x_t, expected).clamp(-1, 1))
+
+
+def test_without_guidance_the_network_runs_once_a_step_and_twice_with_it():
+    every, labels = seeds.image_seeds(2, 0, "sample"), torch.tensor([3, 4])
+    for guidance, calls in ((0.0, 4), (1.5, 8)):
+        model = tiny_model("ddpm", network=CONDITIONAL, sampling={"steps": 4, "guidance": guidance})
+        model.net = Telling()
+        model.sample(every, labels)
+        assert len(model.net.told) == calls
+        assert torch.equal(model.net.told[0], labels)
+
+
+def test_a_likelihood_given_labels_is_told_them_and_never_guided():
+    model = tiny_model("ddpm", network=CONDITIONAL, sampling=None, scoring={"times": 3})
+    model.net = Telling()
+    labels = torch.tensor([1, 7])
+    model.log_likelihood(some_images(2), labels, seeds.image_seeds(2, 0, "score"))
+    assert len(model.net.told) == 4
+    assert all(torch.equal(told, labels) for told in model.net.told)
+
+
+def test_denoising_goes_from_the_noise_to_the_sample():
+    model = tiny_model("ddpm", sampling={"steps": 12})
+    every = seeds.image_seeds(10, 0, "sample")
+    picture = model.illustrate(Batch(some_images(10), some_labels(10)), every)["denoising"]
+    assert picture.shape == (10, 10, *SMALL.shape)
+    noise = seeds.ImageNoise(every).normal(*SMALL.shape)
+    assert torch.equal(picture[:, 0], to_uint8(noise))
+    assert torch.equal(picture[:, -1], model.sample(every, None))

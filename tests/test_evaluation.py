@@ -3,13 +3,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import SMALL, some_images, tiny_model
+from builders import SMALL, some_images, some_labels, tiny_model
 from torch import nn
 
 from pipeline import evaluation, judge, sampling, seeds
 from pipeline.family import Family, Likelihood
 
 IMAGES = some_images(10).numpy()
+LABELS = some_labels(10).numpy()
+SHARES = np.full(10, 0.1)
+
+
+def likelihood(model, *, seed=0, batch=10, labels=LABELS, shares=SHARES):
+    return evaluation.likelihood(model, IMAGES, labels, shares, seed=seed, batch=batch)
 
 
 class Mute(Family):
@@ -43,6 +49,31 @@ class Broken(Scoring):
         return Likelihood(nats, "exact", {})
 
 
+class Telling(Mute):
+    """log p(x|y) is minus ten times the distance of y to the first pixel's last digit."""
+
+    conditional = True
+
+    def log_likelihood(self, images, labels, seeds):
+        self.calls.append(labels.tolist())
+        nats = -10.0 * (images[:, 0, 0, 0] % 10 - labels).abs().double()
+        return Likelihood(nats, "elbo", {"all": nats}, nats + 1, 7)
+
+
+class Weighted(Scoring):
+    """The importance bound is half of the cost."""
+
+    def log_likelihood(self, images, labels, seeds):
+        found = super().log_likelihood(images, labels, seeds)
+        return Likelihood(found.nats, found.bound, found.terms, found.nats / 2, 5)
+
+
+class Measuring(Mute):
+    def own_errors(self, images, labels):
+        self.calls.append(labels)
+        return {"first": images[:, 0, 0, 0].float()}
+
+
 class Darkening(Mute):
     reconstruction_kind = "black"
 
@@ -66,7 +97,7 @@ class Floating(Mute):
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 10, 64])
 def test_likelihood_is_that_of_a_hand_computation_for_any_batch(batch):
-    found = evaluation.likelihood(Scoring(), IMAGES, seed=0, batch=batch)
+    found = likelihood(Scoring(), batch=batch)
     cost = IMAGES[:, 0, 0, 0].astype(float)
     nat = 64 * math.log(2)
     assert found["nats_per_image"] == pytest.approx(cost.mean())
@@ -84,20 +115,20 @@ def test_each_image_is_scored_with_a_seed_of_its_own():
     expected = seeds.image_seeds(10, 5, "score").tolist()
     for batch in (4, 10):
         model = Scoring()
-        evaluation.likelihood(model, IMAGES, seed=5, batch=batch)
+        likelihood(model, seed=5, batch=batch)
         assert [seed for call in model.calls for seed in call][:10] == expected
         assert {len(each) for each in model.calls} == {batch}
 
 
 def test_a_likelihood_that_is_not_finite_is_an_error():
     with pytest.raises(ValueError, match="not finite"):
-        evaluation.likelihood(Broken(), IMAGES, seed=0, batch=10)
+        likelihood(Broken())
 
 
 def test_what_a_family_cannot_do_is_none():
     model = Mute()
-    found = evaluation.likelihood(model, IMAGES, seed=0, batch=4)
-    found |= evaluation.reconstruction_error(model, IMAGES, 4)
+    found = likelihood(model, batch=4)
+    found |= evaluation.reconstruction_error(model, IMAGES, LABELS, 4)
     assert found.keys() == {
         "nats_per_image",
         "bits_per_dim",
@@ -108,12 +139,15 @@ def test_what_a_family_cannot_do_is_none():
         "reconstruction_kind",
     }
     assert set(found.values()) == {None}
+    assert evaluation.own_errors(model, IMAGES, LABELS, 4) == {}
+    assert set(evaluation.sample_quality([], None, IMAGES).values()) == {None}
+    assert evaluation.label_fidelity([], IMAGES, None) == {"label_accuracy": None}
 
 
 @pytest.mark.parametrize("batch", [3, 10, 64])
 def test_reconstruction_is_over_the_images_for_any_batch(batch):
     model = Darkening()
-    found = evaluation.reconstruction_error(model, IMAGES, batch)
+    found = evaluation.reconstruction_error(model, IMAGES, LABELS, batch)
     errors = ((IMAGES / 255) ** 2).mean(axis=(1, 2, 3))
     assert found["reconstruction_mse"] == pytest.approx(errors.mean())
     assert found["reconstruction_psnr"] == pytest.approx((-10 * np.log10(errors)).mean())
@@ -164,6 +198,78 @@ def test_a_uniform_model_scores_eight_bits():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    found = evaluation.likelihood(model, IMAGES, seed=0, batch=4)
+    found = likelihood(model, batch=4)
     assert found["bits_per_dim"] == pytest.approx(8, abs=1e-6)
     assert found["likelihood_bound"] == "exact"
+
+
+@pytest.mark.parametrize("batch", [3, 10])
+def test_an_importance_bound_has_keys_of_its_own(batch):
+    found, plain = likelihood(Weighted(), batch=batch), likelihood(Scoring(), batch=batch)
+    assert found["iwae_samples"] == 5
+    assert found["iwae_bits_per_dim"] == pytest.approx(found["bits_per_dim"] / 2)
+    assert found["iwae_nats_per_image"] == pytest.approx(found["nats_per_image"] / 2)
+    assert found["iwae_bits_per_dim_stderr"] == pytest.approx(found["bits_per_dim_stderr"] / 2)
+    assert {key: found[key] for key in plain} == plain
+    assert not any(key.startswith("iwae") for key in plain)
+
+
+@pytest.mark.parametrize("batch", [3, 4, 10])
+def test_a_conditional_model_is_compared_by_its_marginal_over_labels(batch):
+    shares = np.arange(1, 11) / 55
+    found = likelihood(Telling(), batch=batch, shares=shares)
+    digit = IMAGES[:, 0, 0, 0].astype(float) % 10
+    table = -10.0 * np.abs(digit[:, None] - np.arange(10))
+    marginal = np.log((shares * np.exp(table)).sum(1))
+    assert found["nats_per_image"] == pytest.approx(-marginal.mean())
+    assert found["iwae_nats_per_image"] == pytest.approx(-marginal.mean() - 1)
+    given = table[np.arange(10), LABELS]
+    assert found["nats_per_image_given_label"] == pytest.approx(-given.mean())
+    stderr = given.std(ddof=1) / 10**0.5 / (64 * math.log(2))
+    assert found["bits_per_dim_given_label_stderr"] == pytest.approx(stderr)
+    assert found["likelihood_all_nats"] == pytest.approx(-given.mean())
+
+
+def test_what_labels_are_worth_is_a_paired_difference():
+    digits = (IMAGES[:, 0, 0, 0] % 10).astype(np.int64)
+    found = likelihood(Telling(), labels=digits)
+    wrong = np.abs(digits - (digits + 1) % 10) * 10.0
+    assert found["nats_per_image_given_label"] == 0
+    assert found["label_gain_nats"] == pytest.approx(wrong.mean())
+    assert found["label_gain_nats_stderr"] == pytest.approx(wrong.std(ddof=1) / 10**0.5)
+
+
+def test_a_class_that_training_never_saw_has_no_part_in_the_marginal():
+    shares = np.array([1.0] + [0.0] * 9)
+    digit = IMAGES[:, 0, 0, 0].astype(float) % 10
+    found = likelihood(Telling(), shares=shares)
+    assert found["nats_per_image"] == pytest.approx(10 * digit.mean())
+
+
+@pytest.mark.parametrize("batch", [3, 10, 64])
+def test_own_errors_are_means_over_the_images(batch):
+    model = Measuring()
+    found = evaluation.own_errors(model, IMAGES, LABELS, batch)
+    assert found == {"first": pytest.approx(IMAGES[:, 0, 0, 0].mean())}
+    assert set(model.calls) == {None}
+
+
+def test_labels_go_to_conditional_models_alone():
+    class Recalling(Darkening):
+        conditional = True
+
+        def reconstruct(self, images, labels):
+            self.calls.append(labels.tolist())
+            return images
+
+    model = Recalling()
+    evaluation.reconstruction_error(model, IMAGES, LABELS, 10)
+    assert model.calls == [LABELS.tolist()]
+
+
+def test_label_fidelity_is_the_judges_agreement():
+    judges, samples = one_judge(), some_images(20, seed=1).numpy()
+    seen = judges[0].predictions(samples)
+    assert evaluation.label_fidelity(judges, samples, seen)["label_accuracy"] == 1
+    half = np.where(np.arange(20) < 10, seen, (seen + 1) % 10)
+    assert evaluation.label_fidelity(judges, samples, half)["label_accuracy"] == 0.5

@@ -3,7 +3,18 @@ import sys
 
 import pytest
 import torch
-from builders import COLOUR, SMALL, some_images, some_labels, tiny_model, tiny_params, trained
+from builders import (
+    COLOUR,
+    MODELS,
+    SMALL,
+    sampled,
+    scored,
+    some_batch,
+    some_images,
+    tiny_model,
+    tiny_params,
+    trained,
+)
 
 from pipeline import families, seeds, weights
 from pipeline.errors import PipelineError
@@ -14,10 +25,12 @@ from pipeline.family import (
     Reconstructs,
     Samples,
     TrainingParams,
+    Translates,
     in_batches,
 )
 
-EVERY = pytest.mark.parametrize("name", families.names())
+FAMILY = pytest.mark.parametrize("name", families.names())
+EVERY = pytest.mark.parametrize("name", [f"models.{model}" for model in MODELS])
 SHAPES = [ImageSpec(1, 28, 28, 10), ImageSpec(3, 32, 32, 10), ImageSpec(1, 20, 24, 2)]
 CPU = torch.device("cpu")
 
@@ -26,22 +39,18 @@ def every(n, name="sample"):
     return seeds.image_seeds(n, 0, name)
 
 
-def sampled(model, n=4):
-    return model.sample(every(n), None)
-
-
 def within_a_level(one, other):
     return (one.int() - other.int()).abs().max() <= 1
 
 
-@EVERY
+@FAMILY
 def test_class_declares_its_hyperparameters(name):
     family = families.load(name)
     assert issubclass(family, Family)
     assert issubclass(family.Training, TrainingParams)
 
 
-@EVERY
+@FAMILY
 def test_docstring_is_headed_by_papers(name):
     text = sys.modules[families.load(name).__module__].__doc__
     assert re.search(r"^- \w+: .*?arXiv:\d{4}\.\d{4,5}", text, re.MULTILINE | re.DOTALL)
@@ -53,20 +62,26 @@ def test_any_shape_trains_samples_and_scores_or_says_why_not(name, spec):
     try:
         model = tiny_model(name, spec)
     except PipelineError as error:
-        assert f"models.tiny_{name}." in str(error)
+        assert f"models.{tiny_params(name).name}." in str(error)
         return
     before = [p.detach().clone() for p in model.parameters()]
     trained(model, steps=1)
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     images = some_images(2, spec)
     if isinstance(model, Samples):
-        found = sampled(model, 2)
+        found = sampled(model, every(2))
         assert found.shape == (2, *spec.shape) and found.dtype == torch.uint8
     if isinstance(model, HasLikelihood):
-        scored = model.log_likelihood(images, None, every(2))
-        assert scored.nats.shape == (2,) and torch.isfinite(scored.nats).all()
+        found = scored(model, images, every(2))
+        assert found.nats.shape == (2,) and torch.isfinite(found.nats).all()
     if isinstance(model, Reconstructs):
-        assert model.reconstruct(images, None).shape == images.shape
+        labels = every(2) % spec.classes
+        rebuilt = model.reconstruct(images, labels if model.conditional else None)
+        assert rebuilt.shape == images.shape and rebuilt.dtype == torch.uint8
+    if isinstance(model, Translates):
+        for direction in ("ab", "ba"):
+            translated = model.translate(images, direction)
+            assert translated.shape == images.shape and translated.dtype == torch.uint8
 
 
 @EVERY
@@ -89,11 +104,9 @@ def test_groups_hold_each_parameter_once(name):
 
 @EVERY
 def test_logged_terms_are_named_by_group_and_detached(name):
-    from pipeline.family import Batch
-
     model = tiny_model(name)
-    batch = Batch(some_images(8), some_labels(8))
-    terms = model.training_step(batch, lambda *_: None, torch.Generator().manual_seed(0))
+    rng = torch.Generator().manual_seed(0)
+    terms = model.training_step(some_batch(model), lambda *_: None, rng)
     assert terms
     for key, value in terms.items():
         group, _, term = key.partition("/")
@@ -119,9 +132,9 @@ def test_saved_weights_give_identical_images_and_scores(name, tmp_path):
     assert facts == {"parameters": 1}
     assert not loaded.training
     if isinstance(model, Samples):
-        assert torch.equal(sampled(model), sampled(loaded))
+        assert torch.equal(sampled(model, every(4)), sampled(loaded, every(4)))
     if isinstance(model, HasLikelihood):
-        one, other = (m.log_likelihood(some_images(4), None, every(4)) for m in (model, loaded))
+        one, other = (scored(m, some_images(4), every(4)) for m in (model, loaded))
         assert torch.equal(one.nats, other.nats)
 
 
@@ -135,76 +148,79 @@ def test_weights_that_do_not_fit_are_refused(name, tmp_path):
 @EVERY
 def test_sampling_and_scoring_need_no_other_block(name):
     """Each stage depends on its own block only, so the others are absent there."""
-    if isinstance(tiny_model(name), Samples):
-        sampled(tiny_model(name, training=None, scoring=None).eval(), 2)
+    sampler = trained(tiny_model(name))
+    if isinstance(sampler, Samples):
+        sampler.params = tiny_params(name, training=None, scoring=None)
+        sampled(sampler, every(2))
+    tiny_model(name, training=None, scoring=None)
     scorer = tiny_model(name, training=None, sampling=None).eval()
     if isinstance(scorer, HasLikelihood):
-        scorer.log_likelihood(some_images(2), None, every(2))
+        scored(scorer, some_images(2), every(2))
 
 
-def sampling_families():
-    return [name for name in families.names() if hasattr(families.load(name), "sample")]
+def able(method):
+    return [
+        f"models.{model}"
+        for model, entry in MODELS.items()
+        if hasattr(families.load(entry["family"]), method)
+    ]
 
 
-def scoring_families():
-    return [name for name in families.names() if hasattr(families.load(name), "log_likelihood")]
-
-
-@pytest.mark.parametrize("name", sampling_families())
+@pytest.mark.parametrize("name", able("sample"))
 def test_an_image_does_not_depend_on_its_batch(name):
     model = trained(tiny_model(name, COLOUR))
-    together = sampled(model, 6)
-    alone = torch.cat([model.sample(each, None) for each in every(6).split(1)])
+    together = sampled(model, every(6))
+    alone = torch.cat([sampled(model, each) for each in every(6).split(1)])
     assert within_a_level(together, alone)
     shuffled = torch.tensor([3, 0, 5, 1, 4, 2])
-    assert within_a_level(model.sample(every(6)[shuffled], None), together[shuffled])
+    assert within_a_level(sampled(model, every(6)[shuffled]), together[shuffled])
 
 
-@pytest.mark.parametrize("name", sampling_families())
+@pytest.mark.parametrize("name", able("sample"))
 def test_images_differ_with_their_seeds_and_repeat_with_them(name):
     model = trained(tiny_model(name))
-    found = sampled(model)
+    found = sampled(model, every(4))
     assert found.dtype == torch.uint8
-    assert torch.equal(found, sampled(model))
+    assert torch.equal(found, sampled(model, every(4)))
     assert len({image.numpy().tobytes() for image in found}) == 4
 
 
-@pytest.mark.parametrize("name", sampling_families())
+@pytest.mark.parametrize("name", able("sample"))
 def test_sampling_leaves_weights_and_the_global_generator_alone(name):
     model = trained(tiny_model(name))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     torch.manual_seed(0)
-    sampled(model)
+    sampled(model, every(4))
     drawn = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(drawn, torch.rand(1))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", scoring_families())
+@pytest.mark.parametrize("name", able("log_likelihood"))
 def test_a_likelihood_does_not_depend_on_the_batch(name):
     model, images = trained(tiny_model(name, COLOUR)), some_images(5, COLOUR)
-    together = model.log_likelihood(images, None, every(5)).nats
+    together = scored(model, images, every(5)).nats
     alone = torch.cat(
-        [model.log_likelihood(images[i : i + 1], None, every(5)[i : i + 1]).nats for i in range(5)]
+        [scored(model, images[i : i + 1], every(5)[i : i + 1]).nats for i in range(5)]
     )
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", scoring_families())
+@pytest.mark.parametrize("name", able("log_likelihood"))
 def test_terms_of_a_likelihood_add_up(name):
-    found = trained(tiny_model(name)).log_likelihood(some_images(3), None, every(3))
+    found = scored(trained(tiny_model(name)), some_images(3), every(3))
     if found.terms:
         torch.testing.assert_close(sum(found.terms.values()), found.nats)
     else:
         assert found.bound == "exact"
 
 
-@pytest.mark.parametrize("name", scoring_families())
+@pytest.mark.parametrize("name", able("log_likelihood"))
 def test_a_likelihood_is_no_higher_than_a_distribution_allows(name):
     """No model knows random images: 8 bits/dim is the least that they cost on average."""
     images = some_images(16, seed=7)
-    found = tiny_model(name).eval().log_likelihood(images, None, every(16))
+    found = scored(tiny_model(name).eval(), images, every(16))
     bits = -found.nats.mean().item() / (SMALL.dimensions * 0.6931471805599453)
     assert bits > 7.5
 

@@ -1,32 +1,77 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
-from builders import some_images, tiny_model, trainer
+from builders import some_batch, tiny_model, trainer
 from torch import nn
 
 from pipeline import seeds
 from pipeline.families import gan
-from pipeline.family import Batch
+from pipeline.family import to_signed
+
+LOSSES = pytest.mark.parametrize("loss", list(gan.LOSSES))
 
 
 class Replay(nn.Module):
-    """A discriminator that answers with prepared logits."""
+    """A discriminator that answers with prepared outputs and keeps what it was shown."""
 
-    def __init__(self, answers):
+    def __init__(self, *answers):
         super().__init__()
         self.answers = iter(answers)
+        self.shown = []
 
-    def forward(self, images):
+    def forward(self, images, labels=None):
+        self.shown.append((images, labels))
         return next(self.answers)
 
 
-def test_losses_are_cross_entropies_of_the_logits():
-    model = tiny_model("gan")
-    on_real, on_fake, again = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)) * 5
-    model.discriminator = Replay([on_real, on_fake, again])
+def stepped(model, on_real, on_fake, again, batch=None):
+    """Losses by group, logged terms and the discriminator of one step with given outputs."""
+    model.discriminator = Replay(on_real, on_fake, again)
     losses = {}
-    batch = Batch(some_images(8), torch.zeros(8, dtype=torch.long))
-    terms = model.training_step(batch, losses.__setitem__, torch.Generator().manual_seed(0))
+    batch = batch or some_batch(model)
+    terms = model.training_step(batch, losses.__setitem__, seeds.generator(0))
+    assert list(losses) == ["discriminator", "generator"]
+    return losses, terms, model.discriminator
+
+
+def with_loss(loss):
+    return tiny_model("gan", training={"loss": loss})
+
+
+def random_outputs():
+    return torch.randn(3, 8, generator=seeds.generator(0)) * 5
+
+
+def full(value):
+    return torch.full((8,), value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "on_real", "on_fake", "again", "discriminator", "generator"),
+    [
+        ("non_saturating", 0.0, 0.0, 0.0, 2 * math.log(2), math.log(2)),
+        ("non_saturating", 2.0, -3.0, 1.0, 0.126928 + 0.048587, 0.313262),
+        ("non_saturating", -1e4, 1e4, -1e4, 2e4, 1e4),
+        ("non_saturating", 1e4, -1e4, 1e4, 0.0, 0.0),
+        ("least_squares", 1.0, 0.0, 0.0, 0.0, 0.5),
+        ("least_squares", 0.0, 1.0, 1.0, 1.0, 0.0),
+        ("least_squares", 0.5, 0.5, 0.5, 0.25, 0.125),
+        ("least_squares", 101.0, -50.0, 11.0, 0.5 * 100**2 + 0.5 * 50**2, 0.5 * 10**2),
+    ],
+)
+def test_losses_at_known_outputs(loss, on_real, on_fake, again, discriminator, generator):
+    losses, terms, _ = stepped(with_loss(loss), full(on_real), full(on_fake), full(again))
+    assert losses["discriminator"].item() == pytest.approx(discriminator, rel=1e-5)
+    assert losses["generator"].item() == pytest.approx(generator, rel=1e-5)
+    assert terms["discriminator/loss"] == losses["discriminator"]
+    assert terms["generator/loss"] == losses["generator"]
+
+
+def test_non_saturating_losses_are_cross_entropies_of_the_logits():
+    on_real, on_fake, again = random_outputs()
+    losses, terms, _ = stepped(with_loss("non_saturating"), on_real, on_fake, again)
     ones, zeros = torch.ones(8), torch.zeros(8)
     real = F.binary_cross_entropy_with_logits(on_real, ones)
     fake = F.binary_cross_entropy_with_logits(on_fake, zeros)
@@ -34,106 +79,92 @@ def test_losses_are_cross_entropies_of_the_logits():
     torch.testing.assert_close(losses["generator"], F.binary_cross_entropy_with_logits(again, ones))
     torch.testing.assert_close(terms["discriminator/real"], on_real.sigmoid().mean())
     torch.testing.assert_close(terms["discriminator/fake"], on_fake.sigmoid().mean())
-    assert list(losses) == ["discriminator", "generator"]
 
 
-def copied(gradient):
-    return None if gradient is None else gradient.clone()
+def test_least_squares_are_half_mean_squared_errors_of_the_outputs():
+    on_real, on_fake, again = random_outputs()
+    losses, terms, _ = stepped(with_loss("least_squares"), on_real, on_fake, again)
+    ones, zeros = torch.ones(8), torch.zeros(8)
+    expected = (F.mse_loss(on_real, ones) + F.mse_loss(on_fake, zeros)) / 2
+    torch.testing.assert_close(losses["discriminator"], expected)
+    torch.testing.assert_close(losses["generator"], F.mse_loss(again, ones) / 2)
+    torch.testing.assert_close(terms["discriminator/real"], on_real.mean())
+    torch.testing.assert_close(terms["discriminator/fake"], on_fake.mean())
 
 
-def same(one, other):
-    return one is other if one is None or other is None else torch.equal(one, other)
+@LOSSES
+def test_the_generator_wants_what_the_discriminator_calls_real(loss):
+    chosen = gan.LOSSES[loss]
+    outputs = torch.zeros(4, requires_grad=True)
+    chosen.generator(outputs).backward()
+    assert (outputs.grad < 0).all()
+    on_real, on_fake = torch.zeros(2, 4).requires_grad_().unbind()
+    down, up = torch.autograd.grad(chosen.discriminator(on_real, on_fake + 0.5), [on_real, on_fake])
+    assert (down < 0).all() and (up > 0).all()
 
 
-def test_each_players_update_leaves_the_other_alone():
-    model = tiny_model("gan")
-    training = trainer(model, steps=1)
-    update, seen = training._update, []
-    players = {"generator": model.generator, "discriminator": model.discriminator}
-
-    def watched(name, loss):
-        other = players["discriminator" if name == "generator" else "generator"]
-        before = [(p.detach().clone(), copied(p.grad)) for p in other.parameters()]
-        own = [p.detach().clone() for p in players[name].parameters()]
-        update(name, loss)
-        for parameter, (value, gradient) in zip(other.parameters(), before, strict=True):
-            assert torch.equal(parameter, value)
-            assert same(parameter.grad, gradient)
-        changed = zip(own, players[name].parameters(), strict=True)
-        assert any(not torch.equal(a, b) for a, b in changed)
-        seen.append(name)
-
-    training._update = watched
-    training.run()
-    assert seen == ["discriminator", "generator"]
+@pytest.mark.parametrize("architecture", list(gan.ARCHITECTURES))
+@pytest.mark.parametrize("conditional", [False, True])
+@LOSSES
+def test_the_discriminator_sees_real_then_fake_then_the_same_fake(architecture, conditional, loss):
+    network = {"architecture": architecture, "conditional": conditional}
+    model = tiny_model("gan", network=network, training={"loss": loss})
+    batch = some_batch(model)
+    _, _, discriminator = stepped(model, *random_outputs().unbind(), batch=batch)
+    (real, _), (fake, _), (again, _) = discriminator.shown
+    assert torch.equal(real, to_signed(batch.images))
+    assert torch.equal(fake, again)
+    assert not fake.requires_grad and again.requires_grad
 
 
-def test_generator_gets_gradients_through_the_discriminator():
-    model = tiny_model("gan")
-    training = trainer(model, steps=1)
-    training._train_one_step()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.generator.parameters())
+@pytest.mark.parametrize("architecture", list(gan.ARCHITECTURES))
+def test_real_and_fake_images_have_the_batchs_labels_in_both_players(architecture):
+    model = tiny_model("gan", network={"architecture": architecture, "conditional": True})
+    given = []
+    model.generator.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    batch = some_batch(model)
+    expected = F.one_hot(batch.labels, 10).float()
+    _, _, discriminator = stepped(model, *random_outputs().unbind(), batch=batch)
+    assert len(given) == 1 and given[0].shape == (8, 4 + 10)
+    assert torch.equal(given[0][:, 4:], expected)
+    assert len(discriminator.shown) == 3
+    for _, labels in discriminator.shown:
+        assert torch.equal(labels, expected)
 
 
-def test_final_statistics_are_those_of_the_averaged_weights():
-    model = tiny_model("gan")
-    trainer(model, steps=5).run()
-    found = {k: v.clone() for k, v in model.generator.state_dict().items() if "running" in k}
-    inputs = {}
-    norms = {n: m for n, m in model.generator.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    for name, norm in norms.items():
-        norm.register_forward_hook(
-            lambda _, args, __, name=name: inputs.setdefault(name, []).append(args[0])
-        )
-    rng = seeds.generator(0, "finish")
-    model.generator.train()
-    with torch.no_grad():
-        for _ in range(gan.NORMALISATION_BATCHES):
-            model.generator(torch.randn(8, 4, generator=rng))
-    assert len(norms) == 2
-    for name, batches in inputs.items():
-        means = torch.stack([each.mean(dim=(0, 2, 3)) for each in batches]).mean(dim=0)
-        variances = torch.stack([each.var(dim=(0, 2, 3)) for each in batches]).mean(dim=0)
-        torch.testing.assert_close(found[f"{name}.running_mean"], means, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(found[f"{name}.running_var"], variances, rtol=1e-4, atol=1e-6)
-
-
-def test_final_generator_holds_the_average_and_is_in_eval_mode():
-    model = tiny_model("gan")
-    training = trainer(model, steps=5)
-    training.run()
-    for parameter, shadow in zip(
-        model.generator.parameters(), training.averages["generator"].shadow, strict=True
-    ):
-        assert torch.equal(parameter, shadow)
-    assert not any(module.training for module in model.modules())
-
-
-def test_a_sample_does_not_depend_on_its_neighbours():
-    model = tiny_model("gan")
-    trainer(model, steps=3).run()
-    every = seeds.image_seeds(10, 0, "sample")
-    other = torch.cat([every[:1], seeds.image_seeds(9, 1, "sample")])
-    first = model.sample(every, None)[0].int()
-    assert (first - model.sample(other, None)[0].int()).abs().max() <= 1
-    assert (model.sample(every, None)[1].int() - first).abs().max() > 1
-
-
-@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d, nn.Linear])
-def test_initial_weights_have_the_papers_spread(kind):
-    model = tiny_model("gan", network={"channels": 32, "latent": 64})
-    layers = [module for module in model.modules() if isinstance(module, kind)]
-    assert layers
-    weights = torch.cat([layer.weight.flatten() for layer in layers])
-    assert weights.std().item() == pytest.approx(0.02, rel=0.05)
-    assert weights.mean().abs() < 0.002
+def test_every_step_draws_other_noise():
+    model, given = tiny_model("gan"), []
+    model.generator.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    training = trainer(model, steps=3)
+    for _ in range(3):
+        training._train_one_step()
+    assert torch.cat(given).unique(dim=0).shape == (3 * 8, 4)
 
 
 def test_batch_normalisation_stands_where_the_paper_has_it():
     model = tiny_model("gan")
     generator = [type(each) for each in model.generator.layers]
     assert generator[-2:] == [nn.ConvTranspose2d, nn.Tanh]
-    assert [type(each) for each in model.discriminator.layers][:2] == [nn.Conv2d, nn.LeakyReLU]
+    features = [type(each) for each in model.discriminator.features]
+    assert features[:2] == [nn.Conv2d, nn.LeakyReLU] and nn.BatchNorm2d in features
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             assert norm.eps == 1e-5
+
+
+def test_dropout_is_in_the_dense_discriminator_alone_and_off_at_0():
+    model = tiny_model("gan", network={"architecture": "dense", "dropout": 0.5})
+    assert [each.p for each in model.modules() if isinstance(each, nn.Dropout)] == [0.5, 0.5]
+    assert not [each for each in model.generator.modules() if isinstance(each, nn.Dropout)]
+    images = to_signed(some_batch(model).images)
+    assert not torch.equal(model.discriminator(images), model.discriminator(images))
+    model = tiny_model("gan", network={"architecture": "dense", "dropout": 0.0})
+    assert torch.equal(model.discriminator(images), model.discriminator(images))
+
+
+def test_each_player_has_its_own_learning_rate():
+    training = {"learning_rate": 0.25, "discriminator_learning_rate": 0.125, "beta1": 0.375}
+    groups = tiny_model("gan", training=training).groups()
+    rates = {name: each.optimiser(each.parameters).defaults for name, each in groups.items()}
+    assert rates["generator"]["lr"] == 0.25 and rates["discriminator"]["lr"] == 0.125
+    assert all(each["betas"] == (0.375, 0.999) for each in rates.values())

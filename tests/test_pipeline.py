@@ -6,7 +6,8 @@ import shutil
 import pytest
 from clone import Clone
 
-MODELS = ("vae", "dcgan", "pixelcnn", "ddpm")
+MODELS = ("ddpm", "pixelcnn", "dcgan", "vae", "cvae", "cyclegan")
+"""At least one with each capability."""
 CHAIN = ("train", "sample", "evaluate")
 KEYS = {
     "model",
@@ -83,8 +84,25 @@ def test_outputs_stand_where_people_look_for_them(finished):
     names = ["comparison.csv", "comparison.md", "samples.png", "curves.csv", "reference.json"]
     assert all((finished.folder / "metrics" / name).stat().st_size for name in names)
     for model in MODELS:
-        assert (finished.folder / f"data/samples/{model}/grid.png").exists()
+        assert list((finished.folder / f"metrics/pictures/{model}").glob("*.png"))
         assert model in finished.text("metrics/comparison.md")
+
+
+def test_a_conditional_model_is_judged_by_its_labels(finished):
+    found = metrics(finished, "cvae")
+    assert 0 <= found["label_accuracy"] <= 1 and 0 <= found["label_accuracy_real"] <= 1
+    assert found["bits_per_dim_given_label"] != found["bits_per_dim"]
+    assert (finished.folder / "data/samples/cvae/labels.npy").exists()
+    assert metrics(finished, "vae")["label_accuracy"] is None
+
+
+def test_a_translator_is_judged_by_its_translations(finished):
+    found = metrics(finished, "cyclegan")
+    assert found["fid"] is found["reconstruction_mse"] is None
+    assert found["translation_fid_ab"] > 0 and found["cycle_mse"] > 0
+    samples = finished.folder / "data/samples/cyclegan"
+    assert {path.name for path in samples.iterdir()} == {"a_to_b.npy", "b_to_a.npy"}
+    assert "translation_fid_ab" not in metrics(finished, "vae")
 
 
 def test_no_checkpoint_and_no_half_written_file_is_left(finished):
@@ -137,6 +155,14 @@ def _remember(request):
     if "clone" in request.fixturenames:
         clone = request.getfixturevalue("clone")
         (clone.folder / "before.json").write_text(json.dumps(clone.lock()))
+
+
+def test_another_domain_reruns_what_translates_and_nothing_else(clone):
+    clone.params["domains"]["transformation"] = "invert"
+    clone.write_params()
+    stale = clone.stale()
+    assert "domains" in stale
+    assert {name for name in stale if "@" in name} <= chain("cyclegan")
 
 
 def test_editing_a_family_reruns_its_models_alone(clone):

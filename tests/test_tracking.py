@@ -3,6 +3,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -16,11 +17,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from pipeline import families, files, params, paths, tracking
+from pipeline import families, files, params, paths, tracking, tracking_runs, tracking_views
 from pipeline.errors import PipelineError
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = {"dcgan": "gan", "ddpm": "ddpm", "vae": "vae"}
+PICTURES = ("reconstructions", "samples")
 METRICS = {
     "data_sha256": "d" * 64,
     "dataset": "mnist-5k",
@@ -38,6 +40,7 @@ METRICS = {
     "reconstruction_kind": None,
     "reconstruction_mse": None,
     "reconstruction_psnr": None,
+    "reference_seed": 0,
     "reference_split": "test",
     "likelihood_bound": "elbo",
     "likelihood_kl_nats": 3.5,
@@ -73,15 +76,16 @@ class Project:
         for model in self.models:
             self.write_metrics(model)
             self.write_curve(model, [(10, 320, 1.5, 0.5), (20, 640, 1.25, 0.25)])
-            paths.samples_dir(model).mkdir(parents=True)
-            (paths.samples_dir(model) / "grid.png").write_bytes(PNG)
+            paths.pictures_dir(model).mkdir(parents=True)
+            for name in PICTURES:
+                (paths.pictures_dir(model) / f"{name}.png").write_bytes(PNG)
             paths.model_dir(model).mkdir(parents=True)
             (paths.model_dir(model) / "weights.safetensors").write_bytes(model.encode())
 
     def write_yaml(self) -> None:
         blocks = {
             model: {"family": FAMILIES[model], "training": {"images": 6400, "batch": 32}}
-            | {"network": {"width": 8}, "sampling": {}, "scoring": {}}
+            | {"data": "processed", "network": {"width": 8}, "sampling": {}, "scoring": {}}
             for model in self.models
         }
         # JSON is YAML, too.
@@ -121,7 +125,7 @@ def use_small_families(patch: pytest.MonkeyPatch) -> None:
     """Families that need no torch, and that nobody changes."""
     patch.setattr(families, "names", lambda: sorted(set(FAMILIES.values())))
     blocks = {"Network": None, "Training": Training, "Sampling": None, "Scoring": None}
-    patch.setattr(families, "load", lambda _: SimpleNamespace(**blocks))
+    patch.setattr(families, "load", lambda _: SimpleNamespace(data="processed", **blocks))
 
 
 def track() -> None:
@@ -169,9 +173,10 @@ def store() -> tuple[str, dict[str, int]]:
 
 
 def artifacts(run_id: str, folder: str | None = None) -> list[str]:
+    """Names of the files of a run; of images what comes before their times and random numbers."""
     found = []
     for each in client().list_artifacts(run_id, folder):
-        found += artifacts(run_id, each.path) if each.is_dir else [each.path]
+        found += artifacts(run_id, each.path) if each.is_dir else [each.path.partition("+")[0]]
     return sorted(found)
 
 
@@ -250,14 +255,22 @@ def test_run_holds_what_the_files_say(project):
     assert tags["protocol"] == "a1b2c3d4"
     assert tags["likelihood_bound"] == "elbo"
     assert tags["n_samples"] == "1000"
-    assert tags["mlflow.runColor"] == tracking.colour("vae")
+    assert tags["reference_seed"] == "0"
+    assert tags["mlflow.runColor"] == tracking_views.colour("vae")
+    assert tags["mlflow.loggedImages"] == "True"
     assert "reconstruction_kind" not in tags
     assert "mlflow.source.git.commit" not in tags
     assert artifacts(run.info.run_id) == [
         "curves/vae.csv",
+        # In full and as a thumbnail.
+        "images/pictures~reconstructions",
+        "images/pictures~reconstructions",
+        "images/pictures~samples",
+        "images/pictures~samples",
         "metrics/vae.json",
         "params.json",
-        "samples/grid.png",
+        "pictures/reconstructions.png",
+        "pictures/samples.png",
     ]
     block = json.loads(
         Path(client().download_artifacts(run.info.run_id, "params.json")).read_text()
@@ -269,7 +282,7 @@ def test_run_holds_what_the_files_say(project):
 
 def test_artifacts_are_beside_the_store(project):
     track()
-    assert list(paths.MLFLOW_ARTIFACTS.rglob("grid.png"))
+    assert list(paths.MLFLOW_ARTIFACTS.rglob("pictures/samples.png"))
     assert sorted(path.name for path in Path().iterdir() if path.name.startswith("ml")) == [
         "mlartifacts",
         "mlflow.db",
@@ -280,7 +293,31 @@ def test_families_have_their_own_colours(project):
     track()
     colours = {run.data.tags["mlflow.runColor"] for run in all_runs()}
     assert len(colours) == 3
-    assert len(set(tracking.PALETTE)) == len(tracking.PALETTE)
+    assert len(set(tracking_views.PALETTE)) == len(tracking_views.PALETTE)
+
+
+def test_models_of_a_family_have_shades_of_its_colour(project):
+    project.models = ["beta_vae", "vae", "cvae"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FAMILIES, "beta_vae", "vae")
+        patch.setitem(FAMILIES, "cvae", "vae")
+        project.write_yaml()
+        for model in project.models:
+            project.write_metrics(model)
+            for stage in ("train", "sample", "evaluate"):
+                project.lock[f"{stage}@{model}"] = {"cmd": model}
+        project.write_lock()
+        track()
+    found = {run.data.tags["model"]: run.data.tags["mlflow.runColor"] for run in all_runs()}
+    assert found["beta_vae"] == tracking_views.colour("vae")
+    assert len(set(found.values())) == 3
+
+
+def test_shades_are_colours_and_all_differ():
+    found = [tracking_views.colour(family, n) for family in ("gan", "vae") for n in range(5)]
+    assert len(set(found)) == 10
+    assert all(re.fullmatch("#[0-9a-f]{6}", each) for each in found)
+    assert tracking_views.colour("gan") in tracking_views.PALETTE
 
 
 def test_experiment_explains_the_metrics_and_shows_them(project):
@@ -288,8 +325,8 @@ def test_experiment_explains_the_metrics_and_shows_them(project):
     (experiment,) = [each for each in client().search_experiments() if each.name != "Default"]
     assert experiment.name == "mnist-5k · a1b2c3d4"
     note = experiment.tags["mlflow.note.content"]
-    assert all(f"`{key}`" in note for key in tracking.COLUMNS)
-    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{tracking.VIEW}"])
+    assert all(f"`{key}`" in note for key in tracking_views.COLUMNS)
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{tracking_views.VIEW}"])
     assert view["state"].startswith("deflate;")
     assert tracking.view_url("http://x/", "7") == (
         "http://x/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=models"
@@ -495,9 +532,37 @@ def test_times_of_other_weights_are_not_used(project):
 
 def test_results_without_their_data_are_mirrored(project):
     shutil.rmtree("data")
+    shutil.rmtree(paths.PICTURES)
     track()
     (run,) = runs_of("vae")
     assert artifacts(run.info.run_id) == ["curves/vae.csv", "metrics/vae.json", "params.json"]
+    assert "mlflow.loggedImages" not in run.data.tags
+
+
+def test_what_only_some_models_have_is_logged_where_it_is(project):
+    project.write_metrics(
+        "vae",
+        iwae_bits_per_dim=1.2,
+        iwae_samples=64,
+        translation_n=500,
+        label_accuracy=0.95,
+        discriminator_error=0.25,
+        latent_density="one Gaussian",
+        cycle_mse=None,
+    )
+    track()
+    (vae,), (ddpm,) = runs_of("vae"), runs_of("ddpm")
+    expected = {"iwae_bits_per_dim": 1.2, "label_accuracy": 0.95, "discriminator_error": 0.25}
+    for key, value in expected.items():
+        assert vae.data.metrics[f"eval/{key}"] == value
+        assert f"eval/{key}" not in ddpm.data.metrics
+    assert "eval/cycle_mse" not in vae.data.metrics
+    assert vae.data.tags["latent_density"] == "one Gaussian"
+    # How it was measured is no judgement.
+    conditions = {"iwae_samples": "64", "translation_n": "500", "reference_seed": "0"}
+    for key, value in conditions.items():
+        assert vae.data.tags[key] == value
+        assert f"eval/{key}" not in vae.data.metrics
 
 
 def test_commit_is_recorded_in_a_git_checkout(project):
@@ -510,7 +575,7 @@ def test_commit_is_recorded_in_a_git_checkout(project):
 
 CALLS = (
     "create_experiment", "set_experiment_tag", "create_run", "log_batch", "log_dict",
-    "log_artifact", "set_terminated", "set_tag",
+    "log_artifact", "log_image", "set_terminated", "set_tag",
 )  # fmt: skip
 
 
@@ -569,7 +634,7 @@ def test_run_that_a_crash_left_is_deleted(project, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tracking, "_log_artifacts", fail)
+        patch.setattr(tracking_runs, "_log_pictures", fail)
         track()
     assert [run.info.status for run in all_runs()] == ["RUNNING"]
     track()

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import some_images, some_labels, tiny_model, tiny_params, trainer
+from builders import MODELS, some_images, some_labels, tiny_model, tiny_params, trainer
 from torch import nn
 
-from pipeline import families, nets, training
+from pipeline import nets, training
 from pipeline.errors import PipelineError
 from pipeline.family import Family, Group, TrainingParams
 from pipeline.training import Trainer
 
-EVERY = pytest.mark.parametrize("name", families.names())
+EVERY = pytest.mark.parametrize("name", [f"models.{model}" for model in MODELS])
 STEPS = 7
 
 
@@ -324,3 +324,41 @@ def test_final_weights_are_the_averages(name):
 def test_labels_and_images_stay_where_the_model_is():
     one = Trainer(Stub(), some_images(8), some_labels(8), seed=0, steps=1)
     assert one.images.device == one.labels.device == one.device
+
+
+def test_a_second_domain_is_shuffled_by_itself_and_wholly_seen():
+    """Unpaired: what stands beside an image is another one in every epoch."""
+    images, others = some_images(16), some_images(24, seed=1)
+    images[:, 0, 0, 0] = torch.arange(16)
+    others[:, 0, 0, 0] = torch.arange(24)
+    family = Stub()
+    Trainer(family, images, some_labels(16), others=others, seed=0, steps=6).run()
+    seen = [(batch.images[:, 0, 0, 0], batch.others[:, 0, 0, 0]) for batch, _, _ in family.seen]
+    firsts, seconds = ([each[i].tolist() for each in seen] for i in (0, 1))
+    assert sorted(firsts[0] + firsts[1]) == sorted(firsts[2] + firsts[3]) == list(range(16))
+    assert sorted(seconds[0] + seconds[1] + seconds[2]) == list(range(24))
+    assert sorted(seconds[3] + seconds[4] + seconds[5]) == list(range(24))
+    partners = [dict(zip(*pair, strict=True)) for pair in zip(firsts, seconds, strict=True)]
+    first, second = {**partners[0], **partners[1]}, {**partners[2], **partners[3]}
+    assert sum(first[image] == second[image] for image in range(16)) < 8
+
+
+def test_a_second_domain_must_fill_a_batch_too():
+    with pytest.raises(PipelineError, match="only 7 images"):
+        Trainer(Stub(), some_images(8), some_labels(8), others=some_images(7), seed=0, steps=1)
+
+
+def test_finish_gets_an_epoch_at_the_least():
+    family, got = Stub(), []
+    family.finish = lambda batches, rng: got.extend(batches)
+    Trainer(family, some_images(32), some_labels(32), seed=0, steps=1).run()
+    assert len(got) == 4
+
+
+def test_facts_of_the_family_stand_with_those_of_its_training():
+    family = Stub()
+    family.facts = lambda: {"prior": "none"}
+    one = Trainer(family, some_images(8), some_labels(8), seed=0, steps=1)
+    one.run()
+    assert one.facts()["prior"] == "none"
+    assert one.facts()["images_seen"] == 8

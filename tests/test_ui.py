@@ -168,7 +168,8 @@ def test_pages_show_the_runs_and_their_pictures_until_ctrl_c(project):
         experiment_id = re.search(r"experiments/(\d+)/runs", address).group(1)
         runs = search(url, experiment_id)
         assert sorted(run["info"]["run_name"] for run in runs) == ["dcgan", "ddpm", "vae"]
-        picture = f"{url}/get-artifact?path=samples/grid.png&run_uuid={runs[0]['info']['run_id']}"
+        run_id = runs[0]["info"]["run_id"]
+        picture = f"{url}/get-artifact?path=pictures/samples.png&run_uuid={run_id}"
         assert get(picture) == PNG
         follow_a_server(project, url)
 
@@ -197,7 +198,7 @@ def follow_a_server(project: Project, url: str) -> None:
         track()
         found = tracking.tracked(url)
         (run,) = client.search_runs([found["mnist-5k · other"]])
-        picture = f"{url}/get-artifact?path=samples/grid.png&run_uuid={run.info.run_id}"
+        picture = f"{url}/get-artifact?path=pictures/samples.png&run_uuid={run.info.run_id}"
         assert get(picture) == PNG
 
 

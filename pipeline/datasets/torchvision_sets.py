@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets import Labelled, RawSplits
+from pipeline.datasets import Labelled, RawSplits, Source
 from pipeline.errors import PipelineError
 
 MIRROR_VARIABLE = "DATA_MIRROR"
@@ -54,7 +54,7 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class TorchvisionSource(ABC):
+class TorchvisionSource(Source):
     """A data set that torchvision knows.
 
     Attributes:

@@ -5,6 +5,9 @@
   & Ho 2022, arXiv:2202.00512, and the sampler of Song et al. 2021, "Denoising Diffusion Implicit
   Models", arXiv:2010.02502.
 
+With ``network.conditional`` the model is given labels, and ``sampling.guidance`` is that of Ho &
+Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv:2207.12598.
+
 Times run from 1 to T as in the papers, and index 0 of every table is the clean image, so that
 ``alpha_bar[t]`` is the papers' and ``alpha_bar[0]`` is 1.
 
@@ -14,6 +17,7 @@ decoder.
 """
 
 import math
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch
@@ -37,6 +41,9 @@ from pipeline.family import (
 from pipeline.params import ModelParams, Section
 from pipeline.seeds import ImageNoise
 
+DENOISED = 10
+"""States in the picture of denoising."""
+
 
 class DdpmNetwork(Section):
     """The U-Net and the diffusion process that it inverts."""
@@ -47,20 +54,31 @@ class DdpmNetwork(Section):
     steps: int = Field(1000, ge=2)
     schedule: Literal["cosine", "linear"] = "cosine"
     prediction: Literal["noise", "velocity"] = "noise"
+    conditional: bool = False
 
 
 class DdpmTraining(TrainingParams):
-    """Optimiser: Adam with a warm-up, a cosine schedule and averaged weights."""
+    """Optimiser: Adam with a warm-up, a cosine schedule and averaged weights.
+
+    ``label_dropout`` is the share of images whose label a conditional model is not told, from
+    which it learns what guidance needs: the prediction without a label.
+    """
 
     clip: float = Field(1.0, gt=0)
     ema: float = Field(0.995, ge=0, lt=1)
+    label_dropout: float = Field(0.1, ge=0, le=1)
 
 
 class DdpmSampling(Section):
-    """DDIM: how many of the T steps, and how much fresh noise (0 none, 1 as DDPM)."""
+    """DDIM: how many of the T steps, and how much fresh noise (0 none, 1 as DDPM).
+
+    ``guidance`` w of a conditional model: (1 + w) times the prediction with the label less w times
+    that without (arXiv:2207.12598, equation 6); 0 samples from the model itself.
+    """
 
     steps: int = Field(50, ge=1)
     eta: float = Field(0.0, ge=0, le=1)
+    guidance: float = Field(0.0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
@@ -177,6 +195,8 @@ class UNet(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(self.time_features, time), nn.SiLU(), nn.Linear(time, time), nn.SiLU()
         )
+        # One row more than there are classes: what is known when no label is told.
+        self.label = nn.Embedding(spec.classes + 1, time) if network.conditional else None
         self.stem = nn.Conv2d(values, width, 3, padding=1)
         self.high_down = ResidualBlock(width, width, time)
         self.to_middle = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
@@ -190,8 +210,11 @@ class UNet(nn.Module):
         self.norm = ChannelNorm(width)
         self.output = nn.Conv2d(width, values, 3, padding=1)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Prediction [B, C, H, W] at times t [B]; a label of ``classes`` is none at all."""
         time = self.time(nets.sinusoidal(t, self.time_features))
+        if self.label is not None:
+            time = time + self.label(labels)
         high = self.high_down(self.stem(F.pixel_unshuffle(x, self.patch)), time)
         middle = self.middle_down(self.to_middle(high), time)
         h = self.to_low(middle)
@@ -221,6 +244,7 @@ class Ddpm(Family):
                 f"models.{params.name}.network.patch = {patch}: does not divide images of "
                 f"{spec.height}x{spec.width}; 1 always does"
             )
+        self.conditional = params.network.conditional
         self.diffusion = Diffusion(params.network)
         self.net = UNet(spec, params.network)
 
@@ -247,9 +271,18 @@ class Ddpm(Family):
         t = 1 + (places * self.diffusion.steps).long().clamp(max=self.diffusion.steps - 1)
         noise = torch.randn(x0.shape, generator=rng, device=self.device)
         x_t = self.diffusion.noisy(x0, t, noise)
-        loss = F.mse_loss(self.net(x_t, t), self._target(x0, noise, t))
+        loss = F.mse_loss(
+            self.net(x_t, t, self._told(batch.labels, rng)), self._target(x0, noise, t)
+        )
         update("model", loss)
         return {"model/loss": loss.detach()}
+
+    def _told(self, labels: Tensor, rng: torch.Generator) -> Tensor | None:
+        """The labels with some of them left out, or None if the model is not conditional."""
+        if not self.conditional:
+            return None
+        lost = torch.rand(len(labels), generator=rng, device=self.device)
+        return labels.masked_fill(lost < self.params.training.label_dropout, self.spec.classes)
 
     def _ramp(self, n: int) -> Tensor:
         return torch.arange(n, device=self.device) / n
@@ -261,11 +294,19 @@ class Ddpm(Family):
         alpha_bar = self.diffusion.alpha_bar[t]
         return _expand(alpha_bar.sqrt()) * noise - _expand((1 - alpha_bar).sqrt()) * x0
 
-    def predict_x0(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """The network's idea of x_0 given x_t, clipped to -1..1."""
+    def predict_x0(
+        self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, guidance: float = 0.0
+    ) -> Tensor:
+        """The network's idea of x_0 given x_t and labels, clipped to -1..1."""
         alpha_bar = self.diffusion.alpha_bar[t]
         signal, spread = _expand(alpha_bar.sqrt()), _expand((1 - alpha_bar).sqrt())
-        output = self.net(x_t, t)
+        output = self.net(x_t, t, labels)
+        if guidance > 0 and labels is not None:
+            # Noise, velocity and x_0 are linear in each other at a given x_t, so that mixing the
+            # one mixes the others.
+            output = (1 + guidance) * output - guidance * self.net(
+                x_t, t, torch.full_like(labels, self.spec.classes)
+            )
         if self.params.network.prediction == "noise":
             return ((x_t - spread * output) / signal).clamp(-1, 1)
         return (signal * x_t - spread * output).clamp(-1, 1)
@@ -273,19 +314,28 @@ class Ddpm(Family):
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
         """DDIM (equation 12) over evenly spaced times; see `pipeline.family.Samples`."""
-        sampling = self.params.sampling
+        for x in self._denoise(seeds, labels):
+            last = x
+        return to_uint8(last)
+
+    def _denoise(self, seeds: Tensor, labels: Tensor | None) -> Iterator[Tensor]:
+        """x at each of the sampler's times, from noise to image, float [n, C, H, W]."""
         noise = ImageNoise(seeds, self.device)
         x = noise.normal(*self.spec.shape)
-        times = torch.linspace(self.diffusion.steps, 0, sampling.steps + 1).round().long().unique()
+        yield x
+        steps = self.params.sampling.steps
+        times = torch.linspace(self.diffusion.steps, 0, steps + 1).round().long().unique()
         for now, then in zip(times.flip(0)[:-1], times.flip(0)[1:], strict=True):
-            x = self._ddim_step(x, int(now), int(then), noise)
-        return to_uint8(x)
+            x = self._ddim_step(x, int(now), int(then), noise, labels)
+            yield x
 
-    def _ddim_step(self, x: Tensor, now: int, then: int, noise: ImageNoise) -> Tensor:
+    def _ddim_step(
+        self, x: Tensor, now: int, then: int, noise: ImageNoise, labels: Tensor | None = None
+    ) -> Tensor:
         sampling = self.params.sampling
         t = torch.full((len(x),), now, device=self.device)
         with precision.autocast(self.device, sampling.precision):
-            x0 = self.predict_x0(x, t)
+            x0 = self.predict_x0(x, t, labels, sampling.guidance)
         a_now = self.diffusion.alpha_bar[now].item()
         a_then = self.diffusion.alpha_bar[then].item()
         direction = (x - math.sqrt(a_now) * x0) / math.sqrt(1 - a_now)
@@ -294,19 +344,27 @@ class Ddpm(Family):
         return x + sigma * noise.normal(*self.spec.shape) if sigma > 0 else x
 
     @torch.no_grad()
+    def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
+        """``denoising``: a row for each seed, from noise to image, at ten evenly spaced steps."""
+        states = list(self._denoise(seeds, batch.labels if self.conditional else None))
+        chosen = torch.linspace(0, len(states) - 1, min(DENOISED, len(states))).round().long()
+        return {"denoising": torch.stack([to_uint8(states[i]) for i in chosen], dim=1)}
+
+    @torch.no_grad()
     def log_likelihood(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Likelihood:
         """The variational bound (DDPM, equation 5); see `pipeline.family.HasLikelihood`.
 
+        Of log p(x|y) where the model is given labels, without guidance, which is no distribution.
         With ``scoring.times`` = K > 0 the sum over t = 2..T is estimated without bias from K
         times per image; `times_and_weights` says how they are drawn.
         """
         noise = ImageNoise(seeds, self.device)
         x0 = to_signed(images)
         prior = self._prior_kl(x0)
-        decoder = self._decoder_log_prob(images, noise)
+        decoder = self._decoder_log_prob(images, noise, labels)
         kl = torch.zeros_like(prior)
         for t, weight in self.times_and_weights(len(images), noise):
-            kl += weight * self._step_kl(x0, t, noise.normal(*self.spec.shape))
+            kl += weight * self._step_kl(x0, t, noise.normal(*self.spec.shape), labels)
         return Likelihood(
             nats=decoder - kl - prior,
             bound="vlb",
@@ -344,11 +402,13 @@ class Ddpm(Family):
         log_var = torch.log1p(-alpha_bar).expand_as(mean)
         return likelihoods.gaussian_kl(mean, log_var, 0.0, 0.0).flatten(1).sum(1)
 
-    def _step_kl(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def _step_kl(
+        self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
         """KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t)) in nats, float64 [B], at one draw of x_t."""
         x_t = self.diffusion.noisy(x0, t, noise)
         true = self.diffusion.posterior_mean(x0, x_t, t).double()
-        model = self.diffusion.posterior_mean(self.predict_x0(x_t, t), x_t, t).double()
+        model = self.diffusion.posterior_mean(self.predict_x0(x_t, t, labels), x_t, t).double()
         true_var = self.diffusion.posterior_variance[t][:, None, None, None]
         variance = self.diffusion.model_variance(t, self.params.scoring.variance)
         kl = likelihoods.gaussian_kl(
@@ -356,11 +416,13 @@ class Ddpm(Family):
         )
         return kl.flatten(1).sum(1)
 
-    def _decoder_log_prob(self, images: Tensor, noise: ImageNoise) -> Tensor:
+    def _decoder_log_prob(
+        self, images: Tensor, noise: ImageNoise, labels: Tensor | None = None
+    ) -> Tensor:
         """log p(x_0|x_1) of the discrete image in nats, float64 [B] (DDPM, equation 13)."""
         t = torch.ones(len(images), dtype=torch.long, device=self.device)
         x_1 = self.diffusion.noisy(to_signed(images), t, noise.normal(*self.spec.shape))
-        mean = self.diffusion.posterior_mean(self.predict_x0(x_1, t), x_1, t)
+        mean = self.diffusion.posterior_mean(self.predict_x0(x_1, t, labels), x_1, t)
         variance = self.diffusion.model_variance(t, self.params.scoring.variance)
         log_scale = (0.5 * variance.log())[:, None, None, None]
         log_p = likelihoods.gaussian_interval_log_prob(images, mean, log_scale)

@@ -1,104 +1,150 @@
 """Generative adversarial networks.
 
+- gan: Goodfellow et al. 2014, "Generative Adversarial Networks", arXiv:1406.2661.
 - dcgan: Radford et al. 2016, "Unsupervised Representation Learning with Deep Convolutional
-  Generative Adversarial Networks", arXiv:1511.06434, with the non-saturating loss of Goodfellow
-  et al. 2014, arXiv:1406.2661.
+  Generative Adversarial Networks", arXiv:1511.06434.
+- cgan: Mirza & Osindero 2014, "Conditional Generative Adversarial Nets", arXiv:1411.1784, with
+  convolutional networks and the projection discriminator of arXiv:1802.05637.
+- lsgan: Mao et al. 2017, "Least Squares Generative Adversarial Networks", arXiv:1611.04076.
 """
 
-from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.family import (
-    Batch,
-    Family,
-    Group,
-    ImageSpec,
-    TrainingParams,
-    Update,
-    to_signed,
-    to_uint8,
+from pipeline.adversarial import (
+    Adversarial,
+    ConvolutionalFeatures,
+    ConvolutionalGenerator,
+    Opponent,
 )
-from pipeline.nets import quarter
+from pipeline.family import Batch, Group, ImageSpec, TrainingParams, Update, to_signed
 from pipeline.params import ModelParams, Section
-from pipeline.seeds import ImageNoise
-
-NORMALISATION_BATCHES = 50
 
 
 class GanNetwork(Section):
-    """Sizes: noise, and the channels next to the images."""
+    """Architecture of both players: gan is dense, dcgan convolutional, cgan conditional."""
 
-    latent: int = Field(64, ge=1)
+    architecture: Literal["dense", "convolutional"] = "convolutional"
+    conditional: bool = False
+    latent: int = Field(32, ge=1)
     channels: int = Field(32, ge=4)
+    hidden: int = Field(256, ge=4)
+    dropout: float = Field(0.3, ge=0, lt=1)
 
 
 class GanTraining(TrainingParams):
-    """Optimisers: Adam for both players."""
+    """The loss, and the optimisers: Adam for both players."""
 
-    discriminator_learning_rate: float = Field(2e-4, gt=0)
+    loss: Literal["non_saturating", "least_squares"] = "non_saturating"
+    learning_rate: float = Field(2e-3, gt=0)
+    discriminator_learning_rate: float = Field(1e-3, gt=0)
     beta1: float = Field(0.5, ge=0, lt=1)
     ema: float = Field(0.99, ge=0, lt=1)
 
 
-class Generator(nn.Module):
-    """Noise [B, latent] to images in -1..1: a dense layer and two transposed convolutions."""
+class DenseGenerator(nn.Sequential):
+    """Values [B, inputs] to images in -1..1, [B, C, H, W]: two hidden layers."""
 
-    def __init__(self, spec: ImageSpec, network: GanNetwork) -> None:
-        super().__init__()
-        self.spec = spec
-        width = network.channels
-        height, breadth = quarter(spec.height), quarter(spec.width)
-        self.layers = nn.Sequential(
-            nn.Linear(network.latent, 4 * width * height * breadth, bias=False),
-            nn.Unflatten(1, (4 * width, height, breadth)),
-            nn.BatchNorm2d(4 * width),
+    def __init__(self, spec: ImageSpec, *, inputs: int, hidden: int) -> None:
+        super().__init__(
+            nn.Linear(inputs, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
             nn.ReLU(),
-            nn.ConvTranspose2d(4 * width, 2 * width, 4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(2 * width),
+            nn.Linear(hidden, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
             nn.ReLU(),
-            nn.ConvTranspose2d(2 * width, spec.channels, 4, stride=2, padding=1),
+            nn.Linear(hidden, spec.dimensions),
             nn.Tanh(),
+            nn.Unflatten(1, spec.shape),
         )
 
-    def forward(self, noise: Tensor) -> Tensor:
-        return self.layers(noise)[:, :, : self.spec.height, : self.spec.width]
 
+class DenseFeatures(nn.Sequential):
+    """Images in -1..1, [B, C, H, W], to features [B, size]: two hidden layers with dropout."""
 
-class Discriminator(nn.Module):
-    """Images in -1..1 to logits [B]: two strided convolutions and a dense layer."""
-
-    def __init__(self, spec: ImageSpec, network: GanNetwork) -> None:
-        super().__init__()
-        width = network.channels
-        height, breadth = quarter(spec.height), quarter(spec.width)
-        self.layers = nn.Sequential(
-            nn.Conv2d(spec.channels, width, 4, stride=2, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(2 * width),
-            nn.LeakyReLU(0.2),
+    def __init__(self, spec: ImageSpec, *, hidden: int, dropout: float) -> None:
+        super().__init__(
             nn.Flatten(),
-            nn.Linear(2 * width * height * breadth, 1),
+            nn.Linear(spec.dimensions, hidden),
+            nn.LeakyReLU(0.2),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, hidden),
+            nn.LeakyReLU(0.2),
+            nn.Dropout(dropout),
         )
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images).squeeze(1)
+        self.size = hidden
 
 
-def init_dcgan(module: nn.Module) -> None:
-    """Weights from N(0, 0.02) as in section 4 of the paper."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
+def dense(spec: ImageSpec, network: GanNetwork, inputs: int) -> tuple[nn.Module, nn.Module]:
+    """The generator and the discriminator's features, as multilayer perceptrons."""
+    return (
+        DenseGenerator(spec, inputs=inputs, hidden=network.hidden),
+        DenseFeatures(spec, hidden=network.hidden, dropout=network.dropout),
+    )
 
 
-class Gan(Family):
+def convolutional(spec: ImageSpec, network: GanNetwork, inputs: int) -> tuple[nn.Module, nn.Module]:
+    """The generator and the discriminator's features, as in DCGAN."""
+    return (
+        ConvolutionalGenerator(spec, inputs=inputs, channels=network.channels),
+        ConvolutionalFeatures(spec, channels=network.channels, normalise=True),
+    )
+
+
+ARCHITECTURES = {"dense": dense, "convolutional": convolutional}
+
+
+class Loss(Protocol):
+    """What the players minimise, given the discriminator's outputs [B], which have no bounds."""
+
+    def discriminator(self, on_real: Tensor, on_fake: Tensor) -> Tensor:
+        """The discriminator's loss, a scalar."""
+        ...
+
+    def generator(self, on_fake: Tensor) -> Tensor:
+        """The generator's loss, a scalar."""
+        ...
+
+    def verdict(self, outputs: Tensor) -> Tensor:
+        """How real it holds the images to be, [B], where 0 is its target for fake ones and 1 for
+        real ones."""
+        ...
+
+
+class NonSaturating:
+    """Cross-entropies of logits; the generator maximises log D(G(z)) (section 3 of Goodfellow)."""
+
+    def discriminator(self, on_real: Tensor, on_fake: Tensor) -> Tensor:
+        return F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
+
+    def generator(self, on_fake: Tensor) -> Tensor:
+        return F.softplus(-on_fake).mean()
+
+    def verdict(self, outputs: Tensor) -> Tensor:
+        return torch.sigmoid(outputs)
+
+
+class LeastSquares:
+    """Squared distances from 1 for real and 0 for fake images: equation 9 of Mao et al."""
+
+    def discriminator(self, on_real: Tensor, on_fake: Tensor) -> Tensor:
+        return 0.5 * (on_real - 1).square().mean() + 0.5 * on_fake.square().mean()
+
+    def generator(self, on_fake: Tensor) -> Tensor:
+        return 0.5 * (on_fake - 1).square().mean()
+
+    def verdict(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+
+LOSSES: dict[str, Loss] = {"non_saturating": NonSaturating(), "least_squares": LeastSquares()}
+
+
+class Gan(Adversarial):
     """A generator against a discriminator."""
 
     Network: ClassVar = GanNetwork
@@ -106,9 +152,12 @@ class Gan(Family):
 
     def __init__(self, spec: ImageSpec, params: ModelParams) -> None:
         super().__init__(spec, params)
-        self.generator = Generator(spec, params.network)
-        self.discriminator = Discriminator(spec, params.network)
-        self.apply(init_dcgan)
+        network = params.network
+        self.conditional = network.conditional
+        classes = spec.classes if network.conditional else 0
+        build = ARCHITECTURES[network.architecture]
+        self.generator, features = build(spec, network, network.latent + classes)
+        self.discriminator = Opponent(features, classes=classes)
 
     def groups(self) -> dict[str, Group]:
         training = self.params.training
@@ -132,44 +181,24 @@ class Gan(Family):
     ) -> dict[str, Tensor]:
         """The discriminator's step, then the generator's against the discriminator it left.
 
-        Real and fake images go through the discriminator's BatchNorm as two batches, as in the
-        paper's own code.
+        Real and fake images go through the discriminator's BatchNorm as two batches, as in
+        DCGAN's own code. Fake images have the labels of the real ones, and so their frequencies.
         """
-        real = to_signed(batch.images)
-        fake = self.generator(self._noise(len(real), rng))
-        on_real = self.discriminator(real).float()
-        on_fake = self.discriminator(fake.detach()).float()
-        discriminator_loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
+        loss = LOSSES[self.params.training.loss]
+        real, labels = to_signed(batch.images), self.one_hot(batch.labels)
+        fake = self.generate(self.noise(len(real), rng), labels)
+        on_real = self.discriminator(real, labels).float()
+        on_fake = self.discriminator(fake.detach(), labels).float()
+        discriminator_loss = loss.discriminator(on_real, on_fake)
         update("discriminator", discriminator_loss)
-        generator_loss = F.softplus(-self.discriminator(fake).float()).mean()
+        generator_loss = loss.generator(self.discriminator(fake, labels).float())
         update("generator", generator_loss)
         return {
             "generator/loss": generator_loss.detach(),
             "discriminator/loss": discriminator_loss.detach(),
-            "discriminator/real": torch.sigmoid(on_real).mean().detach(),
-            "discriminator/fake": torch.sigmoid(on_fake).mean().detach(),
+            "discriminator/real": loss.verdict(on_real).mean().detach(),
+            "discriminator/fake": loss.verdict(on_fake).mean().detach(),
         }
-
-    def _noise(self, n: int, rng: torch.Generator) -> Tensor:
-        return torch.randn(n, self.params.network.latent, generator=rng, device=self.device)
-
-    @torch.no_grad()
-    def finish(self, batches: Iterator[Batch], rng: torch.Generator) -> None:
-        """Measure BatchNorm's statistics for the averaged weights, which were never run before."""
-        norms = [each for each in self.generator.modules() if isinstance(each, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over all batches
-        self.generator.train()
-        for _ in range(NORMALISATION_BATCHES):
-            self.generator(self._noise(self.params.training.batch, rng))
-        self.generator.eval()
-
-    @torch.no_grad()
-    def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
-        """One noise vector per seed; see `pipeline.family.Samples`."""
-        noise = ImageNoise(seeds, self.device).normal(self.params.network.latent)
-        return to_uint8(self.generator(noise))
 
 
 FAMILY = Gan

@@ -1,19 +1,33 @@
 """Variational autoencoders.
 
 - vae: Kingma & Welling 2014, "Auto-Encoding Variational Bayes", arXiv:1312.6114.
+- beta_vae: Higgins et al. 2017, "beta-VAE: Learning Basic Visual Concepts with a Constrained
+  Variational Framework" (ICLR), as analysed in Burgess et al. 2018, "Understanding disentangling
+  in beta-VAE", arXiv:1804.03599: the KL divergence counts ``training.beta`` times in the
+  objective. What is reported is the ELBO, which is the objective at beta = 1.
+- cvae: Sohn et al. 2015, "Learning Structured Output Representation using Deep Conditional
+  Generative Models" (NeurIPS), conditioned on the label, as in Kingma et al. 2014,
+  "Semi-Supervised Learning with Deep Generative Models", arXiv:1406.5298. Its prior p(z|y) is
+  learned last: for a given encoder the prior that maximises the ELBO is the one that is fitted to
+  its codes (Hoffman & Johnson 2016, "ELBO surgery"), here a mixture of Gaussians for each label.
 
 The decoder is a mixture of discretised logistics over the 256 levels (Salimans et al. 2017,
 arXiv:1701.05517), so the ELBO bounds the log-probability of the image as it is stored and can stand
-beside the exact values of autoregressive models.
+beside the exact values of autoregressive models. The same draws give the tighter bound of Burda et
+al. 2016, "Importance Weighted Autoencoders", arXiv:1509.00519.
 """
 
+import math
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
-from pydantic import Field
+import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pipeline import likelihoods
+from pipeline import convolutional, likelihoods, nets
 from pipeline.family import (
     Batch,
     Family,
@@ -25,26 +39,50 @@ from pipeline.family import (
     to_signed,
     to_uint8,
 )
-from pipeline.nets import quarter, warm_cosine
+from pipeline.mixture import CodeMixture
 from pipeline.params import ModelParams, Section
 from pipeline.seeds import ImageNoise
 
 LOG_VARIANCES = (-12.0, 6.0)
 """Range of the posterior's log-variance: an early outlier must not overflow its exponential."""
+PRIOR_DRAWS = 4
+"""Codes of each image that a prior by label is fitted to."""
+PRIOR_IMAGES = 20_000
+"""Training images that a prior by label is fitted to, with repetition."""
+PRIOR_FLOOR = 0.001
+"""Added to the variances of a prior by label, as a fraction of the codes' variance."""
+TRAVERSED = 10
+"""Rows and columns of the pictures of the latent space."""
+REACH = 2.5
+"""A traversal goes this many prior standard deviations to either side."""
 
 
 class VaeNetwork(Section):
-    """Size of the encoder and decoder."""
+    """Size of the encoder and decoder, whether they are given labels, and p(z).
+
+    ``prior: label`` is a mixture of ``components`` Gaussians for each label, fitted to the codes
+    at the end of training, until when it is the standard normal.
+    """
 
     latent: int = Field(24, ge=1)
     channels: int = Field(16, ge=4)
     hidden: int = Field(256, ge=4)
     mixtures: int = Field(4, ge=1)
+    conditional: bool = False
+    prior: Literal["standard", "label"] = "standard"
+    components: int = Field(4, ge=1)
+
+    @model_validator(mode="after")
+    def _labels_for_the_prior(self) -> "VaeNetwork":
+        if self.prior == "label" and not self.conditional:
+            raise ValueError("prior: label needs conditional: true")
+        return self
 
 
 class VaeTraining(TrainingParams):
     """Optimiser: Adam with a warm-up, a cosine schedule and averaged weights."""
 
+    beta: float = Field(1.0, ge=0)
     clip: float = Field(10.0, gt=0)
     ema: float = Field(0.99, ge=0, lt=1)
 
@@ -56,59 +94,9 @@ class VaeSampling(Section):
 
 
 class VaeScoring(Section):
-    """Draws from q(z|x) that the ELBO of an image averages over."""
+    """Draws from q(z|x) per image: the ELBO averages over them, the IWAE bound weights them."""
 
     posterior_samples: int = Field(16, ge=1)
-
-
-class Encoder(nn.Module):
-    """Images, uint8, to the mean and log-variance of q(z|x), float32 [B, latent] each."""
-
-    def __init__(self, spec: ImageSpec, network: VaeNetwork) -> None:
-        super().__init__()
-        width = network.channels
-        height, breadth = quarter(spec.height), quarter(spec.width)
-        self.layers = nn.Sequential(
-            nn.Conv2d(spec.channels, width, 3, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Flatten(),
-            nn.Linear(2 * width * height * breadth, network.hidden),
-            nn.SiLU(),
-            nn.Linear(network.hidden, 2 * network.latent),
-        )
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_var = self.layers(to_signed(images)).float().chunk(2, dim=1)
-        return mean, log_var.clamp(*LOG_VARIANCES)
-
-
-class Decoder(nn.Module):
-    """Codes [B, latent] to mixture parameters [B, 3K, C, H, W]."""
-
-    def __init__(self, spec: ImageSpec, network: VaeNetwork) -> None:
-        super().__init__()
-        self.spec = spec
-        width = network.channels
-        height, breadth = quarter(spec.height), quarter(spec.width)
-        outputs = spec.channels * 3 * network.mixtures
-        self.layers = nn.Sequential(
-            nn.Linear(network.latent, network.hidden),
-            nn.SiLU(),
-            nn.Linear(network.hidden, 2 * width * height * breadth),
-            nn.SiLU(),
-            nn.Unflatten(1, (2 * width, height, breadth)),
-            nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1),
-            nn.SiLU(),
-            # Four pixels per position: cheaper than a layer at the full resolution.
-            nn.Conv2d(width, 4 * outputs, 3, padding=1),
-            nn.PixelShuffle(2),
-        )
-
-    def forward(self, codes: Tensor) -> Tensor:
-        params = self.layers(codes)[:, :, : self.spec.height, : self.spec.width]
-        return params.unflatten(1, (-1, self.spec.channels))
 
 
 class Vae(Family):
@@ -123,8 +111,46 @@ class Vae(Family):
 
     def __init__(self, spec: ImageSpec, params: ModelParams) -> None:
         super().__init__(spec, params)
-        self.encoder = Encoder(spec, params.network)
-        self.decoder = Decoder(spec, params.network)
+        network = params.network
+        self.conditional = network.conditional
+        size = {"channels": network.channels, "hidden": network.hidden}
+        self.encoder = convolutional.Encoder(
+            spec,
+            inputs=spec.channels + network.conditional,
+            outputs=2 * network.latent,
+            **size,
+        )
+        self.decoder = convolutional.Decoder(
+            spec,
+            inputs=network.latent + (spec.classes if network.conditional else 0),
+            outputs=spec.channels * 3 * network.mixtures,
+            **size,
+        )
+        self.prior = (
+            CodeMixture(spec.classes, network.components, network.latent)
+            if network.prior == "label"
+            else None
+        )
+        # One plane beside the image: what the encoder is told of the label, pixel by pixel.
+        self.label_plane = (
+            nn.Embedding(spec.classes, spec.height * spec.width) if network.conditional else None
+        )
+
+    def encode(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x,y), float32 [B, latent] each, of uint8 [B, C, H, W]."""
+        x = to_signed(images)
+        if self.label_plane is not None:
+            plane = self.label_plane(labels).view(-1, 1, self.spec.height, self.spec.width)
+            x = torch.cat([x, plane], dim=1)
+        mean, log_var = self.encoder(x).float().chunk(2, dim=1)
+        return mean, log_var.clamp(*LOG_VARIANCES)
+
+    def decode(self, codes: Tensor, labels: Tensor | None) -> Tensor:
+        """Mixture parameters [B, 3K, C, H, W] of p(x|z,y) for codes [B, latent]."""
+        if self.conditional:
+            told = F.one_hot(labels, self.spec.classes).to(codes.dtype)
+            codes = torch.cat([codes, told], dim=1)
+        return self.decoder(codes).unflatten(1, (-1, self.spec.channels))
 
     def groups(self) -> dict[str, Group]:
         training = self.params.training
@@ -132,7 +158,7 @@ class Vae(Family):
             "model": Group(
                 list(self.parameters()),
                 lambda p: torch.optim.Adam(p, lr=training.learning_rate, fused=True),
-                schedule=warm_cosine(0.02),
+                schedule=nets.warm_cosine(0.02),
                 clip=training.clip,
                 ema=training.ema,
             )
@@ -141,12 +167,14 @@ class Vae(Family):
     def training_step(
         self, batch: Batch, update: Update, rng: torch.Generator
     ) -> dict[str, Tensor]:
-        """One step on the negative ELBO with one draw from q(z|x); terms in nats per image."""
-        mean, log_var = self.encoder(batch.images)
+        """One step on the objective with one draw from q(z|x); terms in nats per image."""
+        labels = batch.labels if self.conditional else None
+        mean, log_var = self.encode(batch.images, labels)
         noise = torch.randn(mean.shape, generator=rng, device=self.device)
-        reconstruction = self._reconstruction(batch.images, mean, log_var, noise).mean()
-        kl = self._kl(mean, log_var).mean()
-        loss = kl - reconstruction
+        codes = mean + noise * torch.exp(0.5 * log_var)
+        reconstruction = self._reconstruction(batch.images, codes, labels).mean()
+        kl = likelihoods.gaussian_kl(mean, log_var, 0.0, 0.0).sum(1).mean()
+        loss = self.params.training.beta * kl - reconstruction
         update("model", loss / self.spec.dimensions)
         return {
             "model/loss": loss.detach(),
@@ -154,51 +182,136 @@ class Vae(Family):
             "model/reconstruction": -reconstruction.detach(),
         }
 
-    def _reconstruction(
-        self, images: Tensor, mean: Tensor, log_var: Tensor, noise: Tensor
-    ) -> Tensor:
-        """log p(x|z) in nats [B] at z = mean + noise * standard deviation."""
-        params = self.decoder(mean + noise * torch.exp(0.5 * log_var))
+    def _reconstruction(self, images: Tensor, codes: Tensor, labels: Tensor | None) -> Tensor:
+        """log p(x|z,y) in nats [B]."""
+        params = self.decode(codes, labels)
         return likelihoods.logistic_mixture_log_prob(images, params).flatten(1).sum(1)
 
-    def _kl(self, mean: Tensor, log_var: Tensor) -> Tensor:
-        """KL(q(z|x) || p(z)) in nats [B]."""
-        return likelihoods.gaussian_kl(mean, log_var, 0.0, 0.0).sum(1)
+    def _pixels(self, params: Tensor) -> Tensor:
+        """The mean of p(x|z,y) as uint8 [B, C, H, W]."""
+        return to_uint8(likelihoods.logistic_mixture_mean(params))
+
+    @torch.no_grad()
+    def finish(self, batches: Iterator[Batch], rng: torch.Generator) -> None:
+        """Fit the prior by label, if there is one, to draws from q(z|x,y)."""
+        if self.prior is None:
+            return
+        codes: list[list[np.ndarray]] = [[] for _ in range(self.spec.classes)]
+        seen = 0
+        for batch in batches:
+            mean, log_var = self.encode(batch.images, batch.labels)
+            for _ in range(PRIOR_DRAWS):
+                noise = torch.randn(mean.shape, generator=rng, device=self.device)
+                drawn = (mean + noise * torch.exp(0.5 * log_var)).cpu().numpy()
+                for code, label in zip(drawn, batch.labels.tolist(), strict=True):
+                    codes[label].append(code)
+            seen += len(mean)
+            if seen >= PRIOR_IMAGES:
+                break
+        self.prior.fit([np.array(each) for each in codes], PRIOR_FLOOR)
+
+    def _log_prior(self, codes: Tensor, labels: Tensor | None) -> Tensor:
+        """log p(z|y) in nats [B]."""
+        if self.prior is None:
+            return likelihoods.gaussian_log_density(codes, 0.0, 0.0).sum(1)
+        return self.prior.log_density(codes, labels)
+
+    def _draw_codes(self, noise: ImageNoise, labels: Tensor | None) -> Tensor:
+        """Codes [n, latent] from p(z|y)."""
+        if self.prior is None:
+            return noise.normal(self.params.network.latent)
+        return self.prior.draw(noise, labels)
+
+    def facts(self) -> dict[str, str]:
+        """The prior, where it is no standard normal."""
+        return {} if self.prior is None else {"prior": f"for each label a {self.prior}"}
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
         """z from the prior, then x as ``sampling.pixels`` says; see `pipeline.family.Samples`."""
         noise = ImageNoise(seeds, self.device)
-        params = self.decoder(noise.normal(self.params.network.latent))
+        codes = self._draw_codes(noise, labels)
+        params = self.decode(codes, labels)
         if self.params.sampling.pixels == "mean":
-            return to_uint8(likelihoods.logistic_mixture_mean(params))
+            return self._pixels(params)
         choice, position = noise.uniform(2, *self.spec.shape).unbind(dim=1)
         return likelihoods.logistic_mixture_sample(params, choice, position)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Mean of p(x|z) at the posterior mean; see `pipeline.family.Reconstructs`."""
-        mean, _ = self.encoder(images)
-        return to_uint8(likelihoods.logistic_mixture_mean(self.decoder(mean)))
+        """Mean of p(x|z,y) at the posterior mean; see `pipeline.family.Reconstructs`."""
+        mean, _ = self.encode(images, labels)
+        return self._pixels(self.decode(mean, labels))
 
     @torch.no_grad()
     def log_likelihood(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Likelihood:
-        """The ELBO (equation 3), whatever the training objective weighted; see the protocol."""
-        mean, log_var = self.encoder(images)
+        """The ELBO (Kingma & Welling, equation 3) and the IWAE bound (Burda et al., equation 8).
+
+        Whatever ``training.beta`` weighted; of log p(x|y) where the model is given labels. The
+        ELBO takes the KL divergence in closed form where there is one; see
+        `pipeline.family.HasLikelihood`.
+        """
+        mean, log_var = self.encode(images, labels)
         draws = self.params.scoring.posterior_samples
         noise = ImageNoise(seeds, self.device).normal(draws, mean.shape[1])
-        reconstruction = torch.stack(
-            [
-                self._reconstruction(images, mean, log_var, noise[:, i]).double()
-                for i in range(draws)
-            ]
-        ).mean(dim=0)
-        kl = self._kl(mean, log_var).double()
+        reconstructions, differences, weights = [], [], []
+        for i in range(draws):
+            codes = mean + noise[:, i] * torch.exp(0.5 * log_var)
+            log_p = self._reconstruction(images, codes, labels).double()
+            log_q = likelihoods.gaussian_log_density(codes, mean, log_var).double().sum(1)
+            difference = log_q - self._log_prior(codes, labels).double()
+            reconstructions.append(log_p)
+            differences.append(difference)
+            weights.append(log_p - difference)
+        reconstruction = torch.stack(reconstructions).mean(dim=0)
+        if self.prior is None:
+            kl = likelihoods.gaussian_kl(mean, log_var, 0.0, 0.0).sum(1).double()
+        else:
+            kl = torch.stack(differences).mean(dim=0)
         return Likelihood(
             nats=reconstruction - kl,
             bound="elbo",
             terms={"reconstruction": reconstruction, "kl": -kl},
+            iwae=torch.logsumexp(torch.stack(weights), dim=0) - math.log(draws),
+            iwae_samples=draws,
         )
+
+    @torch.no_grad()
+    def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
+        """Traversals and interpolations of the latent space; see `pipeline.family.Illustrates`.
+
+        ``traversals``: a row for each of the dimensions that hold most of what the encoder says of
+        these images, along which the code of the first image moves, all others fixed.
+        ``interpolations``: from the code of an image to that of the next. A conditional model
+        shows ``styles`` instead: a row for each draw from the prior, a column for each class.
+        """
+        labels = batch.labels if self.conditional else None
+        mean, log_var = self.encode(batch.images, labels)
+        steps = torch.linspace(0, 1, TRAVERSED, device=self.device)
+        if self.conditional:
+            n = min(self.spec.classes, TRAVERSED)
+            every = torch.arange(n, device=self.device)
+            rows = []
+            for seed in seeds:
+                codes = self._draw_codes(ImageNoise(seed.repeat(n), self.device), every)
+                rows.append(self._pixels(self.decode(codes, every)))
+            return {"styles": torch.stack(rows)}
+        informative = likelihoods.gaussian_kl(mean, log_var, 0.0, 0.0).mean(0)
+        order = informative.argsort(descending=True, stable=True)[:TRAVERSED]
+        traversals = []
+        for dimension in order.tolist():
+            codes = mean[:1].repeat(TRAVERSED, 1)
+            codes[:, dimension] = REACH * (2 * steps - 1)
+            traversals.append(self._pixels(self.decode(codes, None)))
+        following = mean.roll(-1, dims=0)
+        interpolations = [
+            self._pixels(self.decode(torch.lerp(one, other, steps[:, None]), None))
+            for one, other in zip(mean, following, strict=True)
+        ]
+        return {
+            "traversals": torch.stack(traversals),
+            "interpolations": torch.stack(interpolations),
+        }
 
 
 FAMILY = Vae

@@ -1,15 +1,24 @@
 import pytest
 import torch
-from builders import COLOUR, some_images, tiny_model, tiny_params, trainer
+from builders import (
+    COLOUR,
+    MODELS,
+    sampled,
+    scored,
+    some_images,
+    tiny_model,
+    tiny_params,
+    trainer,
+)
 
-from pipeline import families, seeds, weights
-from pipeline.family import HasLikelihood, Samples
+from pipeline import seeds, weights
+from pipeline.family import HasLikelihood, Samples, Translates
 
 pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
-EVERY = pytest.mark.parametrize("name", families.names())
+EVERY = pytest.mark.parametrize("name", [f"models.{model}" for model in MODELS])
 LEVELS = 4
 """Kernels round differently; a few of 256 levels are no other image."""
 
@@ -54,11 +63,22 @@ def test_samples_are_those_of_the_processor(name, tmp_path):
     cpu, cuda = on_both(name, tmp_path)
     if not isinstance(cpu, Samples):
         pytest.skip(f"{name} does not sample")
-    found, expected = cuda.sample(every(8), None), cpu.sample(every(8), None)
+    found, expected = sampled(cuda, every(8)), sampled(cpu, every(8))
     assert found.device.type == "cuda"
     difference = (found.cpu().int() - expected.int()).abs()
     # A level drawn at a boundary may fall to either side and take what follows with it.
     assert (difference <= LEVELS).float().mean() > 0.9
+
+
+@EVERY
+def test_translations_are_those_of_the_processor(name, tmp_path):
+    cpu, cuda = on_both(name, tmp_path)
+    if not isinstance(cpu, Translates):
+        pytest.skip(f"{name} does not translate")
+    images = some_images(4, COLOUR)
+    for direction in ("ab", "ba"):
+        found, expected = cuda.translate(images.cuda(), direction), cpu.translate(images, direction)
+        assert ((found.cpu().int() - expected.int()).abs() <= LEVELS).float().mean() > 0.9
 
 
 @EVERY
@@ -67,8 +87,8 @@ def test_likelihoods_are_those_of_the_processor(name, tmp_path):
     if not isinstance(cpu, HasLikelihood):
         pytest.skip(f"{name} has no likelihood")
     images = some_images(4, COLOUR)
-    expected = cpu.log_likelihood(images, None, every(4)).nats
-    found = cuda.log_likelihood(images.cuda(), None, every(4)).nats
+    expected = scored(cpu, images, every(4)).nats
+    found = scored(cuda, images.cuda(), every(4)).nats
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=0.1)
 
 

@@ -1,0 +1,187 @@
+"""Autoencoders.
+
+- ae: Hinton & Salakhutdinov 2006, "Reducing the Dimensionality of Data with Neural Networks",
+  Science 313 (504-507), here convolutional; it samples from a density fitted to the codes once
+  training is over, as in Ghosh et al. 2020, "From Variational to Deterministic Autoencoders",
+  arXiv:1903.12436.
+
+An autoencoder has no prior: what it samples is as much the density's doing as the decoder's. The
+density is a mixture of Gaussians with full covariances (one component is a single Gaussian).
+"""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.convolutional import Decoder, Encoder
+from pipeline.errors import PipelineError
+from pipeline.family import (
+    Batch,
+    Family,
+    Group,
+    ImageSpec,
+    TrainingParams,
+    Update,
+    to_signed,
+    to_uint8,
+)
+from pipeline.likelihoods import categorical_sample
+from pipeline.nets import warm_cosine
+from pipeline.params import ModelParams, Section
+from pipeline.seeds import ImageNoise
+
+FITTED_IMAGES = 10_000
+"""Training images drawn for the density; those drawn twice count once. A small data set is so
+covered whole, a large one by as many codes as a few dozen Gaussians need."""
+INTERPOLATIONS = 10
+
+
+class AeNetwork(Section):
+    """Size of the encoder, the decoder and the density of the codes."""
+
+    latent: int = Field(32, ge=1)
+    channels: int = Field(32, ge=4)
+    components: int = Field(20, ge=1)
+
+
+class AeTraining(TrainingParams):
+    """Optimiser: AdamW with a warm-up, a cosine schedule and averaged weights; then the density.
+
+    ``floor`` is added to the density's variances, as a fraction of the codes' mean variance.
+    """
+
+    weight_decay: float = Field(0.0, ge=0)
+    ema: float = Field(0.99, ge=0, lt=1)
+    floor: float = Field(0.01, gt=0)
+
+
+class Ae(Family):
+    """Convolutional encoder and decoder, and a mixture of Gaussians over their codes."""
+
+    Network: ClassVar = AeNetwork
+    Training: ClassVar = AeTraining
+
+    reconstruction_kind = "code"
+
+    def __init__(self, spec: ImageSpec, params: ModelParams) -> None:
+        super().__init__(spec, params)
+        network = params.network
+        # Straight from feature maps to codes: one more dense layer on either side costs more time
+        # than the convolutions and learns half as fast.
+        size = {"channels": network.channels, "hidden": None}
+        self.encoder = Encoder(spec, inputs=spec.channels, outputs=network.latent, **size)
+        self.decoder = Decoder(spec, inputs=network.latent, outputs=spec.channels, **size)
+        count, latent = network.components, network.latent
+        self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("weights", torch.zeros(count))
+        self.register_buffer("means", torch.zeros(count, latent))
+        self.register_buffer("factors", torch.zeros(count, latent, latent))
+
+    def groups(self) -> dict[str, Group]:
+        training = self.params.training
+        return {
+            "model": Group(
+                list(self.parameters()),
+                lambda p: torch.optim.AdamW(
+                    p, lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+                ),
+                schedule=warm_cosine(0.02),
+                ema=training.ema,
+            )
+        }
+
+    def training_step(
+        self, batch: Batch, update: Update, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """One step on the squared error, a mean over pixels on the scale where white is 1."""
+        images = to_signed(batch.images)
+        loss = F.mse_loss(self.decoder(self.encoder(images)).float(), images) / 4
+        update("model", loss)
+        return {"model/loss": loss.detach()}
+
+    @torch.no_grad()
+    def finish(self, batches: Iterator[Batch], rng: torch.Generator) -> None:
+        """Fit the density to codes by expectation maximisation from one k-means start.
+
+        Raises:
+            PipelineError: if there are fewer images than components.
+        """
+        drawn, count = [], 0
+        for batch in batches:
+            drawn.append(batch.images.cpu().numpy())
+            count += len(batch.images)
+            if count >= FITTED_IMAGES:
+                break
+        images = torch.from_numpy(np.unique(np.concatenate(drawn)[:FITTED_IMAGES], axis=0))
+        codes = torch.cat([self._encode(each.to(self.device)) for each in images.split(250)])
+        self._fit(codes.cpu().double().numpy())
+
+    def _fit(self, codes: np.ndarray) -> None:
+        from sklearn.mixture import GaussianMixture
+
+        components = self.params.network.components
+        if len(codes) < components:
+            raise PipelineError(
+                f"models.{self.params.name}.network.components = {components}: "
+                f"there are only {len(codes)} codes to fit so many Gaussians to"
+            )
+        mixture = GaussianMixture(
+            components,
+            covariance_type="full",
+            reg_covar=self.params.training.floor * codes.var(axis=0).mean(),
+            random_state=0,
+        ).fit(codes)
+        self.weights.copy_(torch.from_numpy(mixture.weights_))
+        self.means.copy_(torch.from_numpy(mixture.means_))
+        self.factors.copy_(torch.from_numpy(np.linalg.cholesky(mixture.covariances_)))
+        self.fitted.fill_(True)
+
+    def facts(self) -> dict[str, str]:
+        """The density that samples are drawn from."""
+        count = self.params.network.components
+        kind = "mixture of {} full-covariance Gaussians" if count > 1 else "full-covariance Gaussian"
+        return {"latent_density": kind.format(count)}
+
+    def _encode(self, images: Tensor) -> Tensor:
+        """Codes, float32 [B, latent], of uint8 images."""
+        return self.encoder(to_signed(images)).float()
+
+    @torch.no_grad()
+    def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
+        """Decode draws from the density; see `pipeline.family.Samples`.
+
+        Raises:
+            PipelineError: if no density was fitted.
+        """
+        if not self.fitted:
+            raise PipelineError(
+                f"{self.params.name}: an autoencoder samples from a density of its codes, and none "
+                "was fitted: training did not end"
+            )
+        noise = ImageNoise(seeds, self.device)
+        choice, normal = noise.uniform(), noise.normal(self.params.network.latent)
+        which = categorical_sample(self.weights.log().expand(len(seeds), -1), choice)
+        codes = self.means[which] + torch.einsum("bij,bj->bi", self.factors[which], normal)
+        return to_uint8(self.decoder(codes))
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Decode the codes; see `pipeline.family.Reconstructs`."""
+        return to_uint8(self.decoder(self._encode(images)))
+
+    @torch.no_grad()
+    def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
+        """Straight lines between the codes of pairs of images, which stand at their ends."""
+        start, end = batch.images, batch.images.roll(-1, dims=0)
+        along = torch.linspace(0, 1, INTERPOLATIONS, device=self.device)[None, :, None]
+        codes = torch.lerp(self._encode(start)[:, None], self._encode(end)[:, None], along)
+        between = to_uint8(self.decoder(codes.flatten(0, 1))).unflatten(0, codes.shape[:2])
+        return {"interpolations": torch.cat([start[:, None], between, end[:, None]], dim=1)}
+
+
+FAMILY = Ae

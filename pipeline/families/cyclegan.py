@@ -1,0 +1,256 @@
+"""Translation between two unpaired domains.
+
+- cyclegan: Zhu et al. 2017, "Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial
+  Networks", arXiv:1703.10593, with the least-squares loss of Mao et al. 2017, arXiv:1611.04076, the
+  image pool of Shrivastava et al. 2017, arXiv:1612.07828, and critics of patches as in Isola et
+  al. 2017, arXiv:1611.07004.
+
+Departures, for minutes on a processor instead of days on a GPU: the generators see patches of
+pixels as one position, which makes their convolutions cheap; nothing is normalised (the paper's
+instance normalisation is slow on processors, and networks this shallow do without when their
+residual blocks start as the identity); borders are padded with zeros, since reflection has no
+deterministic gradient on GPUs; the batch is larger than 1; and the final generators are averages
+over training. Learning rates stay constant for the first half and then fall to 0 in a line, as in
+the paper.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline.family import (
+    Batch,
+    Family,
+    Group,
+    ImageSpec,
+    TrainingParams,
+    Update,
+    to_signed,
+    to_uint8,
+)
+from pipeline.params import ModelParams, Section
+
+Direction = Literal["ab", "ba"]
+
+
+class CycleGanNetwork(Section):
+    """Sizes of the generators and critics, and how many images each pool holds.
+
+    The pools are saved with the weights, so their size belongs here.
+    """
+
+    channels: int = Field(32, ge=1)
+    blocks: int = Field(3, ge=0)
+    patch: int = Field(2, ge=1)
+    critic_channels: int = Field(32, ge=1)
+    pool: int = Field(50, ge=0)
+
+
+class CycleGanTraining(TrainingParams):
+    """Weights of the losses (the adversarial one counts once) and Adam for both players."""
+
+    cycle: float = Field(10.0, ge=0)
+    identity: float = Field(5.0, ge=0)
+    discriminator_learning_rate: float = Field(2e-4, gt=0)
+    beta1: float = Field(0.5, ge=0, lt=1)
+    ema: float = Field(0.99, ge=0, lt=1)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, which start as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class Generator(nn.Module):
+    """Images in -1..1 of one domain to images in -1..1 of the other, float32 [B, C, H, W].
+
+    A residual network over patches; images are padded with black to whole patches.
+    """
+
+    def __init__(self, spec: ImageSpec, network: CycleGanNetwork) -> None:
+        super().__init__()
+        self.patch, self.spec = network.patch, spec
+        values = spec.channels * self.patch**2
+        self.layers = nn.Sequential(
+            nn.PixelUnshuffle(self.patch),
+            nn.Conv2d(values, network.channels, 3, padding=1),
+            *(ResidualBlock(network.channels) for _ in range(network.blocks)),
+            nn.ReLU(),
+            nn.Conv2d(network.channels, values, 3, padding=1),
+            nn.PixelShuffle(self.patch),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        right, below = -self.spec.width % self.patch, -self.spec.height % self.patch
+        change = self.layers(F.pad(images, (0, right, 0, below), value=-1.0))
+        return images + change[:, :, : self.spec.height, : self.spec.width].float()
+
+
+class Critic(nn.Module):
+    """Images in -1..1 to one score per patch, float32 [B, 1, h, w]: 1 is real and 0 is fake.
+
+    Each score sees 18 x 18 pixels.
+    """
+
+    def __init__(self, spec: ImageSpec, network: CycleGanNetwork) -> None:
+        super().__init__()
+        width = network.critic_channels
+        self.layers = nn.Sequential(
+            nn.Conv2d(spec.channels, width, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 1, 3, padding=1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).float()
+
+
+class ImagePool(nn.Module):
+    """Fakes of earlier steps, which a critic is shown in place of some of the newest.
+
+    Section 4 of the paper: until it is full, each image is stored and given back; then, with
+    probability 1/2, an image takes the place of a stored one, which is given back instead.
+    """
+
+    images: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, spec: ImageSpec) -> None:
+        super().__init__()
+        self.register_buffer("images", torch.zeros(size, *spec.shape))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def exchange(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """Float32 [B, C, H, W], detached, for as many new images, one after the other."""
+        size, held = len(self.images), int(self.count)
+        draws = torch.rand(2, len(images), generator=rng, device=images.device)
+        swap, place = (draws[0] < 0.5).tolist(), (draws[1] * size).long().tolist()
+        given = images.detach().clone()
+        for i in range(len(images)):
+            if held < size:
+                self.images[held] = given[i]
+                held += 1
+            elif size and swap[i]:
+                old = self.images[place[i]].clone()
+                self.images[place[i]] = given[i]
+                given[i] = old
+        self.count.fill_(held)
+        return given
+
+
+class CycleGan(Family):
+    """A generator and a critic for each direction."""
+
+    Network: ClassVar = CycleGanNetwork
+    Training: ClassVar = CycleGanTraining
+    data: ClassVar = "domains"
+
+    def __init__(self, spec: ImageSpec, params: ModelParams) -> None:
+        super().__init__(spec, params)
+        network = params.network
+        self.generators = nn.ModuleDict({d: Generator(spec, network) for d in ("ab", "ba")})
+        self.critics = nn.ModuleDict({d: Critic(spec, network) for d in ("ab", "ba")})
+        self.pools = nn.ModuleDict({d: ImagePool(network.pool, spec) for d in ("ab", "ba")})
+
+    def groups(self) -> dict[str, Group]:
+        training = self.params.training
+        betas = (training.beta1, 0.999)
+        return {
+            "generator": Group(
+                list(self.generators.parameters()),
+                lambda p: torch.optim.Adam(p, lr=training.learning_rate, betas=betas, fused=True),
+                schedule=half_constant,
+                ema=training.ema,
+            ),
+            "discriminator": Group(
+                list(self.critics.parameters()),
+                lambda p: torch.optim.Adam(
+                    p, lr=training.discriminator_learning_rate, betas=betas, fused=True
+                ),
+                schedule=half_constant,
+            ),
+        }
+
+    def training_step(
+        self, batch: Batch, update: Update, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Both generators' step (equation 3 and the identity loss), then both critics'.
+
+        The critics see fakes from before the generators' step, through the pools.
+        """
+        training = self.params.training
+        real = {"ab": to_signed(batch.others), "ba": to_signed(batch.images)}
+        source = {"ab": real["ba"], "ba": real["ab"]}
+        fake, adversarial, cycle, identity = {}, 0.0, 0.0, 0.0
+        for d, generator in self.generators.items():
+            # What a generator should leave as it is goes with what it translates in one call.
+            fake[d], kept = generator(torch.cat([source[d], real[d]])).chunk(2)
+            adversarial = adversarial + least_squares(self.critics[d](fake[d]), 1.0)
+            identity = identity + F.l1_loss(kept, real[d])
+        for d, back in (("ab", "ba"), ("ba", "ab")):
+            cycle = cycle + F.l1_loss(self.generators[back](fake[d]), source[d])
+        loss = adversarial + training.cycle * cycle + training.identity * identity
+        update("generator", loss)
+
+        on_real, on_fake, critics = [], [], 0.0
+        for d, critic in self.critics.items():
+            shown = self.pools[d].exchange(fake[d], rng)
+            on_real.append(critic(real[d]))
+            on_fake.append(critic(shown))
+            critics = critics + least_squares(on_real[-1], 1.0) + least_squares(on_fake[-1], 0.0)
+        update("discriminator", critics / 2)
+        return {
+            "generator/loss": loss.detach(),
+            "generator/adversarial": adversarial.detach(),
+            "generator/cycle": cycle.detach(),
+            "generator/identity": identity.detach(),
+            "discriminator/loss": critics.detach() / 2,
+            "discriminator/real": torch.stack(on_real).mean().detach(),
+            "discriminator/fake": torch.stack(on_fake).mean().detach(),
+        }
+
+    @torch.no_grad()
+    def translate(self, images: Tensor, direction: Direction) -> Tensor:
+        """From domain A to B ('ab') or back ('ba'); see `pipeline.family.Translates`."""
+        return to_uint8(self.generators[direction](to_signed(images)))
+
+    @torch.no_grad()
+    def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
+        """Images, their translations and these translated back; see `Illustrates`."""
+
+        def there_and_back(images: Tensor, there: Direction, back: Direction) -> Tensor:
+            translated = self.translate(images, there)
+            return torch.stack([images, translated, self.translate(translated, back)])
+
+        return {
+            "a_to_b_to_a": there_and_back(batch.images, "ab", "ba"),
+            "b_to_a_to_b": there_and_back(batch.others, "ba", "ab"),
+        }
+
+
+def least_squares(scores: Tensor, target: float) -> Tensor:
+    """Mean squared distance of a critic's scores from 1 (real) or 0 (fake)."""
+    return (scores - target).square().mean()
+
+
+def half_constant(done: float) -> float:
+    """Learning-rate factor: 1 for the first half of training, then down to 0 in a line."""
+    return min(1.0, 2 * (1 - done))
+
+
+FAMILY = CycleGan

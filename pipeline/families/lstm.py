@@ -1,0 +1,48 @@
+"""A recurrent network over rows: exact autoregressive likelihood.
+
+- lstm: van den Oord et al. 2016, "Pixel Recurrent Neural Networks", arXiv:1601.06759, whose Row
+  LSTM also goes down the image row by row.
+
+A departure that makes it fit for processors: the state is one vector for the whole row instead of
+one for each pixel, so an image takes as many steps as it has rows, each a product of large
+matrices. What the state cannot hold, the exact places of things, the decoder sees for itself in the
+rows just above (`pipeline.autoregressive.RowDecoder`).
+"""
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline.autoregressive import RowNetwork, RowTokens
+from pipeline.family import ImageSpec
+from pipeline.params import ModelParams
+
+
+class LstmNetwork(RowNetwork):
+    """Size of the recurrent network, beside that of what is inside a row."""
+
+    state: int = Field(256, ge=4)
+    recurrent_layers: int = Field(1, ge=1)
+
+
+class Lstm(RowTokens):
+    """The state after a row, through a dense layer, is what is known of the next."""
+
+    Network: ClassVar = LstmNetwork
+
+    def __init__(self, spec: ImageSpec, params: ModelParams) -> None:
+        super().__init__(spec, params)
+        network = params.network
+        self.lstm = nn.LSTM(
+            self.token, network.state, num_layers=network.recurrent_layers, batch_first=True
+        )
+        self.known = nn.Linear(network.state, self.outputs)
+
+    def read(self, tokens: Tensor, labels: Tensor | None, state: Any = None) -> tuple[Tensor, Any]:
+        """See `RowTokens.read`; the state is that of the LSTM, hidden and cell."""
+        output, state = self.lstm(tokens, state)
+        return self.known(output), state
+
+
+FAMILY = Lstm

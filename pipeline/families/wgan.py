@@ -1,0 +1,171 @@
+"""Wasserstein generative adversarial networks.
+
+- wgan: Arjovsky et al. 2017, "Wasserstein GAN", arXiv:1701.07875.
+- wgan_gp: Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", arXiv:1704.00028.
+
+The networks are DCGAN's (`pipeline.adversarial`), without BatchNorm in the critic.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline import precision
+from pipeline.adversarial import (
+    Adversarial,
+    ConvolutionalFeatures,
+    ConvolutionalGenerator,
+    Opponent,
+)
+from pipeline.family import Batch, Group, ImageSpec, TrainingParams, Update, to_signed
+from pipeline.params import ModelParams, Section
+
+
+class WganNetwork(Section):
+    """Sizes: noise, and both players' channels at half the images' height and width."""
+
+    latent: int = Field(32, ge=1)
+    channels: int = Field(32, ge=4)
+
+
+class WganTraining(TrainingParams):
+    """The constraint on the critic, how often each player moves, and Adam for both.
+
+    A training step is one of the critic's, with images and noise of its own; every ``n_critic``-th
+    is followed by one of the generator's. With ``beta1`` 0, Adam is RMSprop (the choice of Arjovsky
+    et al.) with its start corrected.
+    """
+
+    constraint: Literal["clip", "penalty"] = "penalty"
+    clip_bound: float = Field(0.05, gt=0)
+    penalty_weight: float = Field(10.0, gt=0)
+    n_critic: int = Field(2, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    critic_learning_rate: float = Field(1e-3, gt=0)
+    beta1: float = Field(0.0, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    ema: float = Field(0.99, ge=0, lt=1)
+
+
+class Constraint(Protocol):
+    """What keeps the critic's slopes bounded."""
+
+    def penalties(
+        self, critic: nn.Module, real: Tensor, fake: Tensor, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Named scalars whose sum, times ``penalty_weight``, is added to the critic's loss."""
+        ...
+
+    def enforce(self, critic: nn.Module) -> None:
+        """Called after each of the critic's updates."""
+        ...
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Every weight of the critic lies in -bound..bound (algorithm 1 of Arjovsky et al.)."""
+
+    bound: float
+
+    def penalties(
+        self, critic: nn.Module, real: Tensor, fake: Tensor, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        return {}
+
+    @torch.no_grad()
+    def enforce(self, critic: nn.Module) -> None:
+        for parameter in critic.parameters():
+            parameter.clamp_(-self.bound, self.bound)
+
+
+class GradientPenalty:
+    """Slopes near 1 between real and fake images (equation 3 of Gulrajani et al.)."""
+
+    def penalties(
+        self, critic: nn.Module, real: Tensor, fake: Tensor, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Mean of (|gradient| - 1)^2, each image having a place between real and fake of its own.
+
+        In float32 whatever the precision: its gradient is a second derivative.
+        """
+        place = torch.rand(len(real), 1, 1, 1, generator=rng, device=real.device)
+        with precision.autocast(real.device, "fp32"):
+            between = (place * real + (1 - place) * fake).requires_grad_()
+            (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+            # The square root has no derivative at 0.
+            length = (slope.flatten(1).square().sum(dim=1) + 1e-12).sqrt()
+            return {"penalty": (length - 1).square().mean()}
+
+    def enforce(self, critic: nn.Module) -> None:
+        """Nothing: the penalty does it."""
+
+
+CONSTRAINTS: dict[str, Callable[[WganTraining], Constraint]] = {
+    "clip": lambda training: Clip(training.clip_bound),
+    "penalty": lambda training: GradientPenalty(),
+}
+
+
+class Wgan(Adversarial):
+    """A generator against a critic, whose outputs differ by the Wasserstein-1 distance."""
+
+    Network: ClassVar = WganNetwork
+    Training: ClassVar = WganTraining
+
+    critic_steps: Tensor
+
+    def __init__(self, spec: ImageSpec, params: ModelParams) -> None:
+        super().__init__(spec, params)
+        latent, channels = params.network.latent, params.network.channels
+        self.generator = ConvolutionalGenerator(spec, inputs=latent, channels=channels)
+        self.critic = Opponent(ConvolutionalFeatures(spec, channels=channels, normalise=False))
+        # In the checkpoint, so that a resumed training goes on with the right player.
+        self.register_buffer("critic_steps", torch.zeros((), dtype=torch.int64))
+
+    def groups(self) -> dict[str, Group]:
+        training = self.params.training
+        constraint = CONSTRAINTS[training.constraint](training)
+        betas = (training.beta1, training.beta2)
+        return {
+            "generator": Group(
+                list(self.generator.parameters()),
+                lambda p: torch.optim.Adam(p, lr=training.learning_rate, betas=betas, fused=True),
+                ema=training.ema,
+            ),
+            "critic": Group(
+                list(self.critic.parameters()),
+                lambda p: torch.optim.Adam(
+                    p, lr=training.critic_learning_rate, betas=betas, fused=True
+                ),
+                after_step=lambda: constraint.enforce(self.critic),
+            ),
+        }
+
+    def training_step(
+        self, batch: Batch, update: Update, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """A step of the critic, and of the generator after every ``n_critic``-th."""
+        training = self.params.training
+        constraint = CONSTRAINTS[training.constraint](training)
+        real = to_signed(batch.images)
+        with torch.no_grad():
+            fake = self.generate(self.noise(len(real), rng), None)
+        wasserstein = self.critic(real).float().mean() - self.critic(fake).float().mean()
+        penalties = constraint.penalties(self.critic, real, fake, rng)
+        critic_loss = training.penalty_weight * sum(penalties.values()) - wasserstein
+        update("critic", critic_loss)
+        terms = {"critic/loss": critic_loss, "critic/wasserstein": wasserstein}
+        terms |= {f"critic/{name}": value for name, value in penalties.items()}
+        self.critic_steps += 1
+        if int(self.critic_steps) % training.n_critic == 0:
+            fake = self.generate(self.noise(len(real), rng), None)
+            terms["generator/loss"] = -self.critic(fake).float().mean()
+            update("generator", terms["generator/loss"])
+        return {name: value.detach() for name, value in terms.items()}
+
+
+FAMILY = Wgan

@@ -1,0 +1,92 @@
+"""Mixtures of Gaussians with full covariances, fitted to codes once training is over."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import PipelineError
+from pipeline.likelihoods import categorical_sample
+from pipeline.seeds import ImageNoise
+
+
+class CodeMixture(nn.Module):
+    """A mixture of K Gaussians over codes of d numbers, for each of one or more groups.
+
+    Everything is a buffer: it is saved with the model, and gradients never touch it.
+    """
+
+    fitted: Tensor
+    weights: Tensor
+    means: Tensor
+    factors: Tensor
+
+    def __init__(self, groups: int, components: int, dimensions: int) -> None:
+        super().__init__()
+        shape = (groups, components, dimensions)
+        self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("weights", torch.full(shape[:2], 1 / components))
+        self.register_buffer("means", torch.zeros(shape))
+        # Lower Cholesky factors of the covariances.
+        self.register_buffer("factors", torch.eye(dimensions).repeat(*shape[:2], 1, 1))
+
+    def __str__(self) -> str:
+        """What it is, for a reader of the results."""
+        count = self.weights.shape[1]
+        return (
+            f"mixture of {count} full-covariance Gaussians"
+            if count > 1
+            else "full-covariance Gaussian"
+        )
+
+    def fit(self, codes: list[np.ndarray], floor: float) -> None:
+        """Maximum likelihood by expectation maximisation from one k-means start per group.
+
+        Args:
+            codes: for each group, float [N, d] with N at least the number of components; a group
+                without any stays standard normal.
+            floor: added to the variances, as a fraction of the mean variance of all codes, so
+                that no component collapses.
+
+        Raises:
+            PipelineError: if a group has too few codes.
+        """
+        from sklearn.mixture import GaussianMixture
+
+        components = self.weights.shape[1]
+        added = floor * float(
+            np.concatenate([each for each in codes if len(each)]).var(axis=0).mean()
+        )
+        for group, each in enumerate(codes):
+            if len(each) == 0:
+                continue
+            if len(each) < max(2, components):
+                raise PipelineError(
+                    f"{len(each)} codes are too few to fit a mixture of {components} to; "
+                    "lower network.components"
+                )
+            found = GaussianMixture(
+                components, covariance_type="full", reg_covar=added, random_state=0
+            ).fit(each.astype(np.float64))
+            self.weights[group] = torch.from_numpy(found.weights_)
+            self.means[group] = torch.from_numpy(found.means_)
+            self.factors[group] = torch.from_numpy(np.linalg.cholesky(found.covariances_))
+        self.fitted.fill_(True)
+
+    def log_density(self, codes: Tensor, groups: Tensor) -> Tensor:
+        """log density in nats, float32 [B], of codes [B, d] in their groups, int64 [B]."""
+        factors, centred = self.factors[groups], codes[:, None] - self.means[groups]
+        white = torch.linalg.solve_triangular(factors, centred[..., None], upper=False)[..., 0]
+        log_scale = factors.diagonal(dim1=2, dim2=3).log().sum(2)
+        constant = 0.5 * codes.shape[1] * math.log(2 * math.pi)
+        each = -0.5 * (white**2).sum(2) - log_scale - constant
+        return torch.logsumexp(self.weights[groups].log() + each, dim=1)
+
+    def draw(self, noise: ImageNoise, groups: Tensor) -> Tensor:
+        """One code, float32 [d], for each image's group, int64 [B]; stacked to [B, d]."""
+        which = categorical_sample(self.weights[groups].log(), noise.uniform())
+        normal = noise.normal(self.means.shape[2])
+        return self.means[groups, which] + torch.einsum(
+            "bij,bj->bi", self.factors[groups, which], normal
+        )

@@ -1,0 +1,247 @@
+"""What the page for people asks of the rows of `pipeline.comparison`, and in which columns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.comparison import Row
+
+TIE_FACTOR = 1.5
+"""FIDs of single trainings within this factor are a tie: other seeds move them as much."""
+NOTHING = "n/a"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table for people: its title, and the text of a row's cell.
+
+    ``note`` says how to read it, and stands below the tables that have it.
+    """
+
+    title: str
+    cell: Callable[[Row], str]
+    right: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A reference row that the models' own metrics hold, such as what doing nothing scores.
+
+    ``sources`` names, for each key of the row, the key of the metrics that has its value.
+    """
+
+    label: str
+    sources: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A table: what it answers, which key ranks it, and how to read it.
+
+    The smallest value comes first, or the largest if ``descending``.
+    """
+
+    title: str
+    key: str
+    columns: tuple[Column, ...]
+    note: str
+    descending: bool = False
+    scales: tuple[Scale, ...] = ()
+
+
+def number(key: str, form: str) -> Callable[[Row], str]:
+    """A cell that shows ``key`` in a format such as ``.2f``, ± its standard error if it has one.
+
+    Where the value is None the cell is `NOTHING`.
+    """
+
+    def cell(row: Row) -> str:
+        if row.get(key) is None:
+            return NOTHING
+        stderr = row.get(f"{key}_stderr")
+        return format(row[key], form) + (f" ± {stderr:{form}}" if stderr else "")
+
+    return cell
+
+
+def text(key: str) -> Callable[[Row], str]:
+    """A cell that shows ``key`` as it is, and `NOTHING` where it is None."""
+    return lambda row: NOTHING if row.get(key) is None else str(row[key])
+
+
+def fid_range(row: Row) -> str:
+    """The lowest and the highest FID that a judge gave."""
+    if row.get("fid_min") is None or row.get("fid_max") is None:
+        return NOTHING
+    return f"{row['fid_min']:.2f} to {row['fid_max']:.2f}"
+
+
+def iwae(row: Row) -> str:
+    """The importance-weighted bound in bits/dim, and from how many draws."""
+    shown = number("iwae_bits_per_dim", ".3f")(row)
+    return shown if shown == NOTHING else f"{shown} (K = {row.get('iwae_samples')})"
+
+
+def told(row: Row) -> str:
+    """Whether a model is given the classes that it draws."""
+    return "" if row.get("label_accuracy") is None else "given"
+
+
+FID = Column("FID (judge) ↓", number("fid", ".2f"))
+TIE = Column("tie", text("tie"), right=False)
+BITS = Column("bits/dim ↓", number("bits_per_dim", ".3f"))
+BOUND = Column("bound", text("likelihood_bound"), right=False)
+MSE = Column("MSE ↓", number("reconstruction_mse", ".5f"))
+TRANSLATED = (
+    Column("FID A to B ↓", number("translation_fid_ab", ".2f")),
+    Column("FID B to A ↓", number("translation_fid_ba", ".2f")),
+)
+ACCURACY = Column("label accuracy ↑", number("label_accuracy", ".3f"))
+
+QUESTIONS = (
+    Question(
+        "How good are the samples?",
+        "fid",
+        (
+            FID,
+            Column("over judges", fid_range),
+            TIE,
+            Column(
+                "labels",
+                told,
+                right=False,
+                note="Where labels are given, the model is told which class to draw, in the shares "
+                "that classes have among the training images; the others have to get them right.",
+            ),
+        ),
+        "FID (judge): lower is better. It is measured on the features of the pipeline's own "
+        "judges and cannot be compared with FIDs on Inception features. Models that share a "
+        f"letter are a tie: with a single training seed, FIDs within a factor of {TIE_FACTOR} of "
+        "each other tell nothing apart.",
+    ),
+    Question(
+        "Do the samples show the class that was asked for?",
+        "label_accuracy",
+        (
+            ACCURACY,
+            Column(
+                "label gain (nats) ↑",
+                number("label_gain_nats", ".1f"),
+                note="Label gain: how much more probable a real image is under its own label than "
+                "under the next class, ± standard error over the images; at 0 the model ignores "
+                "its labels.",
+            ),
+        ),
+        "Label accuracy: higher is better. It is the share of samples in which the judges see the "
+        "class that was asked for, and of real images in which they see their label. A model above "
+        "these draws images that are easier to tell than real ones.",
+        descending=True,
+        scales=(
+            Scale("real images of the evaluated split", {"label_accuracy": "label_accuracy_real"}),
+        ),
+    ),
+    Question(
+        "How well is an unseen image predicted?",
+        "bits_per_dim",
+        (
+            BITS,
+            BOUND,
+            Column("nats/image ↓", number("nats_per_image", ".1f")),
+            Column(
+                "IWAE ↓",
+                iwae,
+                note="IWAE: the same in bits/dim by the tighter bound of K importance-weighted "
+                "draws; it ranks nothing.",
+            ),
+            Column(
+                "given label ↓",
+                number("bits_per_dim_given_label", ".3f"),
+                note="Given label: bits/dim of an image whose label is told. Models that take "
+                "labels are ranked by the marginal over all labels, which is told nothing, as the "
+                "others are.",
+            ),
+        ),
+        "bits/dim: lower is better, ± standard error over the images. `exact` is the value "
+        "itself; `elbo` and `vlb` are upper bounds on the true bits/dim, which may be lower; "
+        "`code length` is the size of a file.",
+    ),
+    Question(
+        "How much of an image survives encoding?",
+        "reconstruction_mse",
+        (
+            MSE,
+            Column("PSNR (dB) ↑", number("reconstruction_psnr", ".1f")),
+            Column("decoded from", text("reconstruction_kind"), right=False),
+        ),
+        "MSE: lower is better, white is 1. PSNR: higher is better. Codes of different sizes and "
+        "kinds are not alike, so this ranks reconstructions and not models.",
+    ),
+    Question(
+        "How well are images translated?",
+        "translation_fid_ab",
+        (
+            *TRANSLATED,
+            Column("images", number("translation_n", ",")),
+            Column(
+                "MSE ↓",
+                number("translation_mse", ".5f"),
+                note="MSE: against the true counterparts, which training never sees, mean of both "
+                "directions.",
+            ),
+            Column(
+                "label accuracy ↑",
+                number("translation_label_accuracy", ".3f"),
+                note="Label accuracy: how often the judges see the original's class in what was "
+                "translated from B to A.",
+            ),
+            Column("cycle MSE ↓", number("cycle_mse", ".5f")),
+        ),
+        "FID (judge) of translated images against real ones of the domain where they should be: "
+        "lower is better. It is of fewer images than that of samples, so the two do not compare. "
+        "Cycle MSE: of images translated there and back; images left as they are have 0, so it "
+        "says nothing by itself.",
+        scales=(
+            Scale(
+                "real images of the domain",
+                {
+                    "translation_fid_ab": "translation_fid_ab_floor",
+                    "translation_fid_ba": "translation_fid_ba_floor",
+                    "translation_n": "translation_n",
+                    "translation_label_accuracy": "translation_label_accuracy_real",
+                },
+            ),
+            Scale(
+                "images left as they are",
+                {
+                    "translation_fid_ab": "translation_fid_identity",
+                    "translation_fid_ba": "translation_fid_identity",
+                    "translation_n": "translation_n",
+                    "translation_mse": "translation_mse_identity",
+                    "translation_label_accuracy": "translation_label_accuracy_identity",
+                },
+            ),
+        ),
+    ),
+    Question(
+        "What did it cost?",
+        "parameters",
+        (
+            Column("parameters ↓", number("parameters", ",")),
+            Column("images seen ↓", number("images_seen", ",")),
+            Column("family", text("family"), right=False),
+        ),
+        "Images seen: training images, with repetition. Time depends on the machine and is not "
+        "in this table.",
+    ),
+)
+
+TERMINAL = (
+    Column("FID", number("fid", ".2f")),
+    TIE,
+    # Without its standard error, whose sign is not ASCII.
+    Column("bits/dim", lambda row: number("bits_per_dim", ".3f")(row).partition(" ")[0]),
+    BOUND,
+    Column("MSE", number("reconstruction_mse", ".5f")),
+    Column("FID A-B", number("translation_fid_ab", ".2f")),
+    Column("FID B-A", number("translation_fid_ba", ".2f")),
+)

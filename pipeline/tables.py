@@ -1,0 +1,300 @@
+"""The page for people: a table for each of `pipeline.questions`, and a short one for the terminal.
+
+A table lists the models that have what it ranks, names the others below it, and drops columns
+that nobody has anything in. Nothing here knows a model or a family by name.
+"""
+
+import math
+import string
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pipeline.comparison import COLUMNS, FAILED, OK, OTHER, Row
+from pipeline.questions import (
+    ACCURACY,
+    BITS,
+    BOUND,
+    FID,
+    MSE,
+    NOTHING,
+    QUESTIONS,
+    TERMINAL,
+    TIE_FACTOR,
+    TRANSLATED,
+    Column,
+    Question,
+)
+
+MARK = "†"
+"""Stands beside a model of which a table's reader must know something; the line below says what."""
+
+
+def ties(fids: Sequence[float]) -> list[str]:
+    """Letters for ascending FIDs; two that share a letter are within `TIE_FACTOR`.
+
+    Being tied is not transitive, so one FID may have several letters: each stands for a largest
+    group whose members are all tied with each other (a compact letter display, Piepho 2004).
+    """
+    letters: list[list[str]] = [[] for _ in fids]
+    groups = end = 0
+    for start in range(len(fids)):
+        stop = start
+        while stop < len(fids) and fids[stop] <= TIE_FACTOR * fids[start]:
+            stop += 1
+        if stop > end:
+            for members in letters[start:stop]:
+                members.append(_letter(groups))
+            groups, end = groups + 1, stop
+    return [" ".join(members) for members in letters]
+
+
+def ranked(rows: Sequence[Row], key: str, descending: bool = False) -> list[Row]:
+    """Rows of the common protocol that have ``key``, in its order, then the models that failed.
+
+    The smallest value comes first, or the largest if ``descending``; equal ones keep their order.
+    """
+    common = [row for row in rows if row["status"] == OK and row.get(key) is not None]
+    best_first = sorted(common, key=lambda row: -row[key] if descending else row[key])
+    return best_first + [row for row in rows if row["status"] == FAILED]
+
+
+def with_ties(rows: Sequence[Row]) -> list[Row]:
+    """Rows, which are in ascending order of FID, with the letters of `ties` as ``tie``.
+
+    Models without FID and reference rows, which were not trained, have none.
+    """
+    judged = [row for row in rows if row["kind"] == "model" and row.get("fid") is not None]
+    letters = dict(
+        zip((row["model"] for row in judged), ties([row["fid"] for row in judged]), strict=True)
+    )
+    # A model may bear the name of a reference row.
+    return [
+        {**row, "tie": letters.get(row["model"], "") if row["kind"] == "model" else ""}
+        for row in rows
+    ]
+
+
+def peculiar(row: Row, reference: Row) -> Row:
+    """What no other column shows: facts about a model (text), and errors of its own (numbers).
+
+    The summands of its likelihood, which have no meaning outside its family, are not among them.
+    """
+    shown = {*COLUMNS, *reference}
+    return {
+        key: value
+        for key, value in row.items()
+        if value is not None and key not in shown and not key.startswith("likelihood_")
+    }
+
+
+def to_markdown(rows: Sequence[Row], reference: Row) -> str:
+    """The page for people: a table for each question, and what could not be compared."""
+    lines = ["# Comparison", "", _measured(reference), ""]
+    failed = [row["model"] for row in rows if row["status"] == FAILED]
+    if failed:
+        lines += [f"**Failed**, so without numbers: {', '.join(failed)}.", ""]
+    waiting = {row["model"]: _facts(row, reference) for row in rows if row["kind"] == "model"}
+    for question in QUESTIONS:
+        lines += _answer(question, rows, waiting)
+    lines += _own_errors(rows, reference)
+    others = [row for row in rows if row["status"] == OTHER]
+    if others:
+        lines += _other_protocols(others, reference)
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def problems(rows: Sequence[Row]) -> list[str]:
+    """A line for each model that is not ranked, and why."""
+    why = {FAILED: "it has no metrics, so it failed", OTHER: "it was judged by another protocol"}
+    return [
+        f"warning: {row['model']} is not ranked: {why[row['status']]}"
+        for row in rows
+        if row["status"] in why
+    ]
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The main figures of all rows by ascending FID, in plain ASCII for any terminal.
+
+    Those without FID follow by ascending bits/dim, then MSE. Reference rows are in parentheses;
+    models of another protocol are left out.
+    """
+
+    def place(row: Row) -> list[float]:
+        values = (row.get(key) for key in ("fid", "bits_per_dim", "reconstruction_mse"))
+        return [math.inf if value is None else value for value in values]
+
+    listed = [
+        row
+        for row in rows
+        if row["status"] != OTHER and (row["kind"] == "model" or _filled(TERMINAL, [row]))
+    ]
+    ordered = with_ties(sorted(listed, key=lambda row: (row["status"] == FAILED, place(row))))
+    columns = _filled(TERMINAL, ordered)
+    names = [row["model"] if row["kind"] == "model" else f"({row['model']})" for row in ordered]
+    table = [["model", *(column.title for column in columns)]]
+    for name, row in zip(names, ordered, strict=True):
+        cells = ["-" if cell == NOTHING else cell for cell in _cells(columns, row)]
+        table.append([name, *cells])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    )
+
+
+def _measured(reference: Row) -> str:
+    """One paragraph on what all numbers have in common."""
+    return (
+        f"{reference['dataset']}: {reference['n_samples']:,} samples of each model against "
+        f"{reference['n_reference']:,} images of the {reference['reference_split']} split, FID on "
+        f"`{reference['fid_features']}`, protocol `{reference['protocol']}`. Rows in italics are "
+        "references that need no training: a scale to read the others by. Best first."
+    )
+
+
+def _answer(question: Question, rows: Sequence[Row], waiting: dict[str, list[str]]) -> list[str]:
+    """The section of one question, or nothing if no row has what it asks for.
+
+    Args:
+        question: what is answered.
+        rows: all of them.
+        waiting: by model, what readers of the first table that lists it must know; what is told
+            here is taken out.
+    """
+    listed = ranked([*rows, *_scales(question, rows)], question.key, question.descending)
+    if all(row["status"] == FAILED for row in listed):
+        return []
+    if question.key == "fid":
+        listed = with_ties(listed)
+    columns = _filled(question.columns, listed)
+    facts = {
+        row["model"]: waiting.pop(row["model"], [])
+        for row in listed
+        if row["kind"] == "model" and row["status"] == OK
+    }
+    marked = [name for name, found in facts.items() if found]
+    lines = [f"## {question.title}", "", *_table(columns, listed, marked), ""]
+    lines += [f"{MARK} {name}: {'; '.join(facts[name])}.\n" for name in marked]
+    without = [
+        row["model"]
+        for row in rows
+        if row["kind"] == "model" and row["status"] == OK and row.get(question.key) is None
+    ]
+    if without:
+        lines += [f"{NOTHING} for {', '.join(without)}.", ""]
+    notes = [question.note, *(column.note for column in columns if column.note)]
+    return [*lines, " ".join(notes), ""]
+
+
+def _scales(question: Question, rows: Sequence[Row]) -> list[Row]:
+    """Reference rows that the models' metrics hold; models that agree on one share it."""
+    found = []
+    for scale in question.scales:
+        for row in rows:
+            if row["kind"] != "model" or row["status"] != OK:
+                continue
+            values = {key: row.get(source) for key, source in scale.sources.items()}
+            named = {"kind": "reference", "status": OK, "model": scale.label, "label": scale.label}
+            if {**named, **values} not in found:
+                found.append({**named, **values})
+    return found
+
+
+def _table(columns: Sequence[Column], rows: Iterable[Row], marked: Sequence[str] = ()) -> list[str]:
+    """A Markdown table, models that are ``marked`` with `MARK`, reference rows in italics."""
+    lines = [
+        "| " + " | ".join(["model", *(column.title for column in columns)]) + " |",
+        "|" + "|".join(["---", *("---:" if column.right else "---" for column in columns)]) + "|",
+    ]
+    for row in rows:
+        cells = [row["label"], *_cells(columns, row)]
+        if row["kind"] == "reference":
+            cells = [f"*{cell}*" if cell else "" for cell in cells]
+        elif row["model"] in marked:
+            cells[0] += f" {MARK}"
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _filled(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
+    """The columns in which some row has something."""
+    measured = [row for row in rows if row["status"] != FAILED]
+    return [
+        column
+        for column in columns
+        if any(column.cell(row) not in (NOTHING, "") for row in measured)
+    ]
+
+
+def _cells(columns: Sequence[Column], row: Row) -> list[str]:
+    if row["status"] == FAILED:
+        return [FAILED] + [""] * (len(columns) - 1)
+    return [column.cell(row) for column in columns]
+
+
+def _facts(row: Row, reference: Row) -> list[str]:
+    """What a reader must know about a model, such as 'latent density: one Gaussian'."""
+    return [
+        f"{key.replace('_', ' ')}: {value}"
+        for key, value in sorted(peculiar(row, reference).items())
+        if isinstance(value, str)
+    ]
+
+
+def _own_errors(rows: Sequence[Row], reference: Row) -> list[str]:
+    """The section of what only one family measures."""
+    found = [
+        f"| {row['label']} | {key.replace('_', ' ')} | {value:.5g} |"
+        for row in rows
+        if row["kind"] == "model" and row["status"] == OK
+        for key, value in sorted(peculiar(row, reference).items())
+        if not isinstance(value, str)
+    ]
+    if not found:
+        return []
+    return [
+        "## What else was measured?",
+        "",
+        "| model | error of its own | mean |",
+        "|---|---|---:|",
+        *found,
+        "",
+        "Means over the images of the evaluated split. No two families have these in common, so "
+        "they rank nothing.",
+        "",
+    ]
+
+
+def _other_protocols(rows: Sequence[Row], reference: Row) -> list[str]:
+    """The section of models that can't be ranked, in the order of params.yaml."""
+
+    def differences(row: Row) -> str:
+        keys = [key for key in reference if key not in ("rows", "protocol")]
+        found = [
+            f"{key} {_short(row.get(key))}, not {_short(reference[key])}"
+            for key in keys
+            if row.get(key) != reference[key]
+        ]
+        return "; ".join(found) or f"protocol {row.get('protocol')}"
+
+    differing = Column("what differs", differences, right=False)
+    columns = (differing, FID, ACCURACY, BITS, BOUND, MSE, *TRANSLATED)
+    return [
+        "## Not comparable: other protocol",
+        "",
+        *_table(_filled(columns, rows), rows),
+        "",
+        "These numbers were measured by other rules than those above, and are not ranked.",
+    ]
+
+
+def _short(value: Any) -> str:
+    """A value for people: of a hash, its beginning."""
+    return str(value)[:12]
+
+
+def _letter(index: int) -> str:
+    """a to z, then a1 to z1 and so on."""
+    round_, place = divmod(index, len(string.ascii_lowercase))
+    return string.ascii_lowercase[place] + (str(round_) if round_ else "")
