@@ -36,6 +36,9 @@ TINY: dict[str, dict[str, Any]] = {
 }
 """Networks that train in milliseconds; a family that is not listed has its own defaults."""
 
+TINY_TRAINING: dict[str, dict[str, Any]] = {"began": {"alone": 8}}
+"""What a training of a few steps needs."""
+
 
 def tiny_params(name: str, **blocks: dict[str, Any] | None) -> params.ModelParams:
     """Hyperparameters of a small model; ``network={...}`` and so on override single values.
@@ -49,7 +52,7 @@ def tiny_params(name: str, **blocks: dict[str, Any] | None) -> params.ModelParam
     chosen = families.load(family)
     small: dict[str, dict[str, Any]] = {
         "network": TINY.get(family, {}),
-        "training": {"images": 64, "batch": 8},
+        "training": {"images": 64, "batch": 8, **TINY_TRAINING.get(family, {})},
         "sampling": {},
         "scoring": {},
     }

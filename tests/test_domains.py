@@ -106,9 +106,9 @@ def test_domains_share_no_image_and_lose_none(store, name):
         for key, label in zip(keys(first.images), first.labels, strict=True):
             assert whole[key] == label
         inverse = {
-            domains.MAKERS[name].transform(np.frombuffer(key, np.uint8).reshape(1, 1, 6, 6))[
-                0
-            ].tobytes(): key
+            domains.MAKERS[name]
+            .transform(np.frombuffer(key, np.uint8).reshape(1, 1, 6, 6))[0]
+            .tobytes(): key
             for key in whole
         }
         for key, label in zip(keys(first.others), first.other_labels, strict=True):

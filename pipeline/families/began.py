@@ -4,17 +4,25 @@
   arXiv:1703.10717.
 
 The discriminator is an autoencoder, and what it says about an image is how badly it reconstructs
-it. As in the paper: the absolute error, uniform noise as large as the discriminator's code, one
-architecture for the generator and the discriminator's decoder, no normalisation layers, both
-players updated from one and the same state. Other than in the paper: the autoencoder is smaller
-(strided convolutions, one at each resolution) and has SiLUs for ELUs; one draw of noise serves both
-players; Adam's learning rate falls along a cosine, not in halvings chosen by eye; the generator's
-weights are averaged.
+it. As in the paper: uniform noise as large as the discriminator's code, one architecture for the
+generator and the discriminator's decoder, no batch normalisation, both players updated from one and
+the same state, k steered by the two errors.
+
+Other than in the paper, where millions of images are seen: the discriminator learns ``alone`` at
+first, and the generator starts as a copy of its decoder. A generator that starts anywhere else
+collapses on digits to bars and blanks, which every autoencoder reconstructs well, and a short
+training does not bring it back. For that start to mean something a code is scaled to the length
+that noise has. Also, the networks are smaller and have SiLUs for ELUs; one draw of noise serves
+both players; Adam's learning rate falls along a cosine, not in halvings chosen by eye; the
+generator's weights are averaged.
 """
 
-from typing import ClassVar
+import math
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -39,27 +47,49 @@ INTERPOLATIONS = 12
 class BeganNetwork(Section):
     """Sizes: noise and code, and the channels next to the images."""
 
-    latent: int = Field(32, ge=1)
+    latent: int = Field(16, ge=2)
     channels: int = Field(16, ge=4)
 
 
 class BeganTraining(TrainingParams):
     """Optimisers: Adam for both players; and the equilibrium between them.
 
-    ``gamma`` is the ratio of errors on fake and real images that k is steered to, the diversity
-    ratio; ``gain`` is the paper's lambda_k, how fast k follows.
+    ``alone`` counts the training images, out of ``images``, that the discriminator sees before the
+    generator starts. ``gamma`` is the ratio of errors on fake and real images that k is steered to,
+    the diversity ratio; ``gain`` is the paper's lambda_k, how fast k follows; ``eta`` the power of
+    the absolute error.
     """
 
-    discriminator_learning_rate: float = Field(1e-3, gt=0)
-    beta1: float = Field(0.5, ge=0, lt=1)
+    alone: int = Field(20_000, ge=0)
+    discriminator_learning_rate: float = Field(4e-3, gt=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
     ema: float = Field(0.99, ge=0, lt=1)
-    gamma: float = Field(0.5, ge=0, le=1)
-    gain: float = Field(0.001, gt=0)
+    gamma: float = Field(0.7, ge=0, le=1)
+    gain: float = Field(0.02, gt=0)
+    eta: Literal[1, 2] = 2
 
 
-def autoencoding_errors(images: Tensor, decoded: Tensor) -> Tensor:
-    """The mean absolute error of each image, float32 [B]: the paper's L (equation 1, eta = 1)."""
-    return (decoded.float() - images).abs().flatten(1).mean(1)
+class Autoencoder(nn.Module):
+    """Images in -1..1 to reconstructions, float [B, C, H, W], through a code like the noise."""
+
+    def __init__(self, spec: ImageSpec, network: BeganNetwork) -> None:
+        super().__init__()
+        size = {"channels": network.channels, "hidden": None}
+        self.encoder = Encoder(spec, inputs=spec.channels, outputs=network.latent, **size)
+        self.decoder = Decoder(spec, inputs=network.latent, outputs=spec.channels, **size)
+
+    def code(self, images: Tensor) -> Tensor:
+        """float [B, latent] with mean 0 and variance 1/3, as uniform noise on -1..1 has."""
+        raw = self.encoder(images)
+        return F.layer_norm(raw, raw.shape[1:]) / math.sqrt(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.decoder(self.code(images))
+
+
+def autoencoding_errors(images: Tensor, decoded: Tensor, eta: int) -> Tensor:
+    """The paper's L (section 3.1) on the scale -1..1, a mean over pixels, float32 [B]."""
+    return (decoded.float() - images).abs().pow(eta).flatten(1).mean(1)
 
 
 class Began(Family):
@@ -70,14 +100,16 @@ class Began(Family):
 
     def __init__(self, spec: ImageSpec, params: ModelParams) -> None:
         super().__init__(spec, params)
-        network = params.network
-        size = {"channels": network.channels, "hidden": None}
-        self.generator = Decoder(spec, inputs=network.latent, outputs=spec.channels, **size)
-        self.discriminator = nn.Sequential(
-            Encoder(spec, inputs=spec.channels, outputs=network.latent, **size),
-            Decoder(spec, inputs=network.latent, outputs=spec.channels, **size),
+        self.generator = Decoder(
+            spec,
+            inputs=params.network.latent,
+            outputs=spec.channels,
+            channels=params.network.channels,
+            hidden=None,
         )
+        self.discriminator = Autoencoder(spec, params.network)
         self.register_buffer("k", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
     def groups(self) -> dict[str, Group]:
         training = self.params.training
@@ -101,20 +133,24 @@ class Began(Family):
     def training_step(
         self, batch: Batch, update: Update, rng: torch.Generator
     ) -> dict[str, Tensor]:
-        """One step of both players and of k (section 3.4).
+        """One step of both players and of k (section 3.4), or of the discriminator alone.
 
         The generator is updated first, and the discriminator on images from before that update:
         so both gradients are taken at the same weights, which is the paper's simultaneous step.
         """
-        training = self.params.training
         real = to_signed(batch.images)
-        fake = self.generator(self._noise(len(real), rng)).float()
-        generator_loss = autoencoding_errors(fake, self.discriminator(fake)).mean()
+        if self.seen < self.params.training.alone:
+            return self._alone(real, update)
+        training = self.params.training
+        noise = 2 * torch.rand(
+            len(real), self.params.network.latent, generator=rng, device=self.device
+        )
+        fake = self.generator(noise - 1).float()
+        generator_loss = self._errors(fake).mean()
         update("generator", generator_loss)
 
         fake = fake.detach()
-        on_real = autoencoding_errors(real, self.discriminator(real)).mean()
-        on_fake = autoencoding_errors(fake, self.discriminator(fake)).mean()
+        on_real, on_fake = self._errors(real).mean(), self._errors(fake).mean()
         k = self.k.clone()
         discriminator_loss = on_real - k * on_fake
         update("discriminator", discriminator_loss)
@@ -130,13 +166,30 @@ class Began(Family):
             "discriminator/convergence": on_real.detach() + balance.abs(),
         }
 
-    def _noise(self, n: int, rng: torch.Generator) -> Tensor:
-        """Uniform on [-1, 1), float32 [n, latent]."""
-        latent = self.params.network.latent
-        return 2 * torch.rand(n, latent, generator=rng, device=self.device) - 1
+    def _alone(self, real: Tensor, update: Update) -> dict[str, Tensor]:
+        """One step of the discriminator as an autoencoder; after the last the generator starts."""
+        loss = self._errors(real).mean()
+        update("discriminator", loss)
+        self.seen += len(real)
+        if self.seen >= self.params.training.alone:
+            self._start_generator()
+        return {"discriminator/loss": loss.detach(), "discriminator/real": loss.detach()}
+
+    @torch.no_grad()
+    def _start_generator(self) -> None:
+        self.generator.load_state_dict(self.discriminator.decoder.state_dict())
+
+    def finish(self, batches: Iterator[Batch], rng: torch.Generator) -> None:
+        """Start the generator if training ended before it was its turn."""
+        if self.seen < self.params.training.alone:
+            self._start_generator()
+
+    def _errors(self, images: Tensor) -> Tensor:
+        """What the discriminator says about images in -1..1, float32 [B]."""
+        return autoencoding_errors(images, self.discriminator(images), self.params.training.eta)
 
     def _own_noise(self, seeds: Tensor) -> Tensor:
-        """The same, one row per seed."""
+        """Uniform on -1..1, float32 [n, latent], one row per seed."""
         return 2 * ImageNoise(seeds, self.device).uniform(self.params.network.latent) - 1
 
     @torch.no_grad()
@@ -148,10 +201,10 @@ class Began(Family):
     def own_errors(self, images: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """How badly the discriminator reconstructs images: its opinion of them, and no metric.
 
-        It is a mean absolute error on the scale -1..1; see `pipeline.family.MeasuresItself`.
+        A mean squared error (white is 1); see `pipeline.family.MeasuresItself`.
         """
         real = to_signed(images)
-        return {"discriminator_error": autoencoding_errors(real, self.discriminator(real))}
+        return {"discriminator_error": autoencoding_errors(real, self.discriminator(real), 2) / 4}
 
     @torch.no_grad()
     def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
