@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     repro.add_argument("--force", action="store_true", help="run what did not change, too")
     ui = commands.add_parser("ui", help="compare the runs in MLflow's pages, on loopback")
     ui.add_argument("--port", type=_positive, help="default: 5000 or the next free one")
-    commands.add_parser("readme", help="write the tables of README.md from params.yaml and metrics/")
+    commands.add_parser("readme", help="write the tables of README.md, from metrics/")
     floors = commands.add_parser("floors", help="fail if a committed floor is missed")
     floors.add_argument("file", help="a JSON file: {model: {metric: worst allowed value}}")
     options = parser.parse_args(arguments)

@@ -21,6 +21,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ae": {"latent": 3, "channels": 4, "components": 2},
     "began": {"latent": 4, "channels": 4},
     "gan": {"latent": 4, "channels": 4},
+    "cyclegan": {"channels": 4, "blocks": 1, "critic_channels": 4, "pool": 12},
     "wgan": {"latent": 4, "channels": 4},
     "pixelcnn": {"channels": 4, "layers": 2, "hidden": 8},
     "lstm": {"channels": 4, "layers": 1, "hidden": 8, "state": 8},

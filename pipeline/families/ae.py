@@ -30,7 +30,7 @@ from pipeline.family import (
     to_signed,
     to_uint8,
 )
-from pipeline.likelihoods import categorical_sample
+from pipeline.mixture import CodeMixture
 from pipeline.nets import warm_cosine
 from pipeline.params import ModelParams, Section
 from pipeline.seeds import ImageNoise
@@ -76,11 +76,7 @@ class Ae(Family):
         size = {"channels": network.channels, "hidden": None}
         self.encoder = Encoder(spec, inputs=spec.channels, outputs=network.latent, **size)
         self.decoder = Decoder(spec, inputs=network.latent, outputs=spec.channels, **size)
-        count, latent = network.components, network.latent
-        self.register_buffer("fitted", torch.tensor(False))
-        self.register_buffer("weights", torch.zeros(count))
-        self.register_buffer("means", torch.zeros(count, latent))
-        self.register_buffer("factors", torch.zeros(count, latent, latent))
+        self.density = CodeMixture(1, network.components, network.latent)
 
     def groups(self) -> dict[str, Group]:
         training = self.params.training
@@ -119,33 +115,11 @@ class Ae(Family):
                 break
         images = torch.from_numpy(np.unique(np.concatenate(drawn)[:FITTED_IMAGES], axis=0))
         codes = torch.cat([self._encode(each.to(self.device)) for each in images.split(250)])
-        self._fit(codes.cpu().double().numpy())
-
-    def _fit(self, codes: np.ndarray) -> None:
-        from sklearn.mixture import GaussianMixture
-
-        components = self.params.network.components
-        if len(codes) < components:
-            raise PipelineError(
-                f"models.{self.params.name}.network.components = {components}: "
-                f"there are only {len(codes)} codes to fit so many Gaussians to"
-            )
-        mixture = GaussianMixture(
-            components,
-            covariance_type="full",
-            reg_covar=self.params.training.floor * codes.var(axis=0).mean(),
-            random_state=0,
-        ).fit(codes)
-        self.weights.copy_(torch.from_numpy(mixture.weights_))
-        self.means.copy_(torch.from_numpy(mixture.means_))
-        self.factors.copy_(torch.from_numpy(np.linalg.cholesky(mixture.covariances_)))
-        self.fitted.fill_(True)
+        self.density.fit([codes.cpu().numpy()], self.params.training.floor)
 
     def facts(self) -> dict[str, str]:
         """The density that samples are drawn from."""
-        count = self.params.network.components
-        kind = "mixture of {} full-covariance Gaussians" if count > 1 else "full-covariance Gaussian"
-        return {"latent_density": kind.format(count)}
+        return {"latent_density": str(self.density)}
 
     def _encode(self, images: Tensor) -> Tensor:
         """Codes, float32 [B, latent], of uint8 images."""
@@ -158,15 +132,13 @@ class Ae(Family):
         Raises:
             PipelineError: if no density was fitted.
         """
-        if not self.fitted:
+        if not self.density.fitted:
             raise PipelineError(
                 f"{self.params.name}: an autoencoder samples from a density of its codes, and none "
                 "was fitted: training did not end"
             )
-        noise = ImageNoise(seeds, self.device)
-        choice, normal = noise.uniform(), noise.normal(self.params.network.latent)
-        which = categorical_sample(self.weights.log().expand(len(seeds), -1), choice)
-        codes = self.means[which] + torch.einsum("bij,bj->bi", self.factors[which], normal)
+        groups = torch.zeros(len(seeds), dtype=torch.long, device=self.device)
+        codes = self.density.draw(ImageNoise(seeds, self.device), groups)
         return to_uint8(self.decoder(codes))
 
     @torch.no_grad()

@@ -6,12 +6,13 @@
   al. 2017, arXiv:1611.07004.
 
 Departures, for minutes on a processor instead of days on a GPU: the generators see patches of
-pixels as one position, which makes their convolutions cheap; nothing is normalised (the paper's
-instance normalisation is slow on processors, and networks this shallow do without when their
-residual blocks start as the identity); borders are padded with zeros, since reflection has no
-deterministic gradient on GPUs; the batch is larger than 1; and the final generators are averages
-over training. Learning rates stay constant for the first half and then fall to 0 in a line, as in
-the paper.
+pixels as one position, which makes their convolutions cheap; their outputs are not squashed by
+tanh, which has no gradient at the blackest level, where most pixels of drawings are, and left them
+black for good (images are clipped when they are made uint8); normalisation is over the channels of
+each position, since the paper's instance normalisation is slow on processors; borders are padded
+with zeros, since reflection has no deterministic gradient on GPUs; the batch is larger than 1; and
+the final generators are averages over training. Learning rates stay constant for the first half of
+training and then fall to 0 in a line, as in the paper.
 """
 
 from typing import ClassVar, Literal
@@ -59,24 +60,39 @@ class CycleGanTraining(TrainingParams):
     ema: float = Field(0.99, ge=0, lt=1)
 
 
-class ResidualBlock(nn.Module):
-    """Two convolutions, which start as the identity."""
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of each position."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, each after a normalisation."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            ChannelNorm(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            ChannelNorm(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
 
 
 class Generator(nn.Module):
-    """Images in -1..1 of one domain to images in -1..1 of the other, float32 [B, C, H, W].
+    """Images in -1..1 of one domain to images of the other, float32 [B, C, H, W], not clipped.
 
-    A residual network over patches; images are padded with black to whole patches.
+    A residual network over patches of pixels; images are padded with black to whole patches.
     """
 
     def __init__(self, spec: ImageSpec, network: CycleGanNetwork) -> None:
@@ -87,6 +103,7 @@ class Generator(nn.Module):
             nn.PixelUnshuffle(self.patch),
             nn.Conv2d(values, network.channels, 3, padding=1),
             *(ResidualBlock(network.channels) for _ in range(network.blocks)),
+            ChannelNorm(network.channels),
             nn.ReLU(),
             nn.Conv2d(network.channels, values, 3, padding=1),
             nn.PixelShuffle(self.patch),
@@ -94,14 +111,14 @@ class Generator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         right, below = -self.spec.width % self.patch, -self.spec.height % self.patch
-        change = self.layers(F.pad(images, (0, right, 0, below), value=-1.0))
-        return images + change[:, :, : self.spec.height, : self.spec.width].float()
+        found = self.layers(F.pad(images, (0, right, 0, below), value=-1.0))
+        return found[:, :, : self.spec.height, : self.spec.width].float()
 
 
 class Critic(nn.Module):
     """Images in -1..1 to one score per patch, float32 [B, 1, h, w]: 1 is real and 0 is fake.
 
-    Each score sees 18 x 18 pixels.
+    Each score sees 18 x 18 pixels, a PatchGAN of Isola et al.
     """
 
     def __init__(self, spec: ImageSpec, network: CycleGanNetwork) -> None:
@@ -111,6 +128,7 @@ class Critic(nn.Module):
             nn.Conv2d(spec.channels, width, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
             nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            ChannelNorm(2 * width),
             nn.LeakyReLU(0.2),
             nn.Conv2d(2 * width, 1, 3, padding=1),
         )
@@ -207,21 +225,24 @@ class CycleGan(Family):
         loss = adversarial + training.cycle * cycle + training.identity * identity
         update("generator", loss)
 
-        on_real, on_fake, critics = [], [], 0.0
+        on_real, on_fake = [], []
         for d, critic in self.critics.items():
             shown = self.pools[d].exchange(fake[d], rng)
-            on_real.append(critic(real[d]))
-            on_fake.append(critic(shown))
-            critics = critics + least_squares(on_real[-1], 1.0) + least_squares(on_fake[-1], 0.0)
-        update("discriminator", critics / 2)
+            seen = critic(torch.cat([real[d], shown])).chunk(2)
+            on_real.append(seen[0])
+            on_fake.append(seen[1])
+        # Each critic's loss counts half, as in the paper: the mean over both is half their sum.
+        real_scores, fake_scores = torch.stack(on_real), torch.stack(on_fake)
+        critics = least_squares(real_scores, 1.0) + least_squares(fake_scores, 0.0)
+        update("discriminator", critics)
         return {
             "generator/loss": loss.detach(),
             "generator/adversarial": adversarial.detach(),
             "generator/cycle": cycle.detach(),
             "generator/identity": identity.detach(),
-            "discriminator/loss": critics.detach() / 2,
-            "discriminator/real": torch.stack(on_real).mean().detach(),
-            "discriminator/fake": torch.stack(on_fake).mean().detach(),
+            "discriminator/loss": critics.detach(),
+            "discriminator/real": real_scores.mean().detach(),
+            "discriminator/fake": fake_scores.mean().detach(),
         }
 
     @torch.no_grad()
