@@ -52,9 +52,9 @@ def examples(split: Split, classes: int) -> Batch:
 
 def _in_turn(labels: np.ndarray, classes: int) -> np.ndarray:
     members = [np.flatnonzero(labels == label)[:EXAMPLES] for label in range(classes)]
-    found = [
-        each[round_] for round_ in range(EXAMPLES) for each in members if round_ < len(each)
-    ][:EXAMPLES]
+    found = [each[round_] for round_ in range(EXAMPLES) for each in members if round_ < len(each)][
+        :EXAMPLES
+    ]
     return np.array(found + found[-1:] * (EXAMPLES - len(found)))
 
 

@@ -40,7 +40,7 @@ class CodeMixture(nn.Module):
             else "full-covariance Gaussian"
         )
 
-    def fit(self, codes: list[np.ndarray], floor: float) -> None:
+    def fit(self, codes: list[np.ndarray], floor: float, model: str) -> None:
         """Maximum likelihood by expectation maximisation from one k-means start per group.
 
         Args:
@@ -48,6 +48,7 @@ class CodeMixture(nn.Module):
                 without any stays standard normal.
             floor: added to the variances, as a fraction of the mean variance of all codes, so
                 that no component collapses.
+            model: whose codes they are, for the message.
 
         Raises:
             PipelineError: if a group has too few codes.
@@ -63,8 +64,8 @@ class CodeMixture(nn.Module):
                 continue
             if len(each) < max(2, components):
                 raise PipelineError(
-                    f"{len(each)} codes are too few to fit a mixture of {components} to; "
-                    "lower network.components"
+                    f"models.{model}.network.components = {components}: there are only "
+                    f"{len(each)} codes to fit so many Gaussians to; lower it"
                 )
             found = GaussianMixture(
                 components, covariance_type="full", reg_covar=added, random_state=0

@@ -7,6 +7,17 @@ import torch
 from torch import Tensor, nn
 
 
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of each position: fast where the channels are innermost."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class Ema:
     """Exponential moving average of parameters, with a warm-up so that it forgets the start.
 

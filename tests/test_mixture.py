@@ -80,7 +80,7 @@ def test_fit_finds_the_clusters_of_each_group():
     ]
     mixture = CodeMixture(2, 2, 2)
     assert not mixture.fitted
-    mixture.fit(codes, floor=1e-6)
+    mixture.fit(codes, floor=1e-6, model="m")
     assert mixture.fitted
     for group, shift in enumerate((0.0, 20.0)):
         found = mixture.means[group][mixture.means[group][:, 0].argsort()].numpy()
@@ -92,7 +92,7 @@ def test_fit_finds_the_clusters_of_each_group():
 def test_one_gaussian_has_the_moments_of_the_codes_and_the_floor():
     codes = np.random.default_rng(0).normal(size=(500, 3)) @ np.diag([1.0, 2.0, 0.0])
     mixture = CodeMixture(1, 1, 3)
-    mixture.fit([codes], floor=0.1)
+    mixture.fit([codes], floor=0.1, model="m")
     floor = 0.1 * codes.var(axis=0).mean()
     expected = np.cov(codes.T, bias=True) + floor * np.eye(3)
     found = (mixture.factors @ mixture.factors.mT)[0, 0].numpy()
@@ -102,8 +102,8 @@ def test_one_gaussian_has_the_moments_of_the_codes_and_the_floor():
 def test_fit_is_repeatable_and_survives_saving():
     codes = [np.random.default_rng(0).normal(size=(300, 4))]
     one, other = CodeMixture(1, 3, 4), CodeMixture(1, 3, 4)
-    one.fit(codes, 0.01)
-    other.fit(codes, 0.01)
+    one.fit(codes, 0.01, "m")
+    other.fit(codes, 0.01, "m")
     assert all(torch.equal(a, b) for a, b in zip(one.buffers(), other.buffers(), strict=True))
     loaded = CodeMixture(1, 3, 4)
     loaded.load_state_dict(one.state_dict())
@@ -111,13 +111,15 @@ def test_fit_is_repeatable_and_survives_saving():
 
 
 def test_too_few_codes_are_refused():
-    with pytest.raises(PipelineError, match=r"3 codes are too few .* mixture of 5"):
-        CodeMixture(1, 5, 2).fit([np.zeros((3, 2))], 0.01)
+    with pytest.raises(
+        PipelineError, match=r"models\.ae\.network\.components = 5: there are only 3 codes"
+    ):
+        CodeMixture(1, 5, 2).fit([np.zeros((3, 2))], 0.01, "ae")
 
 
 def test_a_group_without_codes_stays_standard_normal():
     mixture = CodeMixture(2, 1, 2)
-    mixture.fit([np.random.default_rng(0).normal(3, 2, size=(50, 2)), np.zeros((0,))], 0.01)
+    mixture.fit([np.random.default_rng(0).normal(3, 2, size=(50, 2)), np.zeros((0,))], 0.01, "m")
     codes = torch.randn(5, 2, generator=torch.Generator().manual_seed(1))
     found = mixture.log_density(codes, torch.ones(5, dtype=torch.long))
     torch.testing.assert_close(found, torch.distributions.Normal(0, 1).log_prob(codes).sum(1))

@@ -76,7 +76,8 @@ def stored(folder, n=(40, 40), train=60, truth=True):
     return Store(folder)
 
 
-def quality(store, ab, ba, split="test", batch=7, judges=(Looking(),), seed=0):
+def quality(store, ab, ba, split="test", batch=7, judges=None, seed=0):
+    judges = judges or [Looking()]
     return translation.quality(Translator(ab, ba), judges, store, split, seed=seed, batch=batch)
 
 

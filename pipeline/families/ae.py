@@ -115,7 +115,7 @@ class Ae(Family):
                 break
         images = torch.from_numpy(np.unique(np.concatenate(drawn)[:FITTED_IMAGES], axis=0))
         codes = torch.cat([self._encode(each.to(self.device)) for each in images.split(250)])
-        self.density.fit([codes.cpu().numpy()], self.params.training.floor)
+        self.density.fit([codes.cpu().numpy()], self.params.training.floor, self.params.name)
 
     def facts(self) -> dict[str, str]:
         """The density that samples are drawn from."""

@@ -32,6 +32,7 @@ from pipeline.family import (
     to_signed,
     to_uint8,
 )
+from pipeline.nets import ChannelNorm
 from pipeline.params import ModelParams, Section
 
 Direction = Literal["ab", "ba"]
@@ -58,17 +59,6 @@ class CycleGanTraining(TrainingParams):
     discriminator_learning_rate: float = Field(2e-4, gt=0)
     beta1: float = Field(0.5, ge=0, lt=1)
     ema: float = Field(0.99, ge=0, lt=1)
-
-
-class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of each position."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class ResidualBlock(nn.Module):

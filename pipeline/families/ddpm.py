@@ -152,26 +152,15 @@ def _expand(per_image: Tensor) -> Tensor:
     return per_image.float()[:, None, None, None]
 
 
-class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of each position: fast where the channels are innermost."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 class ResidualBlock(nn.Module):
     """Two convolutions, the second normalisation scaled and shifted by the time."""
 
     def __init__(self, wide_in: int, wide_out: int, time_width: int) -> None:
         super().__init__()
-        self.norm1 = ChannelNorm(wide_in)
+        self.norm1 = nets.ChannelNorm(wide_in)
         self.conv1 = nn.Conv2d(wide_in, wide_out, 3, padding=1)
         self.time = nn.Linear(time_width, 2 * wide_out)
-        self.norm2 = ChannelNorm(wide_out)
+        self.norm2 = nets.ChannelNorm(wide_out)
         self.conv2 = nn.Conv2d(wide_out, wide_out, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
@@ -207,7 +196,7 @@ class UNet(nn.Module):
         self.middle_up = ResidualBlock(4 * width, 2 * width, time)
         self.from_middle = nn.Conv2d(2 * width, width, 3, padding=1)
         self.high_up = ResidualBlock(2 * width, width, time)
-        self.norm = ChannelNorm(width)
+        self.norm = nets.ChannelNorm(width)
         self.output = nn.Conv2d(width, values, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:

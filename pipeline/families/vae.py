@@ -208,7 +208,7 @@ class Vae(Family):
             seen += len(mean)
             if seen >= PRIOR_IMAGES:
                 break
-        self.prior.fit([np.array(each) for each in codes], PRIOR_FLOOR)
+        self.prior.fit([np.array(each) for each in codes], PRIOR_FLOOR, self.params.name)
 
     def _log_prior(self, codes: Tensor, labels: Tensor | None) -> Tensor:
         """log p(z|y) in nats [B]."""
