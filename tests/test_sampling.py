@@ -47,6 +47,11 @@ def test_labels_have_the_shares_of_the_classes_whatever_their_number(counts):
         np.testing.assert_array_equal(labels, sampling.balanced_labels(2000, np.array(counts))[:n])
 
 
+def test_a_rare_class_waits_until_half_an_image_is_its_share():
+    labels = sampling.balanced_labels(600, np.array([1000, 1]))
+    assert np.flatnonzero(labels == 1).tolist() == [500]
+
+
 def test_labels_need_a_class_that_has_images():
     with pytest.raises(ValueError, match="no class has an image"):
         sampling.balanced_labels(3, np.zeros(4))
