@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

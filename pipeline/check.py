@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from pipeline import datasets, params, paths
-from pipeline.errors import PipelineError
+from pipeline.core import params, paths
+from pipeline.core.errors import PipelineError
+from pipeline.datasets import sources
 
 
 def check(path: Path = paths.PARAMS) -> None:
@@ -29,7 +30,7 @@ def check(path: Path = paths.PARAMS) -> None:
             problems.append(str(error))
     if "data" in shared:
         try:
-            datasets.source(shared["data"].name, path).configured(shared["data"], path)
+            sources.load(shared["data"].name, path).configured(shared["data"], path)
         except PipelineError as error:
             problems.append(str(error))
     try:

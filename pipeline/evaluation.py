@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import judge, likelihoods, seeds
-from pipeline.family import (
+from pipeline import judge
+from pipeline.blocks import likelihoods
+from pipeline.core import seeds
+from pipeline.core.family import (
     Family,
     HasLikelihood,
     Likelihood,
@@ -17,9 +19,9 @@ from pipeline.family import (
     Reconstructs,
     in_batches,
 )
+from pipeline.core.progress import Progress
 from pipeline.metrics import labels as label_metrics
 from pipeline.metrics import reconstruction
-from pipeline.progress import Progress
 
 
 def sample_quality(

@@ -9,8 +9,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from pipeline import files, paths
-from pipeline.errors import PipelineError
+from pipeline.core import files, paths
+from pipeline.core.errors import PipelineError
 
 KINDS = {"at_most": "at most", "at_least": "at least"}
 

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from pipeline import seeds
+from pipeline.core import seeds
+from pipeline.core.family import Batch, Family, Illustrates, Reconstructs
 from pipeline.datasets.store import Split, Store
-from pipeline.family import Batch, Family, Illustrates, Reconstructs
 
 EXAMPLES = 10
 SHOWN = 100

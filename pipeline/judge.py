@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline import files, params, seeds
+from pipeline.core import files, params, seeds
+from pipeline.core.errors import PipelineError
+from pipeline.core.family import ImageSpec, in_batches, to_signed
+from pipeline.core.progress import Progress
 from pipeline.datasets.store import Split
-from pipeline.errors import PipelineError
-from pipeline.family import ImageSpec, in_batches, to_signed
 from pipeline.metrics import fid
-from pipeline.progress import Progress
 
 BATCH = 250
 SHIFT = 2

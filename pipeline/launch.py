@@ -19,8 +19,9 @@ from queue import SimpleQueue
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
-from pipeline import check, files, params, paths
-from pipeline.errors import PipelineError
+from pipeline import check
+from pipeline.core import files, params, paths
+from pipeline.core.errors import PipelineError
 
 DVC = (sys.executable, "-m", "dvc")
 DATA_STAGES = ("download", "preprocess", "domains")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline import files
+from pipeline.core import files
 
 CELL = 64
 """Images are enlarged by the whole factor that brings their longer side nearest to this, in px."""

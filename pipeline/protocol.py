@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import files, paths, seeds
+from pipeline.core import files, paths, seeds
+from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Store
-from pipeline.errors import PipelineError
 
 METRIC_VERSION = "1"
 """Raised by hand whenever a metric's code gives other numbers for the same images."""

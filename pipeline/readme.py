@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from pipeline import comparison, families, files, params, paths, weights
+from pipeline import comparison, families
 from pipeline.comparison import FAILED, OTHER, Row
-from pipeline.errors import PipelineError
-from pipeline.family import (
+from pipeline.core import files, params, paths, weights
+from pipeline.core.errors import PipelineError
+from pipeline.core.family import (
     Family,
     HasLikelihood,
     ImageSpec,

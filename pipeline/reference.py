@@ -25,7 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import judge, likelihoods, pictures, protocol, seeds
+from pipeline import judge, pictures, protocol
+from pipeline.blocks import likelihoods
+from pipeline.core import seeds
 from pipeline.datasets.store import Store
 from pipeline.metrics import reconstruction
 

@@ -5,10 +5,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-from pipeline import params, seeds
+from pipeline.core import params, seeds
+from pipeline.core.family import Family, Samples, Translates, in_batches
+from pipeline.core.progress import Progress
 from pipeline.datasets.store import Store
-from pipeline.family import Family, Samples, Translates, in_batches
-from pipeline.progress import Progress
 
 
 def everything(

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
-from pipeline import files, params, paths, tracking_runs, tracking_views
-from pipeline.errors import PipelineError
+from pipeline import tracking_runs, tracking_views
+from pipeline.core import files, params, paths
+from pipeline.core.errors import PipelineError
 from pipeline.tracking_runs import Result
 
 if TYPE_CHECKING:

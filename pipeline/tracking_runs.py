@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from pipeline import files, paths, tracking_views
+from pipeline import tracking_views
+from pipeline.core import files, paths
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

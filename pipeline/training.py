@@ -19,11 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline import files, precision, seeds
-from pipeline.errors import PipelineError
-from pipeline.family import Batch, Family, Group, count_parameters
-from pipeline.nets import Ema
-from pipeline.progress import Progress
+from pipeline.blocks.nets import Ema
+from pipeline.core import files, precision, seeds
+from pipeline.core.errors import PipelineError
+from pipeline.core.family import Batch, Family, Group, count_parameters
+from pipeline.core.progress import Progress
 
 HISTORY_POINTS = 100
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import judge, protocol, sampling
+from pipeline.core.family import Family, Translates
 from pipeline.datasets.store import Split, Store
-from pipeline.family import Family, Translates
 from pipeline.metrics import labels, reconstruction
 
 KEYS = (

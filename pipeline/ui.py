@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from pipeline import paths, tracking
-from pipeline.errors import PipelineError
+from pipeline import tracking
+from pipeline.core import paths
+from pipeline.core.errors import PipelineError
 
 HOST = "127.0.0.1"
 FIRST_PORT = 5000

@@ -2,7 +2,8 @@
 
 import sys
 
-from pipeline import comparison, files, params, paths, pictures, stage, tables
+from pipeline import comparison, pictures, tables
+from pipeline.core import files, params, paths, stage
 from pipeline.datasets.store import Store
 
 

@@ -1,6 +1,6 @@
 """Make two unpaired domains of the preprocessed images."""
 
-from pipeline import params, paths, stage
+from pipeline.core import params, paths, stage
 from pipeline.datasets import domains, store
 
 

@@ -1,13 +1,14 @@
 """Fetch the original files of the data set into data/raw."""
 
-from pipeline import datasets, files, params, paths, stage
+from pipeline.core import files, params, paths, stage
+from pipeline.datasets import sources
 
 
 def main() -> None:
     """Data set's name in, its original files out."""
     with stage.guard("download") as guard:
         data = params.section(params.read(), "data")
-        source = datasets.source(data.name).configured(data)
+        source = sources.load(data.name).configured(data)
         with files.replacing_folder(paths.RAW) as folder:
             source.fetch(folder)
             guard.confirm()

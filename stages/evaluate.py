@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import evaluation, files, judge, params, paths, protocol, stage, translation, weights
+from pipeline import evaluation, judge, protocol, translation
+from pipeline.core import files, params, paths, stage, weights
+from pipeline.core.family import Translates
 from pipeline.datasets.store import Store
-from pipeline.family import Translates
 from pipeline.metrics import labels as label_metrics
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from pipeline import judge, params, paths, stage
+from pipeline import judge
+from pipeline.core import params, paths, stage
 from pipeline.datasets.store import Store
 
 

@@ -1,14 +1,14 @@
 """Turn the original files into uint8 arrays, split into train, val and test."""
 
-from pipeline import datasets, params, paths, stage
-from pipeline.datasets import splits, store
+from pipeline.core import params, paths, stage
+from pipeline.datasets import sources, splits, store
 
 
 def main() -> None:
     """Original files in, uint8 arrays in three splits out."""
     with stage.guard("preprocess") as guard:
         data = params.section(params.read(), "data")
-        raw = datasets.source(data.name).configured(data).read(paths.RAW)
+        raw = sources.load(data.name).configured(data).read(paths.RAW)
         parts = splits.split(raw, data)
         guard.confirm()
         store.write(paths.PROCESSED, data.name, raw.classes, parts)

@@ -1,6 +1,7 @@
 """Measure the reference rows: data and judges in, metrics/reference.json out."""
 
-from pipeline import files, judge, params, paths, protocol, reference, stage
+from pipeline import judge, protocol, reference
+from pipeline.core import files, params, paths, stage
 from pipeline.datasets.store import Store
 
 

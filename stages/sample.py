@@ -5,17 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import (
-    files,
-    illustration,
-    params,
-    paths,
-    pictures,
-    precision,
-    sampling,
-    stage,
-    weights,
-)
+from pipeline import illustration, pictures, sampling
+from pipeline.core import files, params, paths, precision, stage, weights
 from pipeline.datasets.store import Store
 
 

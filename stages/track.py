@@ -1,6 +1,7 @@
 """Mirror results into MLflow; this writes nothing that DVC knows of."""
 
-from pipeline import check, stage, tracking
+from pipeline import check, tracking
+from pipeline.core import stage
 
 
 def main() -> None:

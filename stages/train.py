@@ -5,7 +5,8 @@ import time
 import numpy as np
 import torch
 
-from pipeline import files, params, paths, precision, stage, training, weights
+from pipeline import training
+from pipeline.core import files, params, paths, precision, stage, weights
 from pipeline.datasets.store import Store
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline import families, params, weights
-from pipeline.family import Batch, Family, ImageSpec, Likelihood
+from pipeline import families
+from pipeline.core import params, weights
+from pipeline.core.family import Batch, Family, ImageSpec, Likelihood
 from pipeline.training import Trainer
 
 MODELS = params.model_blocks(params.read(Path(__file__).parents[1] / "params.yaml"))

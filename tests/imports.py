@@ -10,23 +10,34 @@ def closure(root: Path, start: str, family: str | None = None) -> set[str]:
     """Project files, relative to ``root``, that ``start`` (such as stages/train.py) uses.
 
     What is imported by name at run time is added here: the given family where a stage has one,
-    and the modules of the data sources where `datasets.source` is called.
+    and the modules of the data sources where `sources.load` is called. A package's
+    ``__init__.py`` that only says what it is for can change nothing, and is left out.
     """
     waiting = [start]
     if family is not None:
         waiting.append(f"pipeline/families/{family}.py")
+    seen: set[str] = set()
     found: set[str] = set()
     while waiting:
         name = waiting.pop()
-        if name in found or not (root / name).exists():
+        if name in seen or not (root / name).exists():
             continue
-        found.add(name)
-        waiting += [f"{parent}/__init__.py" for parent in Path(name).parents if str(parent) != "."]
+        seen.add(name)
         text = (root / name).read_text()
-        waiting += _imports(ast.parse(text))
-        if "datasets.source(" in text:
+        tree = ast.parse(text)
+        if not (Path(name).name == "__init__.py" and _is_empty(tree)):
+            found.add(name)
+        waiting += [f"{parent}/__init__.py" for parent in Path(name).parents if str(parent) != "."]
+        waiting += _imports(tree)
+        if "sources.load(" in text:
             waiting += [f"pipeline/datasets/{module}.py" for module in _source_modules(root)]
     return found
+
+
+def _is_empty(tree: ast.Module) -> bool:
+    return all(
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in tree.body
+    )
 
 
 def _imports(tree: ast.AST) -> list[str]:
@@ -42,8 +53,8 @@ def _imports(tree: ast.AST) -> list[str]:
 
 
 def _source_modules(root: Path) -> set[str]:
-    tree = ast.parse((root / "pipeline/datasets/__init__.py").read_text())
+    tree = ast.parse((root / "pipeline/datasets/sources.py").read_text())
     for node in tree.body:
         if isinstance(node, ast.Assign) and node.targets[0].id == "MODULES":
             return set(ast.literal_eval(node.value).values())
-    raise AssertionError("pipeline/datasets/__init__.py has no MODULES")
+    raise AssertionError("pipeline/datasets/sources.py has no MODULES")

@@ -3,9 +3,10 @@ import torch
 from builders import COLOUR, SMALL, some_batch, some_labels, tiny_model, trained, trainer
 from torch import nn
 
-from pipeline import adversarial, seeds
-from pipeline.family import ImageSpec, to_uint8
-from pipeline.nets import great_circle
+from pipeline.blocks import adversarial
+from pipeline.blocks.nets import great_circle
+from pipeline.core import seeds
+from pipeline.core.family import ImageSpec, to_uint8
 
 MODELS = {
     "gan": ("gan", {"network": {"architecture": "dense", "hidden": 16}}),

@@ -4,10 +4,10 @@ import torch
 from builders import SMALL, some_batch, some_images, tiny_model, tiny_params, trained, trainer
 from torch import nn
 
-from pipeline import seeds, weights
-from pipeline.errors import PipelineError
+from pipeline.core import seeds, weights
+from pipeline.core.errors import PipelineError
+from pipeline.core.family import Batch, to_signed
 from pipeline.families import ae
-from pipeline.family import Batch, to_signed
 from pipeline.metrics.reconstruction import squared_errors
 from pipeline.training import Trainer
 

@@ -8,18 +8,20 @@ import torch
 from builders import some_images, some_labels, tiny_model
 from scipy import stats
 
-from pipeline import autoregressive, families, seeds
-from pipeline.autoregressive import (
+from pipeline import families
+from pipeline.blocks import autoregressive
+from pipeline.blocks.autoregressive import (
     DILATIONS,
     REACH,
     Autoregressive,
     Canvas,
     Head,
-    RowTokens,
     features,
     places,
 )
-from pipeline.family import Batch, ImageSpec, to_signed
+from pipeline.blocks.rows import RowTokens
+from pipeline.core import seeds
+from pipeline.core.family import Batch, ImageSpec, to_signed
 
 GREY = ImageSpec(1, 7, 6, 10)
 COLOUR = ImageSpec(3, 5, 4, 10)

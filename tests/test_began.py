@@ -4,9 +4,9 @@ import torch
 from builders import SMALL, some_batch, some_images, tiny_model, trainer
 from torch import nn
 
-from pipeline import seeds
+from pipeline.core import seeds
+from pipeline.core.family import Batch, to_signed
 from pipeline.families.began import Autoencoder, autoencoding_errors
-from pipeline.family import Batch, to_signed
 
 
 class Blaming(nn.Module):

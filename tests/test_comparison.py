@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline import comparison, paths, stage, translation
+from pipeline import comparison, translation
+from pipeline.core import paths, stage
+from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Split, write
-from pipeline.errors import PipelineError
 from pipeline.pictures import GAP, labelled_rows
 from pipeline.reference import KEYS
 from stages import compare

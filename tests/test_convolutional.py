@@ -5,8 +5,8 @@ import torch
 from builders import COLOUR, SMALL
 from torch import nn
 
-from pipeline.convolutional import Decoder, Encoder
-from pipeline.family import ImageSpec, count_parameters
+from pipeline.blocks.convolutional import Decoder, Encoder
+from pipeline.core.family import ImageSpec, count_parameters
 
 SHAPES = [SMALL, COLOUR, ImageSpec(1, 28, 28, 10), ImageSpec(3, 20, 24, 2), ImageSpec(1, 9, 23, 2)]
 EVERY = pytest.mark.parametrize("spec", SHAPES, ids=lambda spec: "x".join(map(str, spec.shape)))

@@ -3,8 +3,8 @@ import torch
 from builders import COLOUR, some_batch, some_images, tiny_model, trainer
 from torch import nn
 
+from pipeline.core.family import Batch, Illustrates, ImageSpec, Samples, Translates, to_signed
 from pipeline.families import cyclegan
-from pipeline.family import Batch, Illustrates, ImageSpec, Samples, Translates, to_signed
 from pipeline.training import Trainer
 
 DIRECTIONS = ("ab", "ba")

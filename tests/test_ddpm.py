@@ -3,20 +3,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from builders import SMALL, some_images, some_labels, tiny_model, tiny_params, trained
+from builders import SMALL, some_images, some_labels, tiny_model, trained
 from torch import nn
 
-from pipeline import seeds
-from pipeline.errors import PipelineError
-from pipeline.families.ddpm import Diffusion
-from pipeline.family import Batch, ImageSpec, to_signed, to_uint8
+from pipeline.blocks.diffusion import Diffusion
+from pipeline.core import seeds
+from pipeline.core.errors import PipelineError
+from pipeline.core.family import Batch, ImageSpec, to_signed, to_uint8
 
 SCHEDULES = pytest.mark.parametrize("schedule", ["cosine", "linear"])
 
 
 def diffusion(steps=50, schedule="cosine"):
-    network = {"steps": steps, "schedule": schedule}
-    return Diffusion(tiny_params("ddpm", network=network).network)
+    return Diffusion(schedule, steps)
 
 
 def model_with(steps=50, spec=SMALL, **blocks):

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from imports import closure
 
-from pipeline import families, params, stage
+from pipeline import families
+from pipeline.core import params, stage
 
 ROOT = Path(__file__).parents[1]
-PLAIN = ["download", "preprocess", "judge", "reference", "compare", "track"]
+PLAIN = ["download", "preprocess", "domains", "judge", "reference", "compare", "track"]
 PER_MODEL = ["train", "sample", "evaluate"]
 
 
@@ -17,27 +18,40 @@ def _in_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def code(declared: stage.Declared) -> set[str]:
-    return {str(path) for path in declared.deps if path.suffix == ".py"}
+def code(declared: stage.Declared) -> dict[str, set[str]]:
+    """The files of each dependency that is code: a file, or a folder of them."""
+    return {
+        str(path): {str(file) for file in ([path] if path.suffix else path.rglob("*.py"))}
+        for path in declared.deps
+        if path.suffix == ".py" or path.parts[0] == "pipeline"
+    }
+
+
+def files_of(declared: stage.Declared) -> set[str]:
+    return set().union(*code(declared).values())
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_a_plain_stage_declares_exactly_what_it_imports(name):
-    assert code(stage.declared(name)) == closure(ROOT, f"stages/{name}.py")
+def test_a_plain_stage_declares_what_it_imports_and_nothing_beside_it(name):
+    used = closure(ROOT, f"stages/{name}.py")
+    declared = stage.declared(name)
+    assert used <= files_of(declared)
+    for dependency, files in code(declared).items():
+        assert files & used, f"{name} does not use {dependency}"
 
 
 @pytest.mark.parametrize("name", PER_MODEL)
 @pytest.mark.parametrize("model", list(params.read(ROOT / "params.yaml")["models"]))
 def test_a_stage_of_a_model_declares_what_it_imports(name, model):
     family = params.read()["models"][model]["family"]
-    missing = closure(ROOT, f"stages/{name}.py", family) - code(stage.declared(name, model))
+    missing = closure(ROOT, f"stages/{name}.py", family) - files_of(stage.declared(name, model))
     assert not missing
 
 
 @pytest.mark.parametrize("name", PER_MODEL)
 @pytest.mark.parametrize("model", list(params.read(ROOT / "params.yaml")["models"]))
 def test_the_models_own_family_is_the_only_one_declared(name, model):
-    declared = code(stage.declared(name, model))
+    declared = files_of(stage.declared(name, model))
     mentioned = {
         family for family in families.names() if f"pipeline/families/{family}.py" in declared
     }
@@ -50,7 +64,18 @@ def test_nothing_is_declared_that_no_family_imports(name):
     for family in families.names():
         used |= closure(ROOT, f"stages/{name}.py", family)
     model = next(iter(params.read()["models"]))
-    assert code(stage.declared(name, model)) <= used
+    for dependency, files in code(stage.declared(name, model)).items():
+        assert files & used, f"{name} does not use {dependency}"
+
+
+@pytest.mark.parametrize("package", ["core", "blocks"])
+def test_every_file_of_a_package_that_is_declared_whole_is_used_by_what_declares_it(package):
+    used = set()
+    for family in families.names():
+        for name in PER_MODEL:
+            used |= closure(ROOT, f"stages/{name}.py", family)
+    modules = {str(path) for path in Path(f"pipeline/{package}").glob("*.py")}
+    assert modules - used <= {f"pipeline/{package}/__init__.py"}
 
 
 def test_no_family_imports_another():
@@ -65,13 +90,14 @@ def test_every_declared_file_exists():
     declared = [stage.declared(name) for name in PLAIN]
     declared += [stage.declared(name, m) for name in PER_MODEL for m in params.read()["models"]]
     for each in declared:
-        assert all((ROOT / path).exists() for path in map(Path, code(each)))
+        assert all((ROOT / path).exists() for path in code(each))
 
 
 def test_the_walk_finds_imports_inside_functions_and_packages(tmp_path):
     for folder in ("pipeline", "pipeline/families", "stages"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "__init__.py").write_text("")
+        (tmp_path / folder / "__init__.py").write_text("x = 1")
+    (tmp_path / "pipeline/families/__init__.py").write_text('"""Nothing but words."""')
     (tmp_path / "stages/a.py").write_text("def f():\n    from pipeline import b\n")
     (tmp_path / "pipeline/b.py").write_text("import pipeline.c as c\n")
     (tmp_path / "pipeline/c.py").write_text("import json\n")
@@ -82,6 +108,5 @@ def test_the_walk_finds_imports_inside_functions_and_packages(tmp_path):
         "pipeline/__init__.py",
         "pipeline/b.py",
         "pipeline/c.py",
-        "pipeline/families/__init__.py",
         "pipeline/families/vae.py",
     }

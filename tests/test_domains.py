@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pipeline import params, paths
+from pipeline.core import params, paths
+from pipeline.core.errors import PipelineError
+from pipeline.core.params import Domains
 from pipeline.datasets import domains
 from pipeline.datasets.store import SPLITS, Split, Store, write
-from pipeline.errors import PipelineError
-from pipeline.params import Domains
 from stages import domains as stage
 
 ROOT = Path(__file__).parents[1]

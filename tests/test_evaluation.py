@@ -6,8 +6,9 @@ import torch
 from builders import SMALL, some_images, some_labels, tiny_model
 from torch import nn
 
-from pipeline import evaluation, judge, sampling, seeds
-from pipeline.family import Family, Likelihood
+from pipeline import evaluation, judge, sampling
+from pipeline.core import seeds
+from pipeline.core.family import Family, Likelihood
 
 IMAGES = some_images(10).numpy()
 LABELS = some_labels(10).numpy()

@@ -16,9 +16,10 @@ from builders import (
     trained,
 )
 
-from pipeline import families, seeds, weights
-from pipeline.errors import PipelineError
-from pipeline.family import (
+from pipeline import families
+from pipeline.core import seeds, weights
+from pipeline.core.errors import PipelineError
+from pipeline.core.family import (
     Family,
     HasLikelihood,
     ImageSpec,

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pipeline import files
+from pipeline.core import files
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import files, floors, paths
-from pipeline.errors import PipelineError
+from pipeline import floors
+from pipeline.core import files, paths
+from pipeline.core.errors import PipelineError
 
 
 @pytest.fixture

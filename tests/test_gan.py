@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from builders import some_batch, tiny_model, trainer
 from torch import nn
 
-from pipeline import seeds
+from pipeline.core import seeds
+from pipeline.core.family import to_signed
 from pipeline.families import gan
-from pipeline.family import to_signed
 
 LOSSES = pytest.mark.parametrize("loss", list(gan.LOSSES))
 

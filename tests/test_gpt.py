@@ -5,10 +5,10 @@ import torch
 from builders import SMALL, some_batch, some_images, some_labels, tiny_model, trainer
 from torch import nn
 
-from pipeline import seeds
-from pipeline.errors import PipelineError
+from pipeline.core import seeds
+from pipeline.core.errors import PipelineError
+from pipeline.core.family import ImageSpec
 from pipeline.families.gpt import Block, Cache, GptNetwork
-from pipeline.family import ImageSpec
 
 GREY = ImageSpec(1, 7, 6, 10)
 COLOUR = ImageSpec(3, 5, 4, 10)

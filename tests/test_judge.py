@@ -5,10 +5,11 @@ import pytest
 import torch
 from builders import some_images, some_labels
 
-from pipeline import judge, params
+from pipeline import judge
+from pipeline.core import params
+from pipeline.core.errors import PipelineError
+from pipeline.core.family import ImageSpec, to_signed
 from pipeline.datasets.store import Split
-from pipeline.errors import PipelineError
-from pipeline.family import ImageSpec, to_signed
 from pipeline.metrics import fid
 
 CPU = torch.device("cpu")

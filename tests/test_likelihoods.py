@@ -3,8 +3,8 @@ import pytest
 import torch
 from scipy import stats
 
-from pipeline import likelihoods
-from pipeline.family import to_signed, to_uint8
+from pipeline.blocks import likelihoods
+from pipeline.core.family import to_signed, to_uint8
 
 LEVELS = torch.arange(256, dtype=torch.uint8)
 CENTRES = 2 * np.arange(256) / 255 - 1

@@ -4,7 +4,7 @@ import pytest
 import torch
 from builders import tiny_model
 
-from pipeline.family import ImageSpec
+from pipeline.core.family import ImageSpec
 
 COLOUR = ImageSpec(3, 5, 4, 10)
 

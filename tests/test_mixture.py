@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import seeds
-from pipeline.errors import PipelineError
-from pipeline.mixture import CodeMixture
+from pipeline.blocks.mixture import CodeMixture
+from pipeline.core import seeds
+from pipeline.core.errors import PipelineError
 
 
 def known(groups=2, components=3, dimensions=2):

@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from pipeline import nets
+from pipeline.blocks import nets
 
 
 def test_average_follows_the_warm_up_and_then_the_decay():

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import check, families, params
-from pipeline.errors import PipelineError
+from pipeline import check, families
+from pipeline.core import params
+from pipeline.core.errors import PipelineError
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from builders import some_images, tiny_model
 
-from pipeline.autoregressive import DILATIONS, REACH
-from pipeline.family import ImageSpec, to_signed
+from pipeline.blocks.autoregressive import DILATIONS, REACH
+from pipeline.core.family import ImageSpec, to_signed
 
 GREY = ImageSpec(1, 7, 6, 10)
 COLOUR = ImageSpec(3, 5, 4, 10)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from pipeline import precision
-from pipeline.family import TrainingParams
+from pipeline.core import precision
+from pipeline.core.family import TrainingParams
 
 CPU = torch.device("cpu")
 

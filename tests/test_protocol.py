@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Split, Store, write
-from pipeline.errors import PipelineError
 from pipeline.protocol import METRIC_VERSION, protocol, protocol_id, reference_images, subset
 
 FROZEN = [151, 164, 481, 634, 823]

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import families, params, paths, readme
+from pipeline import families, readme
 from pipeline.comparison import FAILED, OK, OTHER
-from pipeline.errors import PipelineError
+from pipeline.core import params, paths
+from pipeline.core.errors import PipelineError
 
 ROOT = Path(__file__).parents[1]
 RESULTS, MODELS = readme.PARTS

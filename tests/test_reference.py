@@ -8,8 +8,8 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from pipeline import reference
+from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Split, Store, write
-from pipeline.errors import PipelineError
 from pipeline.judge import Classifier, Judge
 from pipeline.reference import KEYS, SMOOTHING
 

@@ -4,7 +4,8 @@ import torch
 from builders import SMALL, some_images
 from test_evaluation import Mute, Painting
 
-from pipeline import params, sampling
+from pipeline import sampling
+from pipeline.core import params
 from pipeline.datasets import store
 
 

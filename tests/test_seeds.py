@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from pipeline import seeds
+from pipeline.core import seeds
 
 
 def test_other_names_give_other_seeds():

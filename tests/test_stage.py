@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import params, paths, stage
-from pipeline.errors import PipelineError
+from pipeline.core import params, paths, stage
+from pipeline.core.errors import PipelineError
 
 ROOT = Path(__file__).parents[1]
 DVC_YAML = """
@@ -14,7 +14,7 @@ stages:
     cmd: echo
   one:
     cmd: echo
-    deps: [code.py, data]
+    deps: [code.py, data, pipeline/core]
     params: [train.seed]
   each:
     foreach: ${models}
@@ -31,8 +31,10 @@ def project(tmp_path, monkeypatch):
     Path("dvc.yaml").write_text(DVC_YAML)
     Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
     Path("code.py").write_text("x = 1\n")
-    Path("data").mkdir()
+    for folder in ("data", "pipeline/core"):
+        Path(folder).mkdir(parents=True)
     Path("data/a").write_text("1")
+    Path("pipeline/core/a.py").write_text("x = 1\n")
     return tmp_path
 
 
@@ -53,6 +55,8 @@ def test_declared_resolves_the_model_and_its_family(project):
     [
         (lambda: Path("code.py").write_text("x = 2\n"), "code.py"),
         (lambda: Path("data/b").write_text("new"), "data"),
+        (lambda: Path("pipeline/core/b.py").write_text("new"), "pipeline/core"),
+        (lambda: Path("pipeline/core/.a.py.swp").write_text("an editor's"), None),
         (lambda: edit_params("train:                    # what all", "train: #"), None),
         (
             lambda: edit_params("  seed: 0                 # names", "  seed: 1                 #"),

@@ -17,8 +17,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from pipeline import families, files, params, paths, tracking, tracking_runs, tracking_views
-from pipeline.errors import PipelineError
+from pipeline import families, tracking, tracking_runs, tracking_views
+from pipeline.core import files, params, paths
+from pipeline.core.errors import PipelineError
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = {"dcgan": "gan", "ddpm": "ddpm", "vae": "vae"}

@@ -10,9 +10,10 @@ import torch
 from builders import MODELS, some_images, some_labels, tiny_model, tiny_params, trainer
 from torch import nn
 
-from pipeline import nets, training
-from pipeline.errors import PipelineError
-from pipeline.family import Family, Group, TrainingParams
+from pipeline import training
+from pipeline.blocks import nets
+from pipeline.core.errors import PipelineError
+from pipeline.core.family import Family, Group, TrainingParams
 from pipeline.training import Trainer
 
 EVERY = pytest.mark.parametrize("name", [f"models.{model}" for model in MODELS])

@@ -6,8 +6,8 @@ import torch
 from builders import tiny_model
 
 from pipeline import translation
+from pipeline.core.family import ImageSpec
 from pipeline.datasets.store import Split, Store, write
-from pipeline.family import ImageSpec
 from pipeline.metrics import fid
 
 SHAPE = (1, 4, 4)

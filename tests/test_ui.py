@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from test_tracking import PNG, Project, child_environment, track, use_small_families
 
 from pipeline import tracking, ui
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
 
 
 @pytest.fixture(scope="module")

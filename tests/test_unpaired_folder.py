@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import check, files, params
-from pipeline.datasets import domains, source, splits
+from pipeline import check
+from pipeline.core import files, params
+from pipeline.core.errors import PipelineError
+from pipeline.core.params import Data, Domains
+from pipeline.datasets import domains, sources, splits
 from pipeline.datasets.store import Store, write
-from pipeline.errors import PipelineError
-from pipeline.params import Data, Domains
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("GENERATIVE_SHARED", "../shared")) / "datasets" / "apple2tomato"
@@ -39,7 +40,7 @@ def folder(tmp_path):
 
 def configured(folder, size=20):
     data = Data(name="unpaired-folder", folder=str(folder), size=size)
-    return source(data.name).configured(data)
+    return sources.load(data.name).configured(data)
 
 
 def fetched(folder, tmp_path, size=20):
@@ -196,7 +197,7 @@ def test_params_must_name_the_folder(tmp_path):
 
 def test_other_data_sets_take_no_notice_of_the_folder():
     data = Data(name="mnist", folder="somewhere")
-    assert source("mnist").configured(data) is source("mnist")
+    assert sources.load("mnist").configured(data) is sources.load("mnist")
 
 
 def test_every_key_of_the_section_has_a_default_that_the_file_shows():

@@ -5,8 +5,9 @@ import torch
 from builders import some_images, some_labels, tiny_model, trainer
 from torch import nn
 
-from pipeline import likelihoods, seeds
-from pipeline.family import Batch, ImageSpec, to_signed
+from pipeline.blocks import likelihoods
+from pipeline.core import seeds
+from pipeline.core.family import Batch, ImageSpec, to_signed
 
 LINE = ImageSpec(1, 4, 4, 10)
 TWO = ImageSpec(1, 8, 8, 2)

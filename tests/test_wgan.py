@@ -3,9 +3,9 @@ import torch
 from builders import some_batch, some_images, tiny_model, trainer
 from torch import nn
 
-from pipeline import precision, seeds
+from pipeline.core import precision, seeds
+from pipeline.core.family import to_signed
 from pipeline.families import wgan
-from pipeline.family import to_signed
 
 CONSTRAINTS = pytest.mark.parametrize("constraint", list(wgan.CONSTRAINTS))
 CPU = torch.device("cpu")

@@ -11,10 +11,11 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline import paths, protocol
+from pipeline import protocol
+from pipeline.core import paths
+from pipeline.core.errors import PipelineError
+from pipeline.core.params import Domains
 from pipeline.datasets.store import SPLITS, Split, Store
-from pipeline.errors import PipelineError
-from pipeline.params import Domains
 
 TESTED = ("val", "test")
 """The splits that hold the truth; training has none, so that it cannot use it."""

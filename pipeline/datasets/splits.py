@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from pipeline import seeds
-from pipeline.datasets import Labelled, RawSplits
+from pipeline.core import seeds
+from pipeline.core.errors import PipelineError
+from pipeline.core.params import Data
+from pipeline.datasets.sources import Labelled, RawSplits
 from pipeline.datasets.store import Split
-from pipeline.errors import PipelineError
-from pipeline.params import Data
 
 TEST_FRACTION = 0.2
 """Share of each class that becomes the test split where a source has no official one."""

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import files, paths
-from pipeline.errors import PipelineError
-from pipeline.family import ImageSpec
+from pipeline.core import files, paths
+from pipeline.core.errors import PipelineError
+from pipeline.core.family import ImageSpec
 
 SPLITS = ("train", "val", "test")
 

@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets import Labelled, RawSplits, Source
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.datasets.sources import Labelled, RawSplits, Source
 
 MIRROR_VARIABLE = "DATA_MIRROR"
 TRIES = 2

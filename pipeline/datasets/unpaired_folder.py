@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline import paths
-from pipeline.datasets import Labelled, RawSplits, Source
-from pipeline.errors import PipelineError
-from pipeline.params import Data
+from pipeline.core import paths
+from pipeline.core.errors import PipelineError
+from pipeline.core.params import Data
+from pipeline.datasets.sources import Labelled, RawSplits, Source
 
 NAME = "unpaired-folder"
 PARTS = ("train", "test")

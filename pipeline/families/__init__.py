@@ -10,5 +10,5 @@ def names() -> list[str]:
 
 
 def load(name: str) -> type:
-    """The family's class, a `pipeline.family.Family`; each module holds one as ``FAMILY``."""
+    """The family's class, a `core.family.Family`; each module holds one as ``FAMILY``."""
     return importlib.import_module(f"{__name__}.{name}").FAMILY

@@ -18,9 +18,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.convolutional import Decoder, Encoder
-from pipeline.errors import PipelineError
-from pipeline.family import (
+from pipeline.blocks.convolutional import Decoder, Encoder
+from pipeline.blocks.mixture import CodeMixture
+from pipeline.blocks.nets import warm_cosine
+from pipeline.core.errors import PipelineError
+from pipeline.core.family import (
     Batch,
     Family,
     Group,
@@ -30,10 +32,8 @@ from pipeline.family import (
     to_signed,
     to_uint8,
 )
-from pipeline.mixture import CodeMixture
-from pipeline.nets import warm_cosine
-from pipeline.params import ModelParams, Section
-from pipeline.seeds import ImageNoise
+from pipeline.core.params import ModelParams, Section
+from pipeline.core.seeds import ImageNoise
 
 FITTED_IMAGES = 10_000
 """Training images drawn for the density; those drawn twice count once. A small data set is so
@@ -127,7 +127,7 @@ class Ae(Family):
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
-        """Decode draws from the density; see `pipeline.family.Samples`.
+        """Decode draws from the density; see `core.family.Samples`.
 
         Raises:
             PipelineError: if no density was fitted.
@@ -143,7 +143,7 @@ class Ae(Family):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Decode the codes; see `pipeline.family.Reconstructs`."""
+        """Decode the codes; see `core.family.Reconstructs`."""
         return to_uint8(self.decoder(self._encode(images)))
 
     @torch.no_grad()

@@ -26,8 +26,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.convolutional import Decoder, Encoder
-from pipeline.family import (
+from pipeline.blocks.convolutional import Decoder, Encoder
+from pipeline.blocks.nets import warm_cosine
+from pipeline.core.family import (
     Batch,
     Family,
     Group,
@@ -37,9 +38,8 @@ from pipeline.family import (
     to_signed,
     to_uint8,
 )
-from pipeline.nets import warm_cosine
-from pipeline.params import ModelParams, Section
-from pipeline.seeds import ImageNoise
+from pipeline.core.params import ModelParams, Section
+from pipeline.core.seeds import ImageNoise
 
 INTERPOLATIONS = 12
 
@@ -194,14 +194,14 @@ class Began(Family):
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
-        """One noise vector per seed; see `pipeline.family.Samples`."""
+        """One noise vector per seed; see `core.family.Samples`."""
         return to_uint8(self.generator(self._own_noise(seeds)))
 
     @torch.no_grad()
     def own_errors(self, images: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """How badly the discriminator reconstructs images: its opinion of them, and no metric.
 
-        A mean squared error (white is 1); see `pipeline.family.MeasuresItself`.
+        A mean squared error (white is 1); see `core.family.MeasuresItself`.
         """
         real = to_signed(images)
         return {"discriminator_error": autoencoding_errors(real, self.discriminator(real), 2) / 4}

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.family import (
+from pipeline.blocks.nets import ChannelNorm
+from pipeline.core.family import (
     Batch,
     Family,
     Group,
@@ -32,8 +33,7 @@ from pipeline.family import (
     to_signed,
     to_uint8,
 )
-from pipeline.nets import ChannelNorm
-from pipeline.params import ModelParams, Section
+from pipeline.core.params import ModelParams, Section
 
 Direction = Literal["ab", "ba"]
 
@@ -237,7 +237,7 @@ class CycleGan(Family):
 
     @torch.no_grad()
     def translate(self, images: Tensor, direction: Direction) -> Tensor:
-        """From domain A to B ('ab') or back ('ba'); see `pipeline.family.Translates`."""
+        """From domain A to B ('ab') or back ('ba'); see `core.family.Translates`."""
         return to_uint8(self.generators[direction](to_signed(images)))
 
     @torch.no_grad()

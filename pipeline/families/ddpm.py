@@ -8,9 +8,6 @@
 With ``network.conditional`` the model is given labels, and ``sampling.guidance`` is that of Ho &
 Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv:2207.12598.
 
-Times run from 1 to T as in the papers, and index 0 of every table is the clean image, so that
-``alpha_bar[t]`` is the papers' and ``alpha_bar[0]`` is 1.
-
 The training loss is the papers' "simple" one, which is no likelihood. What is reported is the
 variational bound of the same network: the prior term, the sum over all t, and the discretised
 decoder.
@@ -25,9 +22,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline import likelihoods, nets, precision
-from pipeline.errors import PipelineError
-from pipeline.family import (
+from pipeline.blocks import likelihoods, nets
+from pipeline.blocks.diffusion import Diffusion, expand
+from pipeline.core import precision
+from pipeline.core.errors import PipelineError
+from pipeline.core.family import (
     Batch,
     Family,
     Group,
@@ -38,8 +37,8 @@ from pipeline.family import (
     to_signed,
     to_uint8,
 )
-from pipeline.params import ModelParams, Section
-from pipeline.seeds import ImageNoise
+from pipeline.core.params import ModelParams, Section
+from pipeline.core.seeds import ImageNoise
 
 DENOISED = 10
 """States in the picture of denoising."""
@@ -87,69 +86,6 @@ class DdpmScoring(Section):
 
     times: int = Field(20, ge=0)
     variance: Literal["beta", "posterior"] = "posterior"
-
-
-class Diffusion(nn.Module):
-    """The forward process q and its posterior, as float64 tables over t = 0..T."""
-
-    alpha_bar: Tensor
-    beta: Tensor
-    posterior_variance: Tensor
-
-    def __init__(self, network: DdpmNetwork) -> None:
-        super().__init__()
-        self.steps = network.steps
-        beta = torch.cat([torch.zeros(1, dtype=torch.float64), _betas(network)])
-        alpha_bar = torch.cumprod(1 - beta, dim=0)
-        posterior = torch.zeros_like(beta)
-        posterior[1:] = beta[1:] * (1 - alpha_bar[:-1]) / (1 - alpha_bar[1:])
-        for name, table in (
-            ("beta", beta),
-            ("alpha_bar", alpha_bar),
-            ("posterior_variance", posterior),
-        ):
-            self.register_buffer(name, table, persistent=False)
-
-    def noisy(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t ~ q(x_t | x_0) (DDPM, equation 4) for times t, int64 [B]."""
-        signal = _expand(self.alpha_bar[t].sqrt())
-        spread = _expand((1 - self.alpha_bar[t]).sqrt())
-        return signal * x0 + spread * noise
-
-    def posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Mean of q(x_{t-1} | x_t, x_0) (DDPM, equation 7)."""
-        before, now = self.alpha_bar[t - 1], self.alpha_bar[t]
-        to_x0 = before.sqrt() * self.beta[t] / (1 - now)
-        to_xt = (1 - self.beta[t]).sqrt() * (1 - before) / (1 - now)
-        return _expand(to_x0) * x0 + _expand(to_xt) * x_t
-
-    def model_variance(self, t: Tensor, kind: str) -> Tensor:
-        """Variance of p(x_{t-1} | x_t), float64 [B]: beta_t, or that of the posterior.
-
-        The latter is 0 at t = 1, where the one of t = 2 stands in (Nichol & Dhariwal 2021).
-        """
-        if kind == "beta":
-            return self.beta[t]
-        return self.posterior_variance[t.clamp(min=min(2, self.steps))]
-
-
-def _betas(network: DdpmNetwork) -> Tensor:
-    """beta_1..beta_T, float64: cosine (arXiv:2102.09672, equation 17) or linear (DDPM)."""
-    steps = network.steps
-    if network.schedule == "linear":
-        # The paper's 1e-4..0.02 are for T = 1000; scaled so that x_T is noise for any T.
-        scale = 1000 / steps
-        return torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64).clamp(
-            max=0.999
-        )
-    place = (torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008
-    alpha_bar = torch.cos(place * math.pi / 2) ** 2
-    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
-
-
-def _expand(per_image: Tensor) -> Tensor:
-    """float32 [B, 1, 1, 1] from [B]."""
-    return per_image.float()[:, None, None, None]
 
 
 class ResidualBlock(nn.Module):
@@ -234,7 +170,7 @@ class Ddpm(Family):
                 f"{spec.height}x{spec.width}; 1 always does"
             )
         self.conditional = params.network.conditional
-        self.diffusion = Diffusion(params.network)
+        self.diffusion = Diffusion(params.network.schedule, params.network.steps)
         self.net = UNet(spec, params.network)
 
     def groups(self) -> dict[str, Group]:
@@ -281,14 +217,14 @@ class Ddpm(Family):
         if self.params.network.prediction == "noise":
             return noise
         alpha_bar = self.diffusion.alpha_bar[t]
-        return _expand(alpha_bar.sqrt()) * noise - _expand((1 - alpha_bar).sqrt()) * x0
+        return expand(alpha_bar.sqrt()) * noise - expand((1 - alpha_bar).sqrt()) * x0
 
     def predict_x0(
         self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, guidance: float = 0.0
     ) -> Tensor:
         """The network's idea of x_0 given x_t and labels, clipped to -1..1."""
         alpha_bar = self.diffusion.alpha_bar[t]
-        signal, spread = _expand(alpha_bar.sqrt()), _expand((1 - alpha_bar).sqrt())
+        signal, spread = expand(alpha_bar.sqrt()), expand((1 - alpha_bar).sqrt())
         output = self.net(x_t, t, labels)
         if guidance > 0 and labels is not None:
             # Noise, velocity and x_0 are linear in each other at a given x_t, so that mixing the
@@ -302,7 +238,7 @@ class Ddpm(Family):
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
-        """DDIM (equation 12) over evenly spaced times; see `pipeline.family.Samples`."""
+        """DDIM (equation 12) over evenly spaced times; see `core.family.Samples`."""
         for x in self._denoise(seeds, labels):
             last = x
         return to_uint8(last)
@@ -341,7 +277,7 @@ class Ddpm(Family):
 
     @torch.no_grad()
     def log_likelihood(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Likelihood:
-        """The variational bound (DDPM, equation 5); see `pipeline.family.HasLikelihood`.
+        """The variational bound (DDPM, equation 5); see `core.family.HasLikelihood`.
 
         Of log p(x|y) where the model is given labels, without guidance, which is no distribution.
         With ``scoring.times`` = K > 0 the sum over t = 2..T is estimated without bias from K

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.adversarial import (
+from pipeline.blocks.adversarial import (
     Adversarial,
     ConvolutionalFeatures,
     ConvolutionalGenerator,
     Opponent,
 )
-from pipeline.family import Batch, Group, ImageSpec, TrainingParams, Update, to_signed
-from pipeline.params import ModelParams, Section
+from pipeline.core.family import Batch, Group, ImageSpec, TrainingParams, Update, to_signed
+from pipeline.core.params import ModelParams, Section
 
 
 class GanNetwork(Section):

@@ -8,9 +8,8 @@
   Transformer", arXiv:1802.05751.
 
 A token is a row of pixels instead of a pixel: attention is over as many tokens as an image has
-rows, and the pixels of the next row depend on each other by
-`pipeline.autoregressive.RowDecoder`. The first token stands for what is above the image, and holds
-the label where the model is conditional.
+rows, and the pixels of the next row depend on each other by `blocks.rows.RowDecoder`. The first
+token stands for what is above the image, and holds the label where the model is conditional.
 """
 
 import math
@@ -22,10 +21,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.autoregressive import RowNetwork, RowTokens
-from pipeline.errors import PipelineError
-from pipeline.family import ImageSpec
-from pipeline.params import ModelParams
+from pipeline.blocks.rows import RowNetwork, RowTokens
+from pipeline.core.errors import PipelineError
+from pipeline.core.family import ImageSpec
+from pipeline.core.params import ModelParams
 
 
 class GptNetwork(RowNetwork):

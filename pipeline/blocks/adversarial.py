@@ -11,15 +11,15 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from pipeline.family import Batch, Family, ImageSpec, to_uint8
-from pipeline.nets import great_circle, quarter
-from pipeline.seeds import ImageNoise
+from pipeline.blocks.nets import great_circle, quarter
+from pipeline.core.family import Batch, Family, ImageSpec, to_uint8
+from pipeline.core.seeds import ImageNoise
 
 NORMALISATION_BATCHES = 50
 """How many training batches BatchNorm's statistics are measured on, once training is over."""
 
 COLUMNS = 12
-"""Of pictures at most; see `pipeline.family.Illustrates`."""
+"""Of pictures at most; see `core.family.Illustrates`."""
 
 
 class Flatten(nn.Module):
@@ -189,7 +189,7 @@ class Adversarial(Family):
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
-        """One noise vector per seed; see `pipeline.family.Samples`."""
+        """One noise vector per seed; see `core.family.Samples`."""
         noise = ImageNoise(seeds, self.device).normal(self.params.network.latent)
         with evaluating(self.generator):
             given = None if labels is None else self.one_hot(labels)
@@ -197,7 +197,7 @@ class Adversarial(Family):
 
     @torch.no_grad()
     def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
-        """What lies between one noise vector and another; see `pipeline.family.Illustrates`.
+        """What lies between one noise vector and another; see `core.family.Illustrates`.
 
         ``interpolations`` go along the great circle, a row for each pair of vectors; with labels
         a row keeps that of an image of ``batch``. ``classes``, of conditional models: each row has

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.params import ModelParams, Section
+from pipeline.core.params import ModelParams, Section
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import PipelineError
-from pipeline.likelihoods import categorical_sample
-from pipeline.seeds import ImageNoise
+from pipeline.blocks.likelihoods import categorical_sample
+from pipeline.core.errors import PipelineError
+from pipeline.core.seeds import ImageNoise
 
 
 class CodeMixture(nn.Module):

@@ -1,7 +1,7 @@
 """The typed, validated view of ``params.yaml``; nothing else reads that file.
 
 The shared sections are declared here. Hyperparameters of a model are declared by its family
-(`pipeline.family.Family`), so that adding a family touches no other file. A stage reads the
+(`core.family.Family`), so that adding a family touches no other file. A stage reads the
 sections that it depends on and no others (`section`, `model`); `pipeline.check` reads it all.
 """
 
@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
-from pipeline import families, paths
-from pipeline.errors import PipelineError
+from pipeline import families
+from pipeline.core import paths
+from pipeline.core.errors import PipelineError
 
 
 class Section(BaseModel):

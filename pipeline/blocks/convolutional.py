@@ -3,8 +3,8 @@
 import torch.nn as nn
 from torch import Tensor
 
-from pipeline.family import ImageSpec
-from pipeline.nets import quarter
+from pipeline.blocks.nets import quarter
+from pipeline.core.family import ImageSpec
 
 
 class Encoder(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline import paths
+from pipeline.core import paths
 
 
 @contextmanager

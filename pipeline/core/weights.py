@@ -7,9 +7,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipeline import families, files, params, seeds
-from pipeline.errors import PipelineError
-from pipeline.family import Family, ImageSpec
+from pipeline import families
+from pipeline.core import files, params, seeds
+from pipeline.core.errors import PipelineError
+from pipeline.core.family import Family, ImageSpec
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"

@@ -61,12 +61,15 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file, or of a folder: its relative names and its files' hashes, sorted."""
+def sha256(path: Path, suffix: str = "") -> str:
+    """Hex SHA-256 of a file, or of a folder: its relative names and its files' hashes, sorted.
+
+    Of a folder only the files whose names end in ``suffix`` count.
+    """
     if path.is_dir():
         lines = [
             f"{file.relative_to(path).as_posix()} {sha256(file)}\n"
-            for file in sorted(path.rglob("*"))
+            for file in sorted(path.rglob(f"*{suffix}"))
             if file.is_file()
         ]
         return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,72 @@
+"""The process that turns images into noise, which diffusion models learn to turn back.
+
+Ho et al. 2020 ("DDPM"), arXiv:2006.11239. Times run from 1 to T as in the paper, and index 0 of
+every table is the clean image, so that ``alpha_bar[t]`` is the paper's and ``alpha_bar[0]`` is 1.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Diffusion(nn.Module):
+    """The forward process q and its posterior, as float64 tables over t = 0..T."""
+
+    alpha_bar: Tensor
+    beta: Tensor
+    posterior_variance: Tensor
+
+    def __init__(self, schedule: str, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        beta = torch.cat([torch.zeros(1, dtype=torch.float64), betas(schedule, steps)])
+        alpha_bar = torch.cumprod(1 - beta, dim=0)
+        posterior = torch.zeros_like(beta)
+        posterior[1:] = beta[1:] * (1 - alpha_bar[:-1]) / (1 - alpha_bar[1:])
+        for name, table in (
+            ("beta", beta),
+            ("alpha_bar", alpha_bar),
+            ("posterior_variance", posterior),
+        ):
+            self.register_buffer(name, table, persistent=False)
+
+    def noisy(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t ~ q(x_t | x_0) (DDPM, equation 4) for times t, int64 [B]."""
+        signal = expand(self.alpha_bar[t].sqrt())
+        spread = expand((1 - self.alpha_bar[t]).sqrt())
+        return signal * x0 + spread * noise
+
+    def posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """Mean of q(x_{t-1} | x_t, x_0) (DDPM, equation 7)."""
+        before, now = self.alpha_bar[t - 1], self.alpha_bar[t]
+        to_x0 = before.sqrt() * self.beta[t] / (1 - now)
+        to_xt = (1 - self.beta[t]).sqrt() * (1 - before) / (1 - now)
+        return expand(to_x0) * x0 + expand(to_xt) * x_t
+
+    def model_variance(self, t: Tensor, kind: str) -> Tensor:
+        """Variance of p(x_{t-1} | x_t), float64 [B]: beta_t, or that of the posterior.
+
+        The latter is 0 at t = 1, where the one of t = 2 stands in (Nichol & Dhariwal 2021).
+        """
+        if kind == "beta":
+            return self.beta[t]
+        return self.posterior_variance[t.clamp(min=min(2, self.steps))]
+
+
+def betas(schedule: str, steps: int) -> Tensor:
+    """beta_1..beta_T, float64 [T]: ``cosine`` (arXiv:2102.09672, equation 17) or ``linear``."""
+    if schedule == "linear":
+        # The paper's 1e-4..0.02 are for T = 1000; scaled so that x_T is noise for any T.
+        scale = 1000 / steps
+        return torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64).clamp(
+            max=0.999
+        )
+    place = (torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008
+    alpha_bar = torch.cos(place * math.pi / 2) ** 2
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+
+
+def expand(per_image: Tensor) -> Tensor:
+    """float32 [B, 1, 1, 1] from [B]."""
+    return per_image.float()[:, None, None, None]

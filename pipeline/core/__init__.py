@@ -1,0 +1,1 @@
+"""What every stage stands on; editing any of it reruns everything."""

