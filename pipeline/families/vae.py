@@ -45,9 +45,9 @@ from pipeline.core.seeds import ImageNoise
 
 LOG_VARIANCES = (-12.0, 6.0)
 """Range of the posterior's log-variance: an early outlier must not overflow its exponential."""
-PRIOR_DRAWS = 4
+PRIOR_DRAWS = 2
 """Codes of each image that a prior by label is fitted to."""
-PRIOR_IMAGES = 20_000
+PRIOR_IMAGES = 9_000
 """Training images that a prior by label is fitted to, with repetition."""
 PRIOR_FLOOR = 0.001
 """Added to the variances of a prior by label, as a fraction of the codes' variance."""
