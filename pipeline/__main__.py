@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.core.errors import PipelineError
 
@@ -19,6 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     repro.add_argument("--force", action="store_true", help="run what did not change, too")
     ui = commands.add_parser("ui", help="compare the runs in MLflow's pages, on loopback")
     ui.add_argument("--port", type=_positive, help="default: 5000 or the next free one")
+    others = commands.add_parser(
+        "evaluate-images",
+        help="judge images of another generator, and compare them with the models",
+    )
+    others.add_argument("source", type=Path, help="a folder of image files, or an .npy file, uint8")
+    others.add_argument("--name", required=True, help="what they are called in the comparison")
+    others.add_argument("--labels", type=Path, help="an .npy file: the class of each, if asked for")
     commands.add_parser("readme", help="write the tables of README.md, from metrics/")
     floors = commands.add_parser("floors", help="fail if a committed floor is missed")
     floors.add_argument("file", help="a JSON file: {model: {metric: worst allowed value}}")
@@ -52,6 +60,10 @@ def _run(options: argparse.Namespace) -> None:
         from pipeline import ui
 
         ui.serve(options.port)
+    elif options.command == "evaluate-images":
+        from pipeline import external
+
+        external.evaluate(options.source, options.name, options.labels)
     elif options.command == "readme":
         from pipeline import readme
 

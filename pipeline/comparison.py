@@ -25,8 +25,26 @@ COLUMNS = (
     "fid",
     "fid_min",
     "fid_max",
+    "kid",
+    "kid_min",
+    "kid_max",
+    "coverage",
+    "coverage_min",
+    "coverage_max",
+    "density",
+    "precision",
+    "recall",
+    "authenticity",
+    "authenticity_real",
+    "authenticity_pixels",
+    "authenticity_pixels_real",
     "label_accuracy",
     "label_accuracy_real",
+    "class_fid",
+    "class_fid_real",
+    "class_fid_max",
+    "class_fid_worst",
+    "class_fid_n",
     "bits_per_dim",
     "bits_per_dim_stderr",
     "likelihood_bound",
@@ -59,6 +77,9 @@ COLUMNS = (
     "cycle_mse",
     "parameters",
     "images_seen",
+    "training_flops_per_image",
+    "sampling_flops",
+    "network_evaluations",
 )
 """The first columns of the table, always there; all other keys follow in alphabetical order."""
 PICTURED = 12
@@ -78,17 +99,27 @@ def read_reference(path: Path) -> Row:
     return files.read_json(path)
 
 
-def rows(models: dict[str, Any], metrics: Callable[[str], Path], reference: Row) -> list[Row]:
-    """One flat row for each model in its order, then the reference rows.
+def rows(
+    models: dict[str, Any],
+    metrics: Callable[[str], Path],
+    reference: Row,
+    external: Path | None = None,
+) -> list[Row]:
+    """One flat row for each model in its order, what others made, and the reference rows.
 
     Args:
         models: the section of params.yaml: a block with the key ``family`` for each model.
         metrics: where the metrics of a model are; without that file the model failed.
         reference: from `read_reference`.
+        external: a folder with the metrics of images that other generators made (see
+            `pipeline.external`), each of which is a row like a model's.
 
     Returns:
         The keys of the metrics and ``kind`` (model | reference), ``status`` (`OK`, `FAILED` or
         `OTHER`), ``model`` and ``label``.
+
+    Raises:
+        PipelineError: if a model and such images have one name.
     """
     common = {key: value for key, value in reference.items() if key != "rows"}
     found = []
@@ -97,13 +128,23 @@ def rows(models: dict[str, Any], metrics: Callable[[str], Path], reference: Row)
         if not metrics(name).exists():
             found.append({**row, "status": FAILED})
             continue
-        row |= files.read_json(metrics(name))
-        same = row.get("protocol") == reference["protocol"]
-        found.append({**row, "status": OK if same else OTHER})
+        found.append(_judged({**row, **files.read_json(metrics(name))}, reference))
+    for path in sorted(external.glob("*.json")) if external is not None else []:
+        if path.stem in models:
+            raise PipelineError(
+                f"{path}: a model of params.yaml is called so, too; rename or delete this file"
+            )
+        row = {"kind": "model", "model": path.stem, "label": path.stem}
+        found.append(_judged({**files.read_json(path), **row}, reference))
     for each in reference["rows"]:
         facts = {key: value for key, value in each.items() if key != "name"}
         found.append({"kind": "reference", "status": OK, "model": each["name"], **common, **facts})
     return found
+
+
+def _judged(row: Row, reference: Row) -> Row:
+    same = row.get("protocol") == reference["protocol"]
+    return {**row, "status": OK if same else OTHER}
 
 
 def to_csv(rows: Sequence[Row]) -> str:

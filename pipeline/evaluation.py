@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import judge
+from pipeline import judge, quality
 from pipeline.blocks import likelihoods
 from pipeline.core import seeds
 from pipeline.core.family import (
@@ -20,6 +20,7 @@ from pipeline.core.family import (
     in_batches,
 )
 from pipeline.core.progress import Progress
+from pipeline.datasets.store import Split
 from pipeline.metrics import labels as label_metrics
 from pipeline.metrics import reconstruction
 
@@ -27,28 +28,53 @@ from pipeline.metrics import reconstruction
 def sample_quality(
     judges: list[judge.Judge], samples: np.ndarray | None, reference: np.ndarray
 ) -> dict[str, Any]:
-    """FID of uint8 samples against as many reference images, over all judges.
+    """Samples against as many reference images, by `pipeline.quality.KEYS`; None without samples.
 
     Raises:
         ValueError: if the samples are not uint8 images like the reference.
     """
     if samples is None:
-        return dict.fromkeys(("fid", "fid_min", "fid_max"))
-    reconstruction.check_images(samples, reference.shape[1:])
-    found = judge.verdict(judges, samples, reference)
-    return {"fid": found.fid, "fid_min": found.fid_min, "fid_max": found.fid_max}
+        return dict.fromkeys(quality.KEYS)
+    return quality.measure(judges, samples, reference)
+
+
+def memorisation(
+    judges: list[judge.Judge],
+    samples: np.ndarray | None,
+    training: np.ndarray,
+    unseen: np.ndarray,
+) -> dict[str, Any]:
+    """Whether samples are copies of training images, by `pipeline.quality.COPYING_KEYS`."""
+    if samples is None:
+        return dict.fromkeys(quality.COPYING_KEYS)
+    return quality.copying(judges, samples, training, unseen)
 
 
 def label_fidelity(
-    judges: list[judge.Judge], samples: np.ndarray | None, labels: np.ndarray | None
+    judges: list[judge.Judge],
+    samples: np.ndarray | None,
+    labels: np.ndarray | None,
+    split: Split,
+    train: Split,
 ) -> dict[str, Any]:
-    """How many samples the judges take for the class that was asked for, as a mean over judges.
+    """What samples are worth as samples of the class that was asked for.
 
-    Higher is better; real images of the evaluated split have ``label_accuracy_real``.
+    ``label_accuracy`` is the share that the judges take for that class, as a mean over judges;
+    higher is better, and real images of ``split`` have ``label_accuracy_real``. Within each class:
+    `pipeline.quality.by_class`.
     """
     if samples is None or labels is None:
         return {"label_accuracy": None}
-    return {"label_accuracy": label_metrics.accuracy(judges, samples, labels)}
+    return {
+        "label_accuracy": label_metrics.accuracy(judges, samples, labels),
+        "label_accuracy_real": label_metrics.accuracy(judges, split.images, np.array(split.labels)),
+        **quality.by_class(
+            judges,
+            (samples, labels),
+            (split.images, np.array(split.labels)),
+            (train.images, np.array(train.labels)),
+        ),
+    }
 
 
 def reconstruction_error(

@@ -6,6 +6,7 @@ import torch
 from pipeline.core import seeds
 from pipeline.core.family import Batch, Family, Illustrates, Reconstructs
 from pipeline.datasets.store import Split, Store
+from pipeline.metrics import neighbours
 
 EXAMPLES = 10
 SHOWN = 100
@@ -29,8 +30,23 @@ def everything(
             columns = min(EXAMPLES, len(samples))
             rows = min(SHOWN, len(samples)) // columns
             found["samples"] = samples[: rows * columns].reshape(rows, columns, *samples.shape[1:])
+        found["nearest"] = nearest(samples, np.array(store.split("train").images))
     batch = examples(store.split("test"), store.spec.classes)
     return found | pictures(family, batch, seed)
+
+
+def nearest(samples: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """The samples that are likeliest to be copies, above the training images that they resemble.
+
+    uint8 [2, columns, C, H, W], likeliest first: by the distance in pixels to the nearest training
+    image, as a multiple of that one's distance to the next (see
+    `pipeline.metrics.neighbours.copied`).
+    """
+    index, squared, own = neighbours.copied(
+        samples.reshape(len(samples), -1), training.reshape(len(training), -1)
+    )
+    chosen = np.argsort(squared / np.maximum(own, 1), kind="stable")[:EXAMPLES]
+    return np.stack([samples[chosen], training[index[chosen]]])
 
 
 def examples(split: Split, classes: int) -> Batch:

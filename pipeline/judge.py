@@ -6,7 +6,6 @@ features is d, which puts FIDs of different judges and data sets on one scale.
 """
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -126,20 +125,16 @@ def embed(
     return torch.cat(features).numpy(), torch.cat(predictions).numpy()
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """FIDs of all judges: their geometric mean and their range, clamped at 0."""
-
-    fid: float
-    fid_min: float
-    fid_max: float
-
-
 class Judge:
     """One trained classifier with its feature scale."""
 
     def __init__(self, net: Classifier, scale: float, device: torch.device) -> None:
         self.net, self.scale, self.device = net, scale, device
+
+    @property
+    def dimensions(self) -> int:
+        """d, how many features there are."""
+        return self.net.embed.out_features
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Scaled features, float64 [N, d], of uint8 images [N, C, H, W]."""
@@ -148,30 +143,6 @@ class Judge:
     def predictions(self, images: np.ndarray) -> np.ndarray:
         """Predicted labels, int64 [N]."""
         return embed(self.net, images, self.device)[1]
-
-
-def verdict(judges: list[Judge], images: np.ndarray, reference: np.ndarray) -> Verdict:
-    """FID of uint8 images against reference images, over all judges.
-
-    Raises:
-        ValueError: if the two sets differ in size, since FID's bias depends on it.
-    """
-    if len(images) != len(reference):
-        raise ValueError(f"FID of {len(images)} images against {len(reference)}: sizes must agree")
-    distances = [
-        max(
-            0.0,
-            fid.frechet_distance(
-                fid.moments(judge.features(images)), fid.moments(judge.features(reference))
-            ),
-        )
-        for judge in judges
-    ]
-    return Verdict(
-        fid=float(np.exp(np.log(np.maximum(distances, 1e-12)).mean())),
-        fid_min=min(distances),
-        fid_max=max(distances),
-    )
 
 
 def recipe(judge: params.Judge) -> str:

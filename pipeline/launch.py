@@ -91,6 +91,15 @@ def _reproduce(jobs: int | None, models: list[str], force: bool) -> None:
         raise PipelineError(f"failed: {', '.join(failed)}; the reasons are above")
 
 
+def make_judges() -> None:
+    """Bring the judges and the reference rows up to date, and the data that they need.
+
+    Raises:
+        PipelineError: if a stage failed.
+    """
+    _dvc("repro", "--quiet", JUDGE_STAGES[-1])
+
+
 def stale_stages() -> set[str] | None:
     """Stages that a plain `dvc repro` would run or restore from the cache, but for `track`.
 

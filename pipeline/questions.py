@@ -69,11 +69,19 @@ def text(key: str) -> Callable[[Row], str]:
     return lambda row: NOTHING if row.get(key) is None else str(row[key])
 
 
-def fid_range(row: Row) -> str:
-    """The lowest and the highest FID that a judge gave."""
-    if row.get("fid_min") is None or row.get("fid_max") is None:
-        return NOTHING
-    return f"{row['fid_min']:.2f} to {row['fid_max']:.2f}"
+def span(key: str, form: str) -> Callable[[Row], str]:
+    """A cell with the lowest and the highest value that a judge gave."""
+
+    def cell(row: Row) -> str:
+        low, high = row.get(f"{key}_min"), row.get(f"{key}_max")
+        return NOTHING if low is None or high is None else f"{low:{form}} to {high:{form}}"
+
+    return cell
+
+
+def scaled(key: str, factor: float, form: str) -> Callable[[Row], str]:
+    """A cell that shows ``factor`` times ``key``."""
+    return lambda row: NOTHING if row.get(key) is None else format(factor * row[key], form)
 
 
 def iwae(row: Row) -> str:
@@ -85,6 +93,20 @@ def iwae(row: Row) -> str:
 def told(row: Row) -> str:
     """Whether a model is given the classes that it draws."""
     return "" if row.get("label_accuracy") is None else "given"
+
+
+def training_pflop(row: Row) -> str:
+    """Operations of the whole training, in units of 10^15."""
+    if row.get("training_flops_per_image") is None:
+        return NOTHING
+    return format(row["training_flops_per_image"] * row["images_seen"] / 1e15, ".3f")
+
+
+def worst_class(row: Row) -> str:
+    """The class with the highest FID within itself, and that FID."""
+    if row.get("class_fid_max") is None:
+        return NOTHING
+    return f"{row['class_fid_max']:.2f} ({row['class_fid_worst']})"
 
 
 FID = Column("FID (judge) ↓", number("fid", ".2f"))
@@ -104,7 +126,13 @@ QUESTIONS = (
         "fid",
         (
             FID,
-            Column("over judges", fid_range),
+            Column("over judges", span("fid", ".2f")),
+            Column(
+                "1000 KID ↓",
+                scaled("kid", 1000, ".2f"),
+                note="KID: kernel distance on the same features, unbiased, so that it may be below "
+                "0.",
+            ),
             TIE,
             Column(
                 "labels",
@@ -120,10 +148,57 @@ QUESTIONS = (
         "each other tell nothing apart.",
     ),
     Question(
+        "Do the samples cover the real images?",
+        "coverage",
+        (
+            Column("coverage ↑", number("coverage", ".3f")),
+            Column("over judges", span("coverage", ".3f")),
+            Column("recall ↑", number("recall", ".3f")),
+            Column("precision ↑", number("precision", ".3f")),
+            Column("density ↑", number("density", ".2f")),
+        ),
+        "Coverage: the share of real images with a sample nearer to them than their fifth "
+        "neighbour among the real ones; higher is better. Recall: the share of real images that "
+        "are as near to a sample as its fifth neighbour among the samples. Precision and density: "
+        "how many samples are as near to a real image, and to how many (1 is what real images "
+        "have); both are fooled by samples that are all alike, in the middle of the real ones.",
+        descending=True,
+    ),
+    Question(
+        "Are the samples copies of training images?",
+        "authenticity",
+        (
+            Column("authenticity ↑", number("authenticity", ".3f")),
+            Column("on pixels ↑", number("authenticity_pixels", ".3f")),
+        ),
+        "Authenticity: the share of samples that are farther from their nearest training image "
+        "than that is from its own nearest one, on the judges' features and on pixels. What copies "
+        "has 0. Real images that nobody trained on do not have 1 either: only what is far below "
+        "them copies, and what is above them is off the distribution more likely than original.",
+        descending=True,
+        scales=(
+            Scale(
+                "real images of the evaluated split",
+                {
+                    "authenticity": "authenticity_real",
+                    "authenticity_pixels": "authenticity_pixels_real",
+                },
+            ),
+        ),
+    ),
+    Question(
         "Do the samples show the class that was asked for?",
         "label_accuracy",
         (
             ACCURACY,
+            Column(
+                "FID within classes ↓",
+                number("class_fid", ".2f"),
+                note="FID within classes: between samples of a class and real images of it, the "
+                "mean over classes. It is of few images each, which makes it high: read it by "
+                "the real images' value and by no other table.",
+            ),
+            Column("worst class ↓", worst_class),
             Column(
                 "label gain (nats) ↑",
                 number("label_gain_nats", ".1f"),
@@ -137,7 +212,10 @@ QUESTIONS = (
         "these draws images that are easier to tell than real ones.",
         descending=True,
         scales=(
-            Scale("real images of the evaluated split", {"label_accuracy": "label_accuracy_real"}),
+            Scale(
+                "real images",
+                {"label_accuracy": "label_accuracy_real", "class_fid": "class_fid_real"},
+            ),
         ),
     ),
     Question(
@@ -228,10 +306,15 @@ QUESTIONS = (
         (
             Column("parameters ↓", number("parameters", ",")),
             Column("images seen ↓", number("images_seen", ",")),
+            Column("training PFLOP ↓", training_pflop),
+            Column("MFLOP per sample ↓", scaled("sampling_flops", 1e-6, ",.1f")),
+            Column("evaluations per sample ↓", number("network_evaluations", ",")),
             Column("family", text("family"), right=False),
         ),
-        "Images seen: training images, with repetition. Time depends on the machine and is not "
-        "in this table.",
+        "Images seen: training images, with repetition. PFLOP and MFLOP: 10^15 and 10^6 "
+        "floating-point operations of matrix products, convolutions and recurrent layers, for the "
+        "whole training and for one sample. Evaluations: how many times networks run one after "
+        "the other for a sample. Time depends on the machine and is not in this table.",
     ),
 )
 

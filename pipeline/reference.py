@@ -4,12 +4,16 @@ They stand in every table, so that a number can be read against a scale and a br
 visible: real images must score best, and noise worst.
 
 - ``real``: a random subset of the training images; the floor of FID at this number of images.
+- ``without_class``: that from which one class is missing, filled up with other images of the rest:
+  what a generator has that lost one mode.
+- ``noisy_<p>``: that with Gaussian noise of p % of white.
+- ``blurred``: that blurred by one pixel.
 - ``histogram``: each pixel and channel drawn independently from its training histogram, and the
   exact likelihood of that model.
 - ``mean``: the training mean, rounded to levels: samples that are all alike, and the error of
   a reconstruction that ignores its input.
 - ``noise``: uniform levels, exactly 8 bits/dim.
-- ``png``: what a general-purpose lossless coder needs.
+- ``png``, ``xz``, ``bzip2``: what general-purpose lossless coders need.
 - ``pca_<k>``: projection onto the first k principal components of the training images
   (Pearson 1901), the best linear reconstruction from k numbers.
 
@@ -17,18 +21,19 @@ Data sets are read in chunks of `CHUNK` images; only the n images that FID needs
 of the evaluated split as uint8 for PNG, are ever held as a whole.
 """
 
+import bz2
 import io
+import lzma
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from pipeline import judge, pictures, protocol
+from pipeline import judge, pictures, protocol, quality
 from pipeline.blocks import likelihoods
 from pipeline.core import seeds
-from pipeline.datasets.store import Store
+from pipeline.datasets.store import Split, Store
 from pipeline.metrics import reconstruction
 
 CHUNK = 1000
@@ -36,10 +41,12 @@ LEVELS = 256
 COMPONENTS = (32, 64)
 SMOOTHING = tuple(2.0**k for k in range(-12, 5))
 """Candidates for the count that is added to each level of each histogram."""
+NOISE_PERCENT = (5, 10, 20)
+"""Standard deviations of the noise on real images, where white is 100."""
+BLUR = (1, 4, 6, 4, 1)
+"""Weights of a pixel and its neighbours, on either axis: a standard deviation of 1 pixel."""
 KEYS = (
-    "fid",
-    "fid_min",
-    "fid_max",
+    *quality.KEYS,
     "nats_per_image",
     "bits_per_dim",
     "bits_per_dim_stderr",
@@ -73,25 +80,95 @@ def rows(
     average = mean(counts, shape)
     flat = np.rint(average).astype(np.uint8)
 
-    def quality(samples: np.ndarray) -> dict[str, float]:
-        return asdict(judge.verdict(judges, samples, reference))
+    def judged(samples: np.ndarray) -> dict[str, float]:
+        return quality.measure(judges, samples, reference)
 
+    real = protocol.reference_images(store, "train", n, seed)
+    fewer, missing = without_class(store.split("train"), n, seed)
     return [
-        row("real", "real training images")
-        | quality(protocol.reference_images(store, "train", n, seed)),
+        row("real", "real training images") | judged(real),
+        *(
+            [
+                row("without_class", f"real, but none of class {store.classes[missing]}")
+                | judged(fewer)
+            ]
+            if fewer is not None
+            else []
+        ),
+        row("blurred", "real, blurred by one pixel") | judged(blurred(real)),
+        *(
+            row(f"noisy_{percent}", f"real, with noise of {percent} % of white")
+            | judged(noisy(real, percent / 100, seed))
+            for percent in NOISE_PERCENT
+        ),
         row("histogram", "independent pixels from their training histograms")
-        | quality(sample_histogram(counts, n, shape, seed))
+        | judged(sample_histogram(counts, n, shape, seed))
         | _likelihood(histogram_nats(images, counts), dimensions),
         row("mean", "mean training image")
-        | quality(np.repeat(flat[None], n, axis=0))
+        | judged(np.repeat(flat[None], n, axis=0))
         | _distortion(_mean_errors(images, flat), "training mean"),
         row("noise", "uniform noise")
-        | quality(uniform(n, shape, seed))
+        | judged(uniform(n, shape, seed))
         | _code(8.0, dimensions, "exact", stderr=0.0),
         row("png", f"PNG, all {len(images):,} images in one optimised file, header included")
         | _code(8 * png_bytes(images) / images.size, dimensions, "code length", stderr=None),
+        *(
+            row(name, f"{name}, all {len(images):,} images one after the other")
+            | _code(8 * size / images.size, dimensions, "code length", stderr=None)
+            for name, size in compressed_bytes(images).items()
+        ),
         *_pca_rows(train, images, average),
     ]
+
+
+def without_class(split: Split, n: int, seed: int) -> tuple[np.ndarray | None, int]:
+    """n images of a split without its most frequent class, uint8 [n, C, H, W], and that class.
+
+    None if there are not so many.
+    """
+    labels = np.array(split.labels)
+    missing = int(np.bincount(labels).argmax())
+    others = np.flatnonzero(labels != missing)
+    if len(others) < n:
+        return None, missing
+    chosen = others[protocol.subset(len(others), n, seed, "reference", "without class")]
+    return np.array(split.images[chosen]), missing
+
+
+def noisy(images: np.ndarray, sigma: float, seed: int) -> np.ndarray:
+    """uint8 images with Gaussian noise added, whose standard deviation is sigma where white is 1.
+
+    Rounded and clipped to levels, as the output of every model is.
+    """
+    every = seeds.image_seeds(len(images), seed, "reference", "noisy")
+    noise = seeds.ImageNoise(every).normal(*images.shape[1:]).double().numpy()
+    levels = images + 255 * sigma * noise
+    return np.rint(levels).clip(0, LEVELS - 1).astype(np.uint8)
+
+
+def blurred(images: np.ndarray) -> np.ndarray:
+    """uint8 images [N, C, H, W] blurred by the weights `BLUR`, with their borders repeated."""
+    reach = len(BLUR) // 2
+    found = images.astype(np.int64)
+    for axis in (2, 3):
+        padding = [(reach, reach) if each == axis else (0, 0) for each in range(4)]
+        padded = np.pad(found, padding, mode="edge")
+        size = found.shape[axis]
+        found = sum(
+            weight * np.take(padded, np.arange(start, start + size), axis=axis)
+            for start, weight in enumerate(BLUR)
+        )
+    total = sum(BLUR) ** 2
+    return ((found + total // 2) // total).astype(np.uint8)
+
+
+def compressed_bytes(images: np.ndarray) -> dict[str, int]:
+    """Sizes in bytes of all levels of uint8 images, compressed as one string, by compressor."""
+    raw = np.ascontiguousarray(images).tobytes()
+    return {
+        "xz": len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)),
+        "bzip2": len(bz2.compress(raw, 9)),
+    }
 
 
 def row(name: str, label: str) -> dict[str, Any]:

@@ -5,10 +5,13 @@ from typing import Literal
 import numpy as np
 import torch
 
-from pipeline.core import params, seeds
+from pipeline.core import cost, params, seeds
 from pipeline.core.family import Family, Samples, Translates, in_batches
 from pipeline.core.progress import Progress
 from pipeline.datasets.store import Store
+
+COUNTED = 2
+"""Images whose operations are counted; all cost the same."""
 
 
 def everything(
@@ -38,6 +41,31 @@ def everything(
         found["a_to_b"] = translate(family, test.images, "ab", section.batch)
         found["b_to_a"] = translate(family, test.others, "ba", section.batch)
     return found
+
+
+def cost_of(family: Family, store: Store) -> dict[str, int]:
+    """What one sample or one translated image costs, the same on every machine.
+
+    ``sampling_flops`` are floating-point operations (`pipeline.core.cost`), ``network_evaluations``
+    how many times networks run one after the other.
+    """
+    with cost.Counter() as counter, torch.no_grad():
+        if isinstance(family, Samples):
+            labels = torch.arange(COUNTED, device=family.device) % family.spec.classes
+            family.sample(torch.arange(COUNTED), labels if family.conditional else None)
+            drawn = COUNTED
+        elif isinstance(family, Translates):
+            test = store.split("test")
+            drawn = 2 * COUNTED
+            for originals, direction in ((test.images, "ab"), (test.others, "ba")):
+                first = torch.from_numpy(np.array(originals[:1])).repeat(COUNTED, 1, 1, 1)
+                family.translate(first.to(family.device), direction)
+        else:
+            return {}
+    return {
+        "sampling_flops": round(counter.flops / drawn),
+        "network_evaluations": family.network_evaluations,
+    }
 
 
 def translate(

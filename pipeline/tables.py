@@ -229,7 +229,7 @@ def _filled(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
 
 def _cells(columns: Sequence[Column], row: Row) -> list[str]:
     if row["status"] == FAILED:
-        return [FAILED] + [""] * (len(columns) - 1)
+        return [FAILED, *[""] * len(columns)][: len(columns)]
     return [column.cell(row) for column in columns]
 
 

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import math
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.blocks.nets import Ema
-from pipeline.core import files, precision, seeds
+from pipeline.core import cost, files, precision, seeds
 from pipeline.core.errors import PipelineError
 from pipeline.core.family import Batch, Family, Group, count_parameters
 from pipeline.core.progress import Progress
@@ -136,6 +137,9 @@ class Trainer:
             k: Ema(g.parameters, g.ema) for k, g in self.groups.items() if g.ema is not None
         }
         self.updates = dict.fromkeys(self.groups, 0)
+        self.kinds: dict[str, int] = {}
+        self.flops: dict[str, int] = {}
+        self._updated: list[str] = []
         self._orders: dict[str, tuple[int, Tensor]] = {}
 
     @property
@@ -152,8 +156,21 @@ class Trainer:
             "images_seen": self.images_seen,
             "steps": self.step,
             "updates": self.updates,
+            "training_flops_per_image": self.flops_per_image,
             **self.family.facts(),
         }
+
+    @property
+    def flops_per_image(self) -> int | None:
+        """Floating-point operations (`pipeline.core.cost`) for each image drawn so far.
+
+        Steps of one kind, that is with the same updates in the same order, cost the same; one of
+        each kind is counted. None if training ended before some kind came a second time.
+        """
+        if not self.kinds or self.kinds.keys() - self.flops.keys():
+            return None
+        total = sum(count * self.flops[kind] for kind, count in self.kinds.items())
+        return round(total / self.images_seen)
 
     def run(self, stop_at: int | None = None) -> None:
         """Train to the end, or to step ``stop_at``, from the checkpoint where there is one.
@@ -187,13 +204,33 @@ class Trainer:
         self.family.eval()
 
     def _train_one_step(self) -> None:
+        # Of which kind a step is, is known after it, so steps are counted until no kind is left.
+        if not self.kinds or self.kinds.keys() - self.flops.keys():
+            self._count_one_step()
+        terms = self._call_training_step()
+        kind = "+".join(self._updated)
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        self.history.add(terms)
+        self.step += 1
+
+    def _count_one_step(self) -> None:
+        """Do the next step, count its operations and undo it: counting may change last bits."""
+        with tempfile.TemporaryDirectory() as folder:
+            before = Path(folder) / "before.ckpt"
+            self.save(before)
+            with cost.Counter() as counter:
+                self._call_training_step()
+            kind = "+".join(self._updated)
+            self.load(before)
+        self.flops[kind] = counter.flops
+
+    def _call_training_step(self) -> dict[str, Tensor]:
         # Modules such as dropout draw from the global generator: name its state by the step too.
         torch.manual_seed(seeds.derive(self.seed, "modules", self.step))
         rng = seeds.generator(self.seed, "noise", self.step, device=self.device)
+        self._updated = []
         with precision.autocast(self.device, self.hyperparameters.precision):
-            terms = self.family.training_step(self._batch(self.step), self._update, rng)
-        self.history.add(terms)
-        self.step += 1
+            return self.family.training_step(self._batch(self.step), self._update, rng)
 
     def _batch(self, step: int) -> Batch:
         """Batch number ``step`` of an endless run of shuffled epochs; the tail is dropped."""
@@ -231,6 +268,7 @@ class Trainer:
         if name in self.averages:
             self.averages[name].update()
         self.updates[name] += 1
+        self._updated.append(name)
 
     def save(self, path: Path) -> None:
         """Write everything that resuming needs to one safetensors file, atomically."""
@@ -238,6 +276,8 @@ class Trainer:
         scalars: dict[str, Any] = {
             "step": self.step,
             "updates": self.updates,
+            "kinds": self.kinds,
+            "flops": self.flops,
             "rows": self.history.rows,
             "counts": self.history.counts,
             "times": self.history.times,
@@ -270,6 +310,8 @@ class Trainer:
             raise PipelineError(f"{path}: not a readable checkpoint ({error}); delete it") from None
         self.step = scalars["step"]
         self.updates = scalars["updates"]
+        self.kinds = scalars["kinds"]
+        self.flops = scalars["flops"]
         self.history.rows = scalars["rows"]
         self.history.counts = scalars["counts"]
         self.history.times = [(step, at) for step, at in scalars["times"]]

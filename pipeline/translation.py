@@ -12,6 +12,7 @@ from pipeline import judge, protocol, sampling
 from pipeline.core.family import Family, Translates
 from pipeline.datasets.store import Split, Store
 from pipeline.metrics import labels, reconstruction
+from pipeline.quality import distance
 
 KEYS = (
     "cycle_mse",
@@ -44,7 +45,7 @@ def quality(
     """How well a model translates the images of one split, by `KEYS`.
 
     - ``translation_fid_<direction>``: FID of translated images against the real ones of the
-      domain that they should be in, over all judges (see `pipeline.judge.verdict`), of
+      domain that they should be in, over all judges (see `pipeline.quality.distance`), of
       ``translation_n`` each: all of the smaller domain. ``..._floor`` is what that many real
       training images of that domain have, None if there are fewer; ``translation_fid_identity`` is
       what leaving the images as they are has, in either direction.
@@ -85,7 +86,7 @@ def quality(
             np.asarray(each[protocol.subset(len(each), n, seed, "translation")])
             for each in (images, reference)
         ]
-        return judge.verdict(judges, *chosen).fid
+        return distance(judges, *chosen)
 
     return {
         **dict.fromkeys(KEYS),

@@ -12,7 +12,7 @@ def main() -> None:
     with stage.guard("compare") as guard:
         models = params.model_blocks(params.read())
         reference = comparison.read_reference(paths.REFERENCE)
-        rows = comparison.rows(models, paths.model_metrics, reference)
+        rows = comparison.rows(models, paths.model_metrics, reference, paths.EXTERNAL)
         curves = comparison.curves(models, paths.curve)
         real = Store().split(reference["reference_split"]).images
         picture = pictures.labelled_rows(comparison.pictured(rows, paths.samples_dir, real))

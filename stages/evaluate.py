@@ -8,7 +8,6 @@ from pipeline import evaluation, judge, protocol, translation
 from pipeline.core import files, params, paths, stage, weights
 from pipeline.core.family import Translates
 from pipeline.datasets.store import Store
-from pipeline.metrics import labels as label_metrics
 
 
 def main(model: str) -> None:
@@ -33,10 +32,12 @@ def main(model: str) -> None:
         result = {
             "model": model,
             **{key: value for key, value in facts.items() if key not in ("steps", "updates")},
+            **files.read_json(paths.samples_dir(model) / "cost.json"),
             **common,
             "protocol": protocol.protocol_id(common),
             **evaluation.sample_quality(judges, samples, reference),
-            **evaluation.label_fidelity(judges, samples, wanted),
+            **evaluation.memorisation(judges, samples, np.array(train.images), reference),
+            **evaluation.label_fidelity(judges, samples, wanted, split, train),
             **evaluation.reconstruction_error(family, split.images, split.labels, section.batch),
             **evaluation.own_errors(family, split.images, split.labels, section.batch),
             **evaluation.likelihood(
@@ -58,9 +59,6 @@ def main(model: str) -> None:
                 seed=section.seed,
                 batch=section.batch,
             )
-        if wanted is not None:
-            real = label_metrics.accuracy(judges, split.images, np.array(split.labels))
-            result["label_accuracy_real"] = real
         guard.confirm()
         files.write_json(paths.model_metrics(model), files.rounded(result))
 

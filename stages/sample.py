@@ -23,11 +23,13 @@ def main(model: str) -> None:
         started = time.time()
         drawn = sampling.everything(family, store, section, label=f"sample {model}")
         seconds = time.time() - started
+        counted = sampling.cost_of(family, store)
         shown = illustration.everything(family, store, drawn, section.seed)
         guard.confirm()
         with files.replacing_folder(paths.samples_dir(model)) as folder:
             for name, array in drawn.items():
                 np.save(folder / f"{name}.npy", array)
+            files.write_json(folder / "cost.json", counted)
         with files.replacing_folder(paths.pictures_dir(model)) as folder:
             for name, picture in shown.items():
                 _save(folder / f"{name}.png", picture)

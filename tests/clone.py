@@ -24,7 +24,8 @@ class Clone:
         self.folder = folder
         listed = self._git("ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT)
         for name in listed.stdout.splitlines():
-            if (ROOT / name).is_file() and not name.startswith(("metrics/", "tests/", "dvc.lock")):
+            made = name.startswith(("metrics/", "dvc.lock")) and not name.endswith("README.md")
+            if (ROOT / name).is_file() and not made and not name.startswith("tests/"):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
         self.params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline import comparison, translation
+from pipeline import comparison, quality, translation
 from pipeline.core import paths, stage
 from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Split, write
@@ -141,6 +141,24 @@ def test_files_of_models_that_are_not_in_params_are_ignored(project):
     assert "ghost" not in [row["model"] for row in found]
 
 
+def test_what_others_made_stands_after_the_models(project):
+    theirs = {**PROTOCOL, "model": "x", "family": "external", **NOTHING, **fid(4.0)}
+    paths.EXTERNAL.mkdir()
+    paths.external_metrics("mine").write_text(json.dumps(theirs))
+    paths.external_metrics("old").write_text(json.dumps({**theirs, "protocol": "f" * 16}))
+    (paths.EXTERNAL / "README.md").write_text("no metrics")
+    found = comparison.rows(MODELS, paths.model_metrics, reference(), paths.EXTERNAL)
+    added = found[len(MODELS) : len(MODELS) + 2]
+    assert [(row["model"], row["label"], row["kind"], row["status"]) for row in added] == [
+        ("mine", "mine", "model", "ok"),
+        ("old", "old", "model", "other protocol"),
+    ]
+    assert found[len(MODELS) + 2]["kind"] == "reference"
+    paths.external_metrics("zeta").write_text(json.dumps(theirs))
+    with pytest.raises(PipelineError, match=r"zeta\.json: a model"):
+        comparison.rows(MODELS, paths.model_metrics, reference(), paths.EXTERNAL)
+
+
 def test_csv_has_all_keys_and_empty_cells_where_there_is_nothing(rows):
     text = comparison.to_csv(rows)
     table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False).set_index("model")
@@ -169,7 +187,9 @@ def test_columns_are_in_a_fixed_order_and_others_follow_by_name(rows):
 
 
 def test_what_judges_report_has_its_place_among_the_columns():
-    assert set(translation.KEYS) | set(KEYS) <= set(comparison.COLUMNS)
+    assert {*translation.KEYS, *KEYS, *quality.COPYING_KEYS, *quality.CLASS_KEYS} <= {
+        *comparison.COLUMNS
+    }
 
 
 def test_no_reference_names_the_stage_that_makes_it(tmp_path):

@@ -6,9 +6,10 @@ import torch
 from builders import SMALL, some_images, some_labels, tiny_model
 from torch import nn
 
-from pipeline import evaluation, judge, sampling
+from pipeline import evaluation, judge, quality, sampling
 from pipeline.core import seeds
 from pipeline.core.family import Family, Likelihood
+from pipeline.datasets.store import Split
 
 IMAGES = some_images(10).numpy()
 LABELS = some_labels(10).numpy()
@@ -142,7 +143,8 @@ def test_what_a_family_cannot_do_is_none():
     assert set(found.values()) == {None}
     assert evaluation.own_errors(model, IMAGES, LABELS, 4) == {}
     assert set(evaluation.sample_quality([], None, IMAGES).values()) == {None}
-    assert evaluation.label_fidelity([], IMAGES, None) == {"label_accuracy": None}
+    split = Split(IMAGES, LABELS)
+    assert evaluation.label_fidelity([], IMAGES, None, split, split) == {"label_accuracy": None}
 
 
 @pytest.mark.parametrize("batch", [3, 10, 64])
@@ -176,14 +178,19 @@ def one_judge():
     return [judge.Judge(judge.Classifier(SMALL, 4).eval(), 1.0, torch.device("cpu"))]
 
 
-def test_sample_quality_is_the_judges_verdict():
+def test_sample_quality_is_the_judges_or_none():
     samples, reference = some_images(20, seed=1).numpy() // 2, some_images(20, seed=2).numpy()
     judges = one_judge()
-    found, verdict = (
-        evaluation.sample_quality(judges, samples, reference),
-        judge.verdict(judges, samples, reference),
-    )
-    assert found == {"fid": verdict.fid, "fid_min": verdict.fid_min, "fid_max": verdict.fid_max}
+    found = evaluation.sample_quality(judges, samples, reference)
+    assert found == quality.measure(judges, samples, reference)
+    assert evaluation.sample_quality(judges, None, reference) == dict.fromkeys(quality.KEYS)
+
+
+def test_memorisation_is_the_judges_or_none():
+    judges, sets = one_judge(), [some_images(20, seed=seed).numpy() for seed in range(3)]
+    assert evaluation.memorisation(judges, *sets) == quality.copying(judges, *sets)
+    nothing = evaluation.memorisation(judges, None, *sets[1:])
+    assert nothing == dict.fromkeys(quality.COPYING_KEYS)
 
 
 @pytest.mark.parametrize(
@@ -271,6 +278,15 @@ def test_labels_go_to_conditional_models_alone():
 def test_label_fidelity_is_the_judges_agreement():
     judges, samples = one_judge(), some_images(20, seed=1).numpy()
     seen = judges[0].predictions(samples)
-    assert evaluation.label_fidelity(judges, samples, seen)["label_accuracy"] == 1
+    split, train = Split(IMAGES, judges[0].predictions(IMAGES)), Split(samples, seen)
+    found = evaluation.label_fidelity(judges, samples, seen, split, train)
+    assert found["label_accuracy"] == found["label_accuracy_real"] == 1
     half = np.where(np.arange(20) < 10, seen, (seen + 1) % 10)
-    assert evaluation.label_fidelity(judges, samples, half)["label_accuracy"] == 0.5
+    found = evaluation.label_fidelity(judges, samples, half, split, train)
+    assert found["label_accuracy"] == 0.5
+    assert (
+        found.items()
+        >= quality.by_class(
+            judges, (samples, half), (split.images, split.labels), (train.images, train.labels)
+        ).items()
+    )

@@ -129,31 +129,6 @@ def test_accuracy_is_over_the_test_labels(nets, facts):
     assert facts[0]["accuracy"] == (predictions == split().labels).mean()
 
 
-def test_verdict_is_the_geometric_mean_and_the_range(judges):
-    images, reference = some_images(30, SPEC, 1).numpy() // 2, some_images(30, SPEC, 2).numpy()
-    each = [
-        fid.frechet_distance(fid.moments(j.features(images)), fid.moments(j.features(reference)))
-        for j in judges
-    ]
-    found = judge.verdict(judges, images, reference)
-    assert found.fid == pytest.approx((each[0] * each[1]) ** 0.5, rel=1e-9)
-    assert (found.fid_min, found.fid_max) == (min(each), max(each))
-    assert found.fid_min < found.fid < found.fid_max
-
-
-def test_verdict_of_a_set_on_itself_is_zero_and_never_negative(judges):
-    images = some_images(30, SPEC, 1).numpy()
-    found = judge.verdict(judges, images, images)
-    assert 0 <= found.fid_min <= found.fid_max < 1e-4
-    assert 0 <= found.fid < 1e-4
-
-
-def test_verdict_refuses_sets_of_different_sizes(judges):
-    images = some_images(30, SPEC).numpy()
-    with pytest.raises(ValueError, match="sizes must agree"):
-        judge.verdict(judges, images, images[:29])
-
-
 def test_loaded_judges_give_identical_features(tmp_path, nets, facts, judges):
     judge.save(tmp_path / "judge", nets, SETTINGS, facts)
     loaded = judge.load(tmp_path / "judge", SPEC, CPU)

@@ -101,7 +101,7 @@ def test_a_translator_is_judged_by_its_translations(finished):
     assert found["fid"] is found["reconstruction_mse"] is None
     assert found["translation_fid_ab"] > 0 and found["cycle_mse"] > 0
     samples = finished.folder / "data/samples/cyclegan"
-    assert {path.name for path in samples.iterdir()} == {"a_to_b.npy", "b_to_a.npy"}
+    assert {path.name for path in samples.iterdir()} == {"a_to_b.npy", "b_to_a.npy", "cost.json"}
     assert "translation_fid_ab" not in metrics(finished, "vae")
 
 

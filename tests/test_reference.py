@@ -60,7 +60,22 @@ def rows(store, judges):
 
 
 def test_every_row_has_every_key(rows):
-    assert list(rows) == ["real", "histogram", "mean", "noise", "png", "pca_32", "pca_64"]
+    assert list(rows) == [
+        "real",
+        "without_class",
+        "blurred",
+        "noisy_5",
+        "noisy_10",
+        "noisy_20",
+        "histogram",
+        "mean",
+        "noise",
+        "png",
+        "xz",
+        "bzip2",
+        "pca_32",
+        "pca_64",
+    ]
     for row in rows.values():
         assert set(row) == {"name", "label", *KEYS}
 
@@ -72,10 +87,17 @@ def test_what_does_not_apply_is_none(rows):
     }
     assert measured == {
         "real": {"fid"},
+        "without_class": {"fid"},
+        "blurred": {"fid"},
+        "noisy_5": {"fid"},
+        "noisy_10": {"fid"},
+        "noisy_20": {"fid"},
         "histogram": {"fid", "bits_per_dim"},
         "mean": {"fid", "reconstruction_mse"},
         "noise": {"fid", "bits_per_dim"},
         "png": {"bits_per_dim"},
+        "xz": {"bits_per_dim"},
+        "bzip2": {"bits_per_dim"},
         "pca_32": {"reconstruction_mse"},
         "pca_64": {"reconstruction_mse"},
     }
@@ -129,6 +151,54 @@ def test_chunks_change_nothing(store, judges, rows, monkeypatch):
         measured = {key: value for key, value in row.items() if isinstance(value, float)}
         expected = {key: rows[name][key] for key in measured}
         assert measured == pytest.approx(expected, rel=1e-9), name
+
+
+# --- damaged real images ----------------------------------------------------------------------
+
+
+def test_damage_is_worse_than_none_and_more_of_it_is_worse_still(rows):
+    fids = [rows[name]["fid"] for name in ("real", "noisy_5", "noisy_10", "noisy_20", "noise")]
+    assert fids == sorted(fids)
+    assert rows["blurred"]["fid"] > rows["real"]["fid"]
+
+
+def test_one_class_is_missing_and_the_others_fill_its_place(store):
+    split = Split(blobs(60, 0), np.array([0] * 10 + [1] * 30 + [2] * 20))
+    images, missing = reference.without_class(split, 25, seed=0)
+    assert (len(images), missing) == (25, 1)
+    others = {image.tobytes() for image in split.images[split.labels != 1]}
+    assert {image.tobytes() for image in images} <= others
+    assert len({image.tobytes() for image in images}) == 25
+    assert reference.without_class(split, 31, seed=0) == (None, 1)
+
+
+def test_noise_has_the_deviation_that_its_name_says():
+    grey = np.full((200, 1, 8, 8), 128, np.uint8)
+    found = reference.noisy(grey, 0.1, seed=0)
+    assert found.dtype == np.uint8
+    assert (found / 255.0).std() == pytest.approx(0.1, rel=0.02)
+    assert found.mean() == pytest.approx(128, abs=1)
+    assert reference.noisy(grey * 0, 0.1, seed=0).min() == 0
+
+
+def test_blur_is_that_of_its_weights():
+    point = np.zeros((1, 1, 9, 9), np.uint8)
+    point[0, 0, 4, 4] = 255
+    weights = np.outer(reference.BLUR, reference.BLUR) / 256
+    np.testing.assert_allclose(
+        reference.blurred(point)[0, 0, 2:7, 2:7], (255 * weights).round(), atol=0.5
+    )
+    flat = np.full((2, 3, 5, 7), 255, np.uint8)
+    np.testing.assert_array_equal(reference.blurred(flat), flat)
+
+
+def test_compressors_count_whole_images():
+    levels = reference.uniform(50, (1, 8, 8), seed=0)
+    sizes = reference.compressed_bytes(levels)
+    assert set(sizes) == {"xz", "bzip2"}
+    for size in sizes.values():
+        assert levels.size <= size < 1.2 * levels.size + 200
+    assert max(reference.compressed_bytes(levels * 0).values()) < 100
 
 
 # --- histogram --------------------------------------------------------------------------------

@@ -20,6 +20,18 @@ EVERY = pytest.mark.parametrize("name", [f"models.{model}" for model in MODELS])
 STEPS = 7
 
 
+@pytest.fixture(autouse=True)
+def _uncounted(request, monkeypatch):
+    """No step is done twice, since stubs remember what they saw, unless a test asks for it."""
+    if "counted" not in request.fixturenames:
+        monkeypatch.setattr(Trainer, "_count_one_step", lambda self: None)
+
+
+@pytest.fixture
+def counted():
+    """Steps are counted, as in the pipeline."""
+
+
 class Stub(Family):
     """A weight vector whose loss each test chooses."""
 
@@ -55,7 +67,8 @@ def state(training_):
 
 
 def assert_same(one, other):
-    assert one.step == other.step and one.updates == other.updates
+    assert one.step == other.step
+    assert one.facts() == other.facts()
     assert one.history.to_csv() == other.history.to_csv()
     first, second = state(one), state(other)
     assert first.keys() == second.keys()
@@ -65,7 +78,7 @@ def assert_same(one, other):
 
 @EVERY
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_resuming_is_bit_exact(name, precision, tmp_path, monkeypatch):
+def test_resuming_is_bit_exact(name, precision, tmp_path, monkeypatch, counted):
     monkeypatch.setattr(training, "HISTORY_POINTS", 3)  # stop within a window of the history
     blocks = {"training": {"precision": precision}}
     whole = trainer(tiny_model(name, **blocks), steps=STEPS)
@@ -95,6 +108,73 @@ def test_resuming_restores_the_optimisers(name, tmp_path):
             for key, value in before.state[old].items():
                 assert torch.equal(value, after.state[new][key])
                 assert value.stride() == after.state[new][key].stride()
+
+
+@EVERY
+def test_counting_operations_changes_no_bits(name, monkeypatch, counted):
+    found = trainer(tiny_model(name), steps=STEPS)
+    found.run()
+    plain = trainer(tiny_model(name), steps=STEPS)
+    monkeypatch.setattr(Trainer, "_count_one_step", lambda self: None)
+    plain.run()
+    assert plain.flops_per_image is None
+    assert found.flops_per_image > found.facts()["parameters"]
+    monkeypatch.setattr(Trainer, "flops_per_image", None)
+    assert_same(found, plain)
+
+
+@EVERY
+def test_no_operation_reads_memory_that_nothing_has_written(name, monkeypatch):
+    """Trainings do without PyTorch's check of that (`pipeline.core.stage.prepare_torch`)."""
+    found = []
+    for fill in (True, False):
+        monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", fill)
+        torch.set_deterministic_debug_mode("error")
+        try:
+            found.append(trainer(tiny_model(name), steps=STEPS))
+            found[-1].run()
+        finally:
+            torch.set_deterministic_debug_mode("default")
+    assert_same(*found)
+
+
+class Alternating(Stub):
+    """Two updates in the first of three steps, and one in the others; each is one product."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def groups(self):
+        return {
+            name: Group([self.weight], lambda p: torch.optim.SGD(p, lr=0.0)) for name in ("a", "b")
+        }
+
+    def training_step(self, batch, update, rng):
+        products = torch.zeros(2, 3) @ torch.zeros(3, 5)
+        if self.steps % 3 == 0:
+            products @ torch.zeros(5, 7)
+            update("b", self.weight.sum())
+        update("a", self.weight.sum())
+        self.steps += 1
+        return {}
+
+
+@pytest.mark.parametrize(("steps", "rich"), [(9, 3), (10, 4), (11, 4)])
+def test_operations_are_counted_by_kind_of_step(steps, rich, counted):
+    made = trainer(Alternating(), steps=steps)
+    made.run()
+    assert made.kinds == {"b+a": rich, "a": steps - rich}
+    assert made.flops == {"b+a": 2 * 2 * 3 * 5 + 2 * 2 * 5 * 7, "a": 2 * 2 * 3 * 5}
+    total = steps * 2 * 2 * 3 * 5 + rich * 2 * 2 * 5 * 7
+    assert made.flops_per_image == round(total / made.images_seen)
+
+
+def test_a_kind_of_step_that_was_never_counted_leaves_no_sum(counted):
+    made = trainer(Alternating(), steps=2)
+    made.run()
+    assert made.kinds.keys() - made.flops.keys() == {"a"}
+    assert made.flops_per_image is None
 
 
 CHILD = """

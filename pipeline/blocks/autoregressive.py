@@ -208,6 +208,11 @@ class Autoregressive(Family):
         ``uniform`` are variates [n, C, 2, H, W]. Returns the canvas.
         """
 
+    @property
+    def network_evaluations(self) -> int:
+        """One for each pixel."""
+        return self.spec.height * self.spec.width
+
     def groups(self) -> dict[str, Group]:
         training = self.params.training
         return {

@@ -159,6 +159,11 @@ class Family(nn.Module, ABC):
         batches, an epoch of them at the least.
         """
 
+    @property
+    def network_evaluations(self) -> int:
+        """How many times networks run one after the other for one sample: 1 unless overridden."""
+        return 1
+
     def facts(self) -> dict[str, str]:
         """What a reader of the results must know about the model, such as what it samples from."""
         return {}

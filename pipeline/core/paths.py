@@ -23,6 +23,7 @@ SAMPLES = Path("data/samples")
 
 METRICS = Path("metrics")
 MODEL_METRICS = METRICS / "models"
+EXTERNAL = METRICS / "external"
 CURVES = METRICS / "curves"
 PICTURES = METRICS / "pictures"
 REFERENCE = METRICS / "reference.json"
@@ -42,7 +43,7 @@ def model_dir(model: str) -> Path:
 
 
 def samples_dir(model: str) -> Path:
-    """``samples.npy`` of a model, and ``labels.npy`` if it is conditional.
+    """``samples.npy`` of a model, ``labels.npy`` if it is conditional, and ``cost.json``.
 
     Of one that translates between domains, ``a_to_b.npy`` and ``b_to_a.npy``.
     """
@@ -57,6 +58,11 @@ def pictures_dir(model: str) -> Path:
 def model_metrics(model: str) -> Path:
     """The metrics of one model."""
     return MODEL_METRICS / f"{model}.json"
+
+
+def external_metrics(name: str) -> Path:
+    """The metrics of images that another generator made."""
+    return EXTERNAL / f"{name}.json"
 
 
 def curve(model: str) -> Path:

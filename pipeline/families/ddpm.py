@@ -15,6 +15,7 @@ decoder.
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
@@ -248,11 +249,21 @@ class Ddpm(Family):
         noise = ImageNoise(seeds, self.device)
         x = noise.normal(*self.spec.shape)
         yield x
-        steps = self.params.sampling.steps
-        times = torch.linspace(self.diffusion.steps, 0, steps + 1).round().long().unique()
-        for now, then in zip(times.flip(0)[:-1], times.flip(0)[1:], strict=True):
+        times = self._times()
+        for now, then in pairwise(times):
             x = self._ddim_step(x, int(now), int(then), noise, labels)
             yield x
+
+    def _times(self) -> Tensor:
+        """The sampler's times, int64, from T down to 0, evenly spaced."""
+        steps = self.params.sampling.steps
+        return torch.linspace(self.diffusion.steps, 0, steps + 1).round().long().unique().flip(0)
+
+    @property
+    def network_evaluations(self) -> int:
+        """One for each step of the sampler, or two if it is guided."""
+        guided = self.conditional and self.params.sampling.guidance > 0
+        return (len(self._times()) - 1) * (1 + guided)
 
     def _ddim_step(
         self, x: Tensor, now: int, then: int, noise: ImageNoise, labels: Tensor | None = None

@@ -1,0 +1,144 @@
+"""Metrics of nearest neighbours: how a set of samples covers a set of real images, or copies it.
+
+Precision and recall are those of Kynkaanniemi et al. 2019, arXiv:1904.06991; density and coverage
+those of Naeem et al. 2020, arXiv:2002.09797, which one outlier cannot inflate. Precision can be
+fooled: samples that are all alike, in the middle of the real ones, have a perfect one. Coverage
+can not, so it is the one to look at first.
+
+Authenticity is that of Alaa et al. 2022, arXiv:2102.08921.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+NEIGHBOURS = 5
+"""k of the balls around points, for sets of the same size (arXiv:2002.09797, section 4)."""
+CHUNK = 1000
+"""Rows whose distances to all others are held at a time."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Each from 0 to 1, but density, which has 1 as its expectation for equal distributions."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def overlap(samples: np.ndarray, real: np.ndarray, k: int = NEIGHBOURS) -> Overlap:
+    """How two sets of features, [N, d] each with N > k, lie among each other.
+
+    A ball around a point reaches as far as its k-th neighbour of its own set, which is outside.
+
+    - precision: the share of samples that are in the ball of some real image;
+    - recall: the share of real images that are in the ball of some sample;
+    - density: the mean number of real images' balls that a sample is in, over k;
+    - coverage: the share of real images with some sample in their ball.
+
+    Raises:
+        ValueError: if the sets differ in size, on which all four depend, are too small, or hold
+            values that are not finite.
+    """
+    _check(samples, real)
+    if len(samples) != len(real):
+        raise ValueError(
+            f"{len(samples)} samples but {len(real)} real images: both sets must have the same size"
+        )
+    if len(real) <= k:
+        raise ValueError(f"{len(real)} images are too few for {k} neighbours of each")
+    real_radii, sample_radii = radii(real, k), radii(samples, k)
+    inside = np.zeros(len(samples), np.int64)
+    recalled, covered = [], []
+    for rows, distances in _distances(real, samples):
+        balls = distances < real_radii[rows, None]
+        inside += balls.sum(axis=0)
+        covered.append(balls.any(axis=1))
+        recalled.append((distances < sample_radii).any(axis=1))
+    return Overlap(
+        precision=float((inside > 0).mean()),
+        recall=float(np.concatenate(recalled).mean()),
+        density=float(inside.mean() / k),
+        coverage=float(np.concatenate(covered).mean()),
+    )
+
+
+def radii(points: np.ndarray, k: int) -> np.ndarray:
+    """Squared distance, float64 [N], of each point [N > k, d] to its k-th neighbour."""
+    found = []
+    for rows, distances in _distances(points, points):
+        distances[np.arange(len(distances)), np.arange(len(points))[rows]] = np.inf
+        found.append(np.partition(distances, k - 1, axis=1)[:, k - 1])
+    return np.concatenate(found)
+
+
+def nearest(points: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each point [N, d] the nearest of the others [M, d]: index int64 [N], squared distance."""
+    _check(points, others)
+    index, squared = [], []
+    for _, distances in _distances(points, others):
+        index.append(distances.argmin(axis=1))
+        squared.append(distances.min(axis=1))
+    return np.concatenate(index), np.concatenate(squared)
+
+
+def copied(points: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How near each point [N, d] is to a training image, and how near that is to the next one.
+
+    Returns:
+        Index of the nearest training image, int64 [N], the squared distance to it, and its own
+        squared distance to the nearest other training image, float64 [N].
+
+    Raises:
+        ValueError: if there are fewer than two training images, or values that are not finite.
+    """
+    if len(training) < 2:
+        raise ValueError("copies are told by at least two training images")
+    index, squared = nearest(points, training)
+    used, place = np.unique(index, return_inverse=True)
+    own = []
+    for rows, distances in _distances(training[used], training):
+        distances[np.arange(len(distances)), used[rows]] = np.inf
+        own.append(distances.min(axis=1))
+    return index, squared, np.concatenate(own)[place]
+
+
+def authenticity(points: np.ndarray, training: np.ndarray) -> float:
+    """Share of points [N, d] farther from their nearest training image than that is from others.
+
+    A generator that copies has 0. New images of the same distribution do not have 1: the nearest
+    of many images is often nearer than its own nearest neighbour. So the value of real images that
+    were not trained on belongs beside it; only what is far below that is copied.
+
+    Raises:
+        ValueError: as `copied`.
+    """
+    _, squared, own = copied(points, training)
+    return float((squared > own).mean())
+
+
+def _check(a: np.ndarray, b: np.ndarray) -> None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not len(a) or not len(b):
+        raise ValueError(
+            f"features must be [N, d] and [M, d], not {list(a.shape)} and {list(b.shape)}"
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("features hold values that are not finite")
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Squared distances, float64 [rows, M], of some rows of a [N, d] at a time to all of b [M, d].
+
+    Both are centred first: what is far from the origin would lose digits.
+    """
+    centre = b.mean(axis=0, dtype=np.float64)
+    b = b.astype(np.float64) - centre
+    lengths = (b**2).sum(axis=1)
+    for start in range(0, len(a), CHUNK):
+        rows = slice(start, min(start + CHUNK, len(a)))
+        part = a[rows].astype(np.float64) - centre
+        squared = (part**2).sum(axis=1)[:, None] + lengths - 2 * part @ b.T
+        yield rows, np.maximum(squared, 0, out=squared)

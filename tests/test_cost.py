@@ -1,0 +1,44 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline.core import cost
+
+
+def counted(run):
+    with cost.Counter() as counter:
+        run()
+    return counter.flops
+
+
+def test_a_matrix_product_counts_two_for_each_product():
+    assert counted(lambda: torch.zeros(3, 4) @ torch.zeros(4, 5)) == 2 * 3 * 4 * 5
+
+
+def test_what_is_done_element_by_element_does_not_count():
+    assert counted(lambda: F.relu(torch.zeros(3, 4)).exp().sum()) == 0
+
+
+def test_a_convolution_forward_and_backward():
+    layer, images = nn.Conv2d(3, 8, 5, padding=2), torch.zeros(2, 3, 7, 6)
+    forward = 2 * 2 * 8 * 7 * 6 * 3 * 5 * 5
+    assert counted(lambda: layer(images)) == forward
+    # The images need no gradient, so the backward pass is one product of that size.
+    assert counted(lambda: layer(images).sum().backward()) == 2 * forward
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_recurrent_layer_by_its_matrices(layers):
+    """Four gates, each a product with the inputs and one with the state, at every step."""
+    lstm, tokens = nn.LSTM(6, 5, num_layers=layers, batch_first=True), torch.zeros(3, 7, 6)
+    forward = 2 * 3 * 7 * (4 * 5 * (6 + 5) + (layers - 1) * 4 * 5 * (5 + 5))
+    with torch.no_grad():
+        assert counted(lambda: lstm(tokens)) == forward
+    assert counted(lambda: lstm(tokens)[0].sum().backward()) == pytest.approx(3 * forward, rel=0.35)
+
+
+def test_recurrent_layers_on_gpus_count_all_matrices_and_no_biases():
+    shapes = [(20, 6), (20, 5), (20,), (20,), (20, 5), (20, 5), (20,), (20,)]
+    found = cost._gpu_recurrent(torch.zeros(3, 7, 6), [torch.zeros(each) for each in shapes])
+    assert found == 2 * 3 * 7 * (20 * 6 + 20 * 5 + 2 * 20 * 5)
