@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
-from pipeline import check
+from pipeline import check, locked
 from pipeline.core import files, params, paths
 from pipeline.core.errors import PipelineError
 
@@ -29,7 +29,8 @@ DATA_STAGE = {"processed": "preprocess", "domains": "domains"}
 """The stage that makes what a model is trained on (its key ``data``)."""
 JUDGE_STAGES = ("judge", "reference")
 """Needed by `evaluate` alone, so they run beside the trainings."""
-MODEL_STAGES = ("train", "sample", "evaluate")
+LAST_STAGES = ("report", "track")
+"""They run each time, since they show what dvc.lock says, on which no stage can depend."""
 UNCHANGED = re.compile(r"^Stage '([^']+)' didn't change, skipping")
 MENTIONED = re.compile(r"[Ss]tage '([^']+)'")
 
@@ -72,7 +73,7 @@ def _reproduce(jobs: int | None, models: list[str], force: bool) -> None:
     waiting = [
         name
         for name in models
-        if judging or any(f"{stage}@{name}" in stale for stage in MODEL_STAGES)
+        if judging or any(f"{stage}@{name}" in stale for stage in locked.MODEL_STAGES)
     ]
     failed = _run_models(waiting, jobs, force, judging=judging) if waiting else []
     for name in failed:
@@ -84,7 +85,7 @@ def _reproduce(jobs: int | None, models: list[str], force: bool) -> None:
             _dvc("repro", "--single-item", *_flags(force), "compare")
         else:
             print("Nothing changed: all models and their comparison are up to date.")
-        _dvc("repro", "--single-item", "track")
+        _dvc("repro", "--single-item", *LAST_STAGES)
     finally:
         tidy_lock()
     if failed:
@@ -101,7 +102,7 @@ def make_judges() -> None:
 
 
 def stale_stages() -> set[str] | None:
-    """Stages that a plain `dvc repro` would run or restore from the cache, but for `track`.
+    """Stages that a plain `dvc repro` would run or restore from the cache, but for the last ones.
 
     None if DVC cannot tell, as when results are missing that a stage would need.
     """
@@ -113,7 +114,7 @@ def stale_stages() -> set[str] | None:
         found = MENTIONED.search(line)
         if found and not UNCHANGED.match(line):
             stale.add(found.group(1))
-    return stale - {"track"}
+    return stale - {*LAST_STAGES}
 
 
 def default_jobs() -> tuple[int, int]:
@@ -141,7 +142,7 @@ def _run_models(models: list[str], jobs: int | None, force: bool, *, judging: bo
     judges: Future[bool] | None = None
 
     def chain(model: str) -> bool:
-        train, sample, evaluate = (f"{stage}@{model}" for stage in MODEL_STAGES)
+        train, sample, evaluate = (f"{stage}@{model}" for stage in locked.MODEL_STAGES)
         if judges is None:
             return runner.run(model, train, sample, evaluate)
         return runner.run(model, train, sample) and judges.result() and runner.run(model, evaluate)

@@ -120,6 +120,17 @@ TRANSLATED = (
 )
 ACCURACY = Column("label accuracy ↑", number("label_accuracy", ".3f"))
 
+KID = Column(
+    "KID ↓",
+    number("kid", ".3f"),
+    note="KID: kernel distance on the same features, unbiased, so that it may be below 0.",
+)
+COVERAGE = Column("coverage ↑", number("coverage", ".3f"))
+TIE_NOTE = (
+    "Models that share a letter are a tie: with a single training seed, FIDs within a factor of "
+    f"{TIE_FACTOR} of each other tell nothing apart."
+)
+
 QUESTIONS = (
     Question(
         "How good are the samples?",
@@ -127,12 +138,7 @@ QUESTIONS = (
         (
             FID,
             Column("over judges", span("fid", ".2f")),
-            Column(
-                "1000 KID ↓",
-                scaled("kid", 1000, ".2f"),
-                note="KID: kernel distance on the same features, unbiased, so that it may be below "
-                "0.",
-            ),
+            KID,
             TIE,
             Column(
                 "labels",
@@ -143,15 +149,13 @@ QUESTIONS = (
             ),
         ),
         "FID (judge): lower is better. It is measured on the features of the pipeline's own "
-        "judges and cannot be compared with FIDs on Inception features. Models that share a "
-        f"letter are a tie: with a single training seed, FIDs within a factor of {TIE_FACTOR} of "
-        "each other tell nothing apart.",
+        "judges and cannot be compared with FIDs on Inception features. " + TIE_NOTE,
     ),
     Question(
         "Do the samples cover the real images?",
         "coverage",
         (
-            Column("coverage ↑", number("coverage", ".3f")),
+            COVERAGE,
             Column("over judges", span("coverage", ".3f")),
             Column("recall ↑", number("recall", ".3f")),
             Column("precision ↑", number("precision", ".3f")),
@@ -317,6 +321,21 @@ QUESTIONS = (
         "the other for a sample. Time depends on the machine and is not in this table.",
     ),
 )
+
+LEADERS = (
+    FID,
+    TIE,
+    KID,
+    COVERAGE,
+    ACCURACY,
+    BITS,
+    BOUND,
+    MSE,
+    *TRANSLATED,
+    Column("parameters ↓", number("parameters", ",")),
+    Column("family", text("family"), right=False),
+)
+"""What the first table of the report shows of all rows."""
 
 TERMINAL = (
     Column("FID", number("fid", ".2f")),

@@ -7,6 +7,7 @@ that nobody has anything in. Nothing here knows a model or a family by name.
 import math
 import string
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.comparison import COLUMNS, FAILED, OK, OTHER, Row
@@ -87,15 +88,48 @@ def peculiar(row: Row, reference: Row) -> Row:
     }
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The table of one question, and what stands below it.
+
+    Attributes:
+        question: what is answered.
+        columns: those in which some row has something.
+        rows: best first, reference rows among them.
+        facts: what the reader must know of a model, by name, told in the first table that lists it.
+        without: models to which the question does not apply.
+        notes: how to read the table.
+    """
+
+    question: Question
+    columns: list[Column]
+    rows: list[Row]
+    facts: dict[str, list[str]]
+    without: list[str]
+    notes: str
+
+
+def answers(rows: Sequence[Row], reference: Row) -> list[Answer]:
+    """An answer to each of `pipeline.questions` to which some model has one."""
+    waiting = {row["model"]: _facts(row, reference) for row in rows if row["kind"] == "model"}
+    found = (_answer(question, rows, waiting) for question in QUESTIONS)
+    return [each for each in found if each is not None]
+
+
 def to_markdown(rows: Sequence[Row], reference: Row) -> str:
     """The page for people: a table for each question, and what could not be compared."""
-    lines = ["# Comparison", "", _measured(reference), ""]
+    lines = ["# Comparison", "", measured(reference), ""]
     failed = [row["model"] for row in rows if row["status"] == FAILED]
     if failed:
         lines += [f"**Failed**, so without numbers: {', '.join(failed)}.", ""]
-    waiting = {row["model"]: _facts(row, reference) for row in rows if row["kind"] == "model"}
-    for question in QUESTIONS:
-        lines += _answer(question, rows, waiting)
+    for answer in answers(rows, reference):
+        marked = [name for name, facts in answer.facts.items() if facts]
+        lines += [f"## {answer.question.title}", ""]
+        lines += [*_table(answer.columns, answer.rows, marked), ""]
+        lines += [f"{MARK} {name}: {'; '.join(answer.facts[name])}.\n" for name in marked]
+        if answer.without:
+            lines += [f"{NOTHING} for {', '.join(answer.without)}.", ""]
+        lines += [answer.notes, ""]
     lines += _own_errors(rows, reference)
     others = [row for row in rows if row["status"] == OTHER]
     if others:
@@ -113,11 +147,11 @@ def problems(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """The main figures of all rows by ascending FID, in plain ASCII for any terminal.
+def standing(rows: Sequence[Row]) -> list[Row]:
+    """Rows by ascending FID, those without one by ascending bits/dim, then MSE, with their ties.
 
-    Those without FID follow by ascending bits/dim, then MSE. Reference rows are in parentheses;
-    models of another protocol are left out.
+    Failed models come last; models of another protocol are left out, and references that have none
+    of the three.
     """
 
     def place(row: Row) -> list[float]:
@@ -127,15 +161,19 @@ def summary(rows: Sequence[Row]) -> str:
     listed = [
         row
         for row in rows
-        if row["status"] != OTHER and (row["kind"] == "model" or _filled(TERMINAL, [row]))
+        if row["status"] != OTHER and (row["kind"] == "model" or filled(TERMINAL, [row]))
     ]
-    ordered = with_ties(sorted(listed, key=lambda row: (row["status"] == FAILED, place(row))))
-    columns = _filled(TERMINAL, ordered)
+    return with_ties(sorted(listed, key=lambda row: (row["status"] == FAILED, place(row))))
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """The main figures of `standing` in plain ASCII, with references in parentheses."""
+    ordered = standing(rows)
+    columns = filled(TERMINAL, ordered)
     names = [row["model"] if row["kind"] == "model" else f"({row['model']})" for row in ordered]
     table = [["model", *(column.title for column in columns)]]
     for name, row in zip(names, ordered, strict=True):
-        cells = ["-" if cell == NOTHING else cell for cell in _cells(columns, row)]
-        table.append([name, *cells])
+        table.append([name, *("-" if cell == NOTHING else cell for cell in cells(columns, row))])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -143,7 +181,7 @@ def summary(rows: Sequence[Row]) -> str:
     )
 
 
-def _measured(reference: Row) -> str:
+def measured(reference: Row) -> str:
     """One paragraph on what all numbers have in common."""
     return (
         f"{reference['dataset']}: {reference['n_samples']:,} samples of each model against "
@@ -153,8 +191,10 @@ def _measured(reference: Row) -> str:
     )
 
 
-def _answer(question: Question, rows: Sequence[Row], waiting: dict[str, list[str]]) -> list[str]:
-    """The section of one question, or nothing if no row has what it asks for.
+def _answer(
+    question: Question, rows: Sequence[Row], waiting: dict[str, list[str]]
+) -> Answer | None:
+    """The answer to one question, or None if no row has what it asks for.
 
     Args:
         question: what is answered.
@@ -164,27 +204,26 @@ def _answer(question: Question, rows: Sequence[Row], waiting: dict[str, list[str
     """
     listed = ranked([*rows, *_scales(question, rows)], question.key, question.descending)
     if all(row["status"] == FAILED for row in listed):
-        return []
+        return None
     if question.key == "fid":
         listed = with_ties(listed)
-    columns = _filled(question.columns, listed)
-    facts = {
-        row["model"]: waiting.pop(row["model"], [])
-        for row in listed
-        if row["kind"] == "model" and row["status"] == OK
-    }
-    marked = [name for name, found in facts.items() if found]
-    lines = [f"## {question.title}", "", *_table(columns, listed, marked), ""]
-    lines += [f"{MARK} {name}: {'; '.join(facts[name])}.\n" for name in marked]
-    without = [
-        row["model"]
-        for row in rows
-        if row["kind"] == "model" and row["status"] == OK and row.get(question.key) is None
-    ]
-    if without:
-        lines += [f"{NOTHING} for {', '.join(without)}.", ""]
-    notes = [question.note, *(column.note for column in columns if column.note)]
-    return [*lines, " ".join(notes), ""]
+    columns = filled(question.columns, listed)
+    return Answer(
+        question,
+        columns,
+        listed,
+        facts={
+            row["model"]: waiting.pop(row["model"], [])
+            for row in listed
+            if row["kind"] == "model" and row["status"] == OK
+        },
+        without=[
+            row["model"]
+            for row in rows
+            if row["kind"] == "model" and row["status"] == OK and row.get(question.key) is None
+        ],
+        notes=" ".join([question.note, *(column.note for column in columns if column.note)]),
+    )
 
 
 def _scales(question: Question, rows: Sequence[Row]) -> list[Row]:
@@ -208,16 +247,16 @@ def _table(columns: Sequence[Column], rows: Iterable[Row], marked: Sequence[str]
         "|" + "|".join(["---", *("---:" if column.right else "---" for column in columns)]) + "|",
     ]
     for row in rows:
-        cells = [row["label"], *_cells(columns, row)]
+        shown = [row["label"], *cells(columns, row)]
         if row["kind"] == "reference":
-            cells = [f"*{cell}*" if cell else "" for cell in cells]
+            shown = [f"*{cell}*" if cell else "" for cell in shown]
         elif row["model"] in marked:
-            cells[0] += f" {MARK}"
-        lines.append("| " + " | ".join(cells) + " |")
+            shown[0] += f" {MARK}"
+        lines.append("| " + " | ".join(shown) + " |")
     return lines
 
 
-def _filled(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
+def filled(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
     """The columns in which some row has something."""
     measured = [row for row in rows if row["status"] != FAILED]
     return [
@@ -227,7 +266,8 @@ def _filled(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
     ]
 
 
-def _cells(columns: Sequence[Column], row: Row) -> list[str]:
+def cells(columns: Sequence[Column], row: Row) -> list[str]:
+    """What the columns show of a row; of a failed one, that it failed."""
     if row["status"] == FAILED:
         return [FAILED, *[""] * len(columns)][: len(columns)]
     return [column.cell(row) for column in columns]
@@ -283,7 +323,7 @@ def _other_protocols(rows: Sequence[Row], reference: Row) -> list[str]:
     return [
         "## Not comparable: other protocol",
         "",
-        *_table(_filled(columns, rows), rows),
+        *_table(filled(columns, rows), rows),
         "",
         "These numbers were measured by other rules than those above, and are not ranked.",
     ]

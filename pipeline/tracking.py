@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from ruamel.yaml import YAML
 
-from pipeline import tracking_runs, tracking_views
+from pipeline import locked, tracking_runs, tracking_views
 from pipeline.core import files, params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.tracking_runs import Result
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
-MODEL_STAGES = ("train", "sample", "evaluate")
 RUNS_PER_PAGE = 1000
 LOCK_SECONDS = 300
 
@@ -123,21 +121,20 @@ def read() -> tuple[list[Result], dict[str, str]]:
         PipelineError: if params.yaml, dvc.lock or a metrics file cannot be read.
     """
     raw = params.read()
-    entries = _lock_entries()
+    entries = locked.entries()
     results, missing = [], {}
     places: Counter[str] = Counter()
     for model, block in params.model_blocks(raw).items():
         place = places[block["family"]]
         places[block["family"]] += 1
-        names = [f"{stage}@{model}" for stage in MODEL_STAGES]
         metrics = paths.model_metrics(model)
-        unknown = [name for name in names if name not in entries]
+        unknown = locked.missing(model, entries)
         if not metrics.exists():
             missing[model] = f"no {metrics}: it failed, or was not run"
         elif unknown:
             missing[model] = f"{paths.DVC_LOCK} has no {unknown[0]}: run it through `make repro`"
         else:
-            lock_hash = files.sha256_of({name: entries[name] for name in names})
+            lock_hash = locked.of_model(model, entries)
             content = _read_metrics(metrics)
             shared = _shared(raw, model, content)
             results.append(Result(model, lock_hash, content, block, place, shared))
@@ -175,14 +172,6 @@ def mirror(results: Sequence[Result], missing: dict[str, str]) -> None:
                 _set_current(client, run, False)
         _report(missing, {run.data.tags["model"] for run in runs if _is_current(run)}, results)
         _say_where(uri, sorted(set(homes.values()), key=int))
-
-
-def _lock_entries() -> dict[str, Any]:
-    try:
-        text = paths.DVC_LOCK.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise PipelineError(f"{paths.DVC_LOCK}: no such file; run `make repro` first") from None
-    return YAML(typ="safe").load(text).get("stages", {})
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 METRICS_PER_BATCH = 1000
-COST = ("parameters", "images_seen")
+COST = (
+    "parameters",
+    "images_seen",
+    "training_flops_per_image",
+    "sampling_flops",
+    "network_evaluations",
+)
 """Numbers of a result that are costs; the others are judgements."""
 CONDITIONS = (
     "metric_version",
@@ -27,6 +33,7 @@ CONDITIONS = (
     "n_reference",
     "reference_seed",
     "iwae_samples",
+    "class_fid_n",
     "translation_n",
 )
 """Numbers of a result that say how it was measured; they are tags."""

@@ -19,6 +19,14 @@ COLUMNS = {
     "geometric mean over the judges; **lower** is better",
     "eval/fid_min": "the lowest of the judges' distances",
     "eval/fid_max": "the highest of them; distances whose ranges overlap do not rank models",
+    "eval/kid": "kernel distance on the same features, about 0 for real images; **lower** is "
+    "better",
+    "eval/coverage": "share of real images with a sample nearer than their fifth neighbour; "
+    "**higher** is better, and `eval/recall`, `eval/precision` and `eval/density` stand beside it",
+    "eval/authenticity": "share of samples that are no copies of training images; only what is far "
+    "below `eval/authenticity_real` copies",
+    "eval/class_fid": "Fréchet distance within classes, of so many images of each as the tag "
+    "`class_fid_n` says; **lower** is better, and `eval/class_fid_real` is what real images have",
     "eval/label_accuracy": "share of a conditional model's samples in which the judges see the "
     "class that was asked for; **higher** is better, and `eval/label_accuracy_real` is what real "
     "images get",
@@ -45,6 +53,10 @@ COLUMNS = {
     "images left as they are have 0",
     "cost/parameters": "trainable values; **lower** is cheaper",
     "cost/images_seen": "training images seen, with repetition; **lower** is cheaper",
+    "cost/training_flops_per_image": "operations of matrix products, convolutions and recurrent "
+    "layers for one training image; **lower** is cheaper",
+    "cost/sampling_flops": "the same for one sample; **lower** is cheaper",
+    "cost/network_evaluations": "how many times networks run one after the other for a sample",
     "cost/train_seconds": "wall-clock of the training, where it ran on this machine; **lower** is "
     "cheaper, but compare it on one device only",
 }

@@ -9,7 +9,7 @@ from pipeline import families
 from pipeline.core import params, stage
 
 ROOT = Path(__file__).parents[1]
-PLAIN = ["download", "preprocess", "domains", "judge", "reference", "compare", "track"]
+PLAIN = ["download", "preprocess", "domains", "judge", "reference", "compare", "report", "track"]
 PER_MODEL = ["train", "sample", "evaluate"]
 
 
@@ -23,7 +23,7 @@ def code(declared: stage.Declared) -> dict[str, set[str]]:
     return {
         str(path): {str(file) for file in ([path] if path.suffix else path.rglob("*.py"))}
         for path in declared.deps
-        if path.suffix == ".py" or path.parts[0] == "pipeline"
+        if path.suffix == ".py" or (path.parts[0] == "pipeline" and not path.suffix)
     }
 
 

@@ -1,6 +1,9 @@
+import time
+
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from pipeline.metrics import fid
@@ -102,3 +105,21 @@ def test_equals_torchmetrics_on_the_same_features():
     for features, real in ((a, True), (b, False)):
         theirs.update(torch.from_numpy(features), real=real)
     assert distance(a, b) == pytest.approx(theirs.compute().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("n", "dead"), [(400, 0), (400, 5), (16, 0)])
+def test_equals_torch_fidelity_on_the_same_features(n, dead):
+    """Also where features are dead, or there are fewer images than features."""
+    a, b = random_features(n, 24, 0), random_features(n, 24, 1)
+    a[:, :dead] = b[:, :dead] = 0
+    statistics = (fid_features_to_statistics(torch.from_numpy(each)) for each in (a, b))
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert distance(a, b) == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_ten_thousand_images_take_half_a_second():
+    a, b = random_features(10_000, 64, 0), random_features(10_000, 64, 1)
+    started = time.process_time()
+    distance(a, b)
+    assert time.process_time() - started < 0.5

@@ -31,6 +31,7 @@ COMPARISON_CSV = METRICS / "comparison.csv"
 COMPARISON_MD = METRICS / "comparison.md"
 ALL_CURVES = METRICS / "curves.csv"
 SAMPLES_PICTURE = METRICS / "samples.png"
+REPORT = METRICS / "report"
 
 WORK = Path("work")
 LOCKS = WORK / "locks"
