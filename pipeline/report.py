@@ -69,6 +69,8 @@ def render(raw: dict[str, Any], reference: Row) -> str:
     colours = _colours(rows)
     standing = tables.standing(rows)
     models = [row for row in rows if row["kind"] == "model"]
+    # References without samples stand beside what they are for, among the questions.
+    leading = [row for row in standing if row["kind"] == "model" or row.get("fid") is not None]
     judged = [row for row in standing if row["kind"] == "model" and row["status"] == OK]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -76,7 +78,7 @@ def render(raw: dict[str, Any], reference: Row) -> str:
         measured=_code(tables.measured(reference)),
         failed=[row["model"] for row in rows if row["status"] == FAILED],
         tie_note=TIE_NOTE,
-        leaders=_table(LEADERS, standing, colours),
+        leaders=_table(LEADERS, leading, colours),
         wall=_figures(judged, "samples", colours),
         scale=_scale(standing, colours),
         pareto=_pareto(judged, colours),

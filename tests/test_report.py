@@ -88,6 +88,7 @@ def test_failed_models_and_other_protocols_are_not_ranked(made):
     leaders = made[1].split('id="leaderboard"')[1].split("</section>")[0]
     assert "stranger" not in leaders
     assert "broken" in leaders and "failed" in leaders
+    assert "uniform noise" in leaders and "PCA-32" not in leaders
     assert "<strong>Failed</strong>, so without numbers: broken" in made[1]
 
 
