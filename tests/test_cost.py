@@ -35,7 +35,7 @@ def test_a_recurrent_layer_by_its_matrices(layers):
     forward = 2 * 3 * 7 * (4 * 5 * (6 + 5) + (layers - 1) * 4 * 5 * (5 + 5))
     with torch.no_grad():
         assert counted(lambda: lstm(tokens)) == forward
-    assert counted(lambda: lstm(tokens)[0].sum().backward()) == pytest.approx(3 * forward, rel=0.35)
+    assert counted(lambda: lstm(tokens)[0].sum().backward()) == 3 * forward
 
 
 def test_recurrent_layers_on_gpus_count_all_matrices_and_no_biases():

@@ -422,3 +422,16 @@ def test_denoising_goes_from_the_noise_to_the_sample():
     noise = seeds.ImageNoise(every).normal(*SMALL.shape)
     assert torch.equal(picture[:, 0], to_uint8(noise))
     assert torch.equal(picture[:, -1], model.sample(every, None))
+
+
+@pytest.mark.parametrize(
+    ("conditional", "guidance", "expected"), [(False, 0.0, 7), (True, 0.0, 7), (True, 1.5, 14)]
+)
+def test_evaluations_are_the_calls_of_the_network(conditional, guidance, expected):
+    model = model_with(
+        network={"conditional": conditional}, sampling={"steps": 7, "guidance": guidance}
+    )
+    calls = []
+    model.net.register_forward_hook(lambda *_: calls.append(1))
+    model.sample(torch.arange(2), torch.arange(2) if conditional else None)
+    assert len(calls) == model.network_evaluations == expected

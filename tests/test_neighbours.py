@@ -59,7 +59,14 @@ def test_half_of_the_modes_are_half_of_the_coverage():
 
 def test_shifts_of_both_sets_change_nothing():
     samples, real = features(100, scale=0.8), features(100, seed=1)
-    assert overlap(samples + 1e5, real + 1e5) == overlap(samples, real)
+    found = astuple(overlap(samples + 1e7, real + 1e7))
+    assert found == pytest.approx(astuple(overlap(samples, real)), abs=0.01)
+
+
+def test_a_point_on_the_edge_of_a_ball_is_outside():
+    real = np.array([[0.0], [2.0], [10.0]])
+    found = overlap(np.array([[-2.0], [100.0], [200.0]]), real, k=1)
+    assert (found.precision, found.coverage, found.density) == (0, 0, 0)
 
 
 def test_radii_are_distances_to_the_kth_other_point():
@@ -88,6 +95,8 @@ def test_authenticity_by_hand():
     # Distances to the nearest: .5 (of 0: own 1), 1.5 (own 1), 3 (of 1: own 1), 4 (of 10: own 9),
     # 20 (of 10: own 9).
     assert authenticity(points, training) == pytest.approx(3 / 5)
+    # As far from 0 as 0 is from 1: not farther.
+    assert authenticity(np.array([[-1.0]]), training) == 0
 
 
 def test_copied_tells_the_image_and_both_distances():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from builders import SMALL, some_images
+from builders import MODELS, SMALL, some_images, tiny_model, trained
 from test_evaluation import Mute, Painting
 
 from pipeline import sampling
@@ -32,6 +32,44 @@ def data(tmp_path):
     part = store.Split(images, labels, others=images[:7], other_labels=labels[:7])
     store.write(tmp_path / "set", "toy", list("abc"), dict.fromkeys(store.SPLITS, part), ["A", "B"])
     return store.Store(tmp_path / "set")
+
+
+class Multiplying(Mute):
+    """A product of 3 x 5 by 5 x 7 numbers for each image that is drawn."""
+
+    network_evaluations = 4
+
+    def sample(self, seeds, labels):
+        torch.zeros(3 * len(seeds), 5) @ torch.zeros(5, 7)
+        return torch.zeros(len(seeds), *SMALL.shape, dtype=torch.uint8)
+
+
+class Translating(Mute):
+    """As many products as the direction says, for each image."""
+
+    def translate(self, images, direction):
+        for _ in range({"ab": 1, "ba": 3}[direction]):
+            torch.zeros(3 * len(images), 5) @ torch.zeros(5, 7)
+        return images
+
+
+def test_cost_is_that_of_one_image_whatever_is_drawn(data):
+    one = 2 * 3 * 5 * 7
+    assert sampling.cost_of(Multiplying(), data) == {
+        "sampling_flops": one,
+        "network_evaluations": 4,
+    }
+    assert sampling.cost_of(Translating(), data)["sampling_flops"] == 2 * one
+    assert sampling.cost_of(Mute(), data) == {}
+
+
+@pytest.mark.parametrize("name", [f"models.{model}" for model in MODELS])
+def test_every_model_has_a_cost_that_repeats(name, data):
+    model = trained(tiny_model(name))
+    found = sampling.cost_of(model, data)
+    assert found["sampling_flops"] > 0
+    assert found["network_evaluations"] >= 1
+    assert sampling.cost_of(model, data) == found
 
 
 def test_labels_of_equal_classes_take_turns():
