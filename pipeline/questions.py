@@ -95,11 +95,11 @@ def told(row: Row) -> str:
     return "" if row.get("label_accuracy") is None else "given"
 
 
-def training_pflop(row: Row) -> str:
-    """Operations of the whole training, in units of 10^15."""
+def training_tflop(row: Row) -> str:
+    """Operations of the whole training, in units of 10^12."""
     if row.get("training_flops_per_image") is None:
         return NOTHING
-    return format(row["training_flops_per_image"] * row["images_seen"] / 1e15, ".3f")
+    return format(row["training_flops_per_image"] * row["images_seen"] / 1e12, ".2f")
 
 
 def worst_class(row: Row) -> str:
@@ -310,12 +310,12 @@ QUESTIONS = (
         (
             Column("parameters ↓", number("parameters", ",")),
             Column("images seen ↓", number("images_seen", ",")),
-            Column("training PFLOP ↓", training_pflop),
+            Column("training TFLOP ↓", training_tflop),
             Column("MFLOP per sample ↓", scaled("sampling_flops", 1e-6, ",.1f")),
             Column("evaluations per sample ↓", number("network_evaluations", ",")),
             Column("family", text("family"), right=False),
         ),
-        "Images seen: training images, with repetition. PFLOP and MFLOP: 10^15 and 10^6 "
+        "Images seen: training images, with repetition. TFLOP and MFLOP: 10^12 and 10^6 "
         "floating-point operations of matrix products, convolutions and recurrent layers, for the "
         "whole training and for one sample. Evaluations: how many times networks run one after "
         "the other for a sample. Time depends on the machine and is not in this table.",
