@@ -334,6 +334,59 @@ def test_cost():
     assert [row[0] for row in table] == ["zeta", "exact", "alpha", "broken"]
 
 
+def test_operations_are_of_the_whole_training_and_of_one_sample():
+    flops = {"training_flops_per_image": 173_000_000, "sampling_flops": 1_836_500_000}
+    rows = [
+        model("ddpm", images_seen=52000, network_evaluations=32, **flops),
+        model("short", parameters=2000, training_flops_per_image=None),
+    ]
+    table = whole(page(rows), COST)
+    assert table[0][3:6] == ["training TFLOP ↓", "MFLOP per sample ↓", "evaluations per sample ↓"]
+    assert table[1][3:6] == ["9.00", "1,836.5", "32"]
+    assert table[2][3:6] == ["n/a", "n/a", "n/a"]
+
+
+def test_coverage_ranks_who_covers_and_shows_what_fools():
+    rows = [
+        model("some", coverage=0.4, coverage_min=0.3, coverage_max=0.5, precision=0.9),
+        model("most", coverage=0.8, coverage_min=0.7, coverage_max=0.9, precision=0.5),
+    ]
+    table = whole(page(rows), "Do the samples cover the real images?")
+    assert table[0] == ["model", "coverage ↑", "over judges", "precision ↑"]
+    assert table[1:] == [
+        ["most", "0.800", "0.700 to 0.900", "0.500"],
+        ["some", "0.400", "0.300 to 0.500", "0.900"],
+    ]
+
+
+def test_authenticity_stands_beside_that_of_real_images():
+    real = {"authenticity_real": 0.556, "authenticity_pixels_real": 0.575}
+    rows = [
+        model("copying", authenticity=0.1, authenticity_pixels=0.2, **real),
+        model("free", authenticity=0.9, authenticity_pixels=0.8, **real),
+    ]
+    assert section(page(rows), "Are the samples copies of training images?") == [
+        ["free", "0.900", "0.800"],
+        ["*real images of the evaluated split*", "*0.556*", "*0.575*"],
+        ["copying", "0.100", "0.200"],
+    ]
+
+
+def test_the_worst_class_is_named():
+    rows = [
+        model(
+            "cgan",
+            label_accuracy=0.9,
+            class_fid=5.681,
+            class_fid_max=7.5,
+            class_fid_worst="class 3",
+        )
+    ]
+    table = whole(page(rows), LABELS)
+    assert table[0] == ["model", "label accuracy ↑", "FID within classes ↓", "worst class ↓"]
+    assert table[1] == ["cgan", "0.900", "5.68", "7.50 (class 3)"]
+
+
 # --- what one model alone has --------------------------------------------------------------------
 
 
