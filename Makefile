@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # TORCH_INDEX: an extra package index, such as https://download.pytorch.org/whl/cpu
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help repro test test-slow test-cuda ui lint check clean setup
+.PHONY: help repro test test-slow test-cuda test-browser ui lint check clean setup
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -38,6 +38,9 @@ test-slow: $(STAMP) ## the slow tests
 
 test-cuda: $(STAMP) ## the tests that need a GPU
 	python -m pytest -m cuda -rs
+
+test-browser: $(STAMP) ## the tests that need Chromium (skipped where there is none)
+	python -m pytest -m browser -rs
 
 ui: $(STAMP) ## compare the runs in MLflow (PORT=n)
 	@python -m pipeline ui $(if $(PORT),--port $(PORT))
