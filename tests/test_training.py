@@ -20,18 +20,6 @@ EVERY = pytest.mark.parametrize("name", [f"models.{model}" for model in MODELS])
 STEPS = 7
 
 
-@pytest.fixture(autouse=True)
-def _uncounted(request, monkeypatch):
-    """No step is done twice, since stubs remember what they saw, unless a test asks for it."""
-    if "counted" not in request.fixturenames:
-        monkeypatch.setattr(Trainer, "_count_one_step", lambda self: None)
-
-
-@pytest.fixture
-def counted():
-    """Steps are counted, as in the pipeline."""
-
-
 class Stub(Family):
     """A weight vector whose loss each test chooses."""
 
@@ -188,7 +176,7 @@ trainer(tiny_model("vae"), steps=150, checkpoint=path, checkpoint_seconds=1e-9).
 """
 
 
-def test_a_killed_training_resumes_bit_exactly(tmp_path):
+def test_a_killed_training_resumes_bit_exactly(tmp_path, counted):
     path = tmp_path / "model.ckpt"
     root = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"}
