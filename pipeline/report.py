@@ -69,6 +69,7 @@ def render(raw: dict[str, Any], reference: Row) -> str:
     colours = _colours(rows)
     standing = tables.standing(rows)
     models = [row for row in rows if row["kind"] == "model"]
+    recorded = locked.entries()
     # References without samples stand beside what they are for, among the questions.
     leading = [row for row in standing if row["kind"] == "model" or row.get("fid") is not None]
     judged = [row for row in standing if row["kind"] == "model" and row["status"] == OK]
@@ -101,7 +102,7 @@ def render(raw: dict[str, Any], reference: Row) -> str:
             }
             for answer in tables.answers(rows, reference)
         ],
-        models=[_model(row, blocks.get(row["model"]), colours) for row in models],
+        models=[_model(row, blocks.get(row["model"]), colours, recorded) for row in models],
     )
 
 
@@ -210,7 +211,9 @@ def _pareto(rows: Sequence[Row], colours: dict[str, str]) -> list[Markup]:
     return found
 
 
-def _model(row: Row, block: Any, colours: dict[str, str]) -> dict[str, Any]:
+def _model(
+    row: Row, block: Any, colours: dict[str, str], recorded: dict[str, Any]
+) -> dict[str, Any]:
     name = row["model"]
     pictures = sorted(paths.pictures_dir(name).glob("*.png"))
     return {
@@ -229,7 +232,7 @@ def _model(row: Row, block: Any, colours: dict[str, str]) -> dict[str, Any]:
         ],
         "block": _yaml({"models": {name: block}}) if block is not None else "",
         "command": f"make repro MODELS={name}",
-        "lock_hash": locked.of_model(name, locked.entries()) or "not recorded",
+        "lock_hash": locked.of_model(name, recorded) or "not recorded",
     }
 
 
