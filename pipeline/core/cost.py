@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
+_WHOLE: set[Any] = set()
+"""Operations that are made of no others: asking each time is what takes time."""
 
 
 class Counter(TorchDispatchMode):
@@ -33,11 +35,12 @@ class Counter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         formula = FORMULAS.get(func.overloadpacket)
-        if formula is None:
+        if formula is None and func not in _WHOLE:
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
+            _WHOLE.add(func)
         found = func(*args, **kwargs)
         if formula is not None:
             self.flops += formula(*args, **kwargs, out_val=found)

@@ -167,6 +167,9 @@ def prepare_torch(runtime: params.Runtime) -> Any:
     # Filling fresh memory with NaN finds reads of what nothing has written: tests do that, and
     # without it trainings are 6 % faster.
     torch.utils.deterministic.fill_uninitialized_memory = False
+    # Gradients of unlikely pixels are numbers below 1e-38, each of which takes a processor a
+    # hundred times as long as any other: as zeros they make trainings of VAEs 1.6 times as fast.
+    torch.set_flush_denormal(True)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
