@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # TORCH_INDEX: an extra package index, such as https://download.pytorch.org/whl/cpu
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help repro test test-slow test-cuda test-browser ui lint check clean setup
+.PHONY: help repro thorough test test-slow test-cuda test-browser ui lint check clean setup
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -26,6 +26,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 repro: $(STAMP) ## run what changed (JOBS=n, MODELS=vae,ddpm, FORCE=1)
 	@python -m pipeline repro $(if $(JOBS),--jobs $(JOBS)) $(if $(MODELS),--models $(MODELS)) $(if $(filter-out 0,$(FORCE)),--force)
+
+thorough: $(STAMP) ## error bars: more trainings and sample sets, about 40 minutes on 2 cores (JOBS=n)
+	@python -m pipeline thorough $(if $(JOBS),--jobs $(JOBS))
 
 check: $(STAMP) ## validate params.yaml
 	@python -m pipeline check

@@ -18,6 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     repro.add_argument("--jobs", type=_positive, help="models at a time (default: cores or GPUs)")
     repro.add_argument("--models", type=_names, help="only these, separated by commas")
     repro.add_argument("--force", action="store_true", help="run what did not change, too")
+    repro.add_argument("--no-compare", action="store_true", help="stop once models are evaluated")
+    thorough = commands.add_parser(
+        "thorough", help="error bars: more trainings and sample sets of each model, and inversions"
+    )
+    thorough.add_argument("--jobs", type=_positive, help="models at a time, as of repro")
     ui = commands.add_parser("ui", help="compare the runs in MLflow's pages, on loopback")
     ui.add_argument("--port", type=_positive, help="default: 5000 or the next free one")
     others = commands.add_parser(
@@ -55,7 +60,13 @@ def _run(options: argparse.Namespace) -> None:
     elif options.command == "repro":
         from pipeline import launch
 
-        launch.reproduce(options.jobs, options.models, force=options.force)
+        launch.reproduce(
+            options.jobs, options.models, force=options.force, compare=not options.no_compare
+        )
+    elif options.command == "thorough":
+        from pipeline import thorough
+
+        thorough.run(options.jobs)
     elif options.command == "ui":
         from pipeline import ui
 

@@ -5,14 +5,17 @@ whose protocol is not that of the reference rows is marked: its numbers answer a
 so they are never ranked with the rest. `pipeline.tables` makes the page for people of these rows.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.core import files
+from pipeline import spread
+from pipeline.core import files, params, paths
 from pipeline.core.errors import PipelineError
 
 OK, FAILED, OTHER = "ok", "failed", "other protocol"
@@ -47,6 +50,8 @@ COLUMNS = (
     "class_fid_n",
     "bits_per_dim",
     "bits_per_dim_stderr",
+    "bits_per_dim_behind",
+    "bits_per_dim_behind_stderr",
     "likelihood_bound",
     "nats_per_image",
     "iwae_bits_per_dim",
@@ -60,6 +65,7 @@ COLUMNS = (
     "label_gain_nats_stderr",
     "reconstruction_mse",
     "reconstruction_psnr",
+    "reconstruction_ssim",
     "reconstruction_kind",
     "translation_fid_ab",
     "translation_fid_ab_floor",
@@ -140,6 +146,54 @@ def rows(
         facts = {key: value for key, value in each.items() if key != "name"}
         found.append({"kind": "reference", "status": OK, "model": each["name"], **common, **facts})
     return found
+
+
+def committed(raw: dict[str, Any], reference: Row) -> list[Row]:
+    """`rows` of the models in params.yaml, from the project's own files, with their error bars.
+
+    These are the keys of `pipeline.spread.COLUMNS`, and `behind`.
+    """
+    found = rows(params.model_blocks(raw), paths.model_metrics, reference, paths.EXTERNAL)
+    spreads = [
+        spread.read(paths.thorough_metrics(row["model"]), row, raw)
+        if row["kind"] == "model" and row["status"] == OK and row["model"] in raw["models"]
+        else {}
+        for row in found
+    ]
+    return behind([row | more for row, more in zip(found, spreads, strict=True)], paths.scores_dir)
+
+
+def behind(rows: Sequence[Row], scores: Callable[[str], Path]) -> list[Row]:
+    """Rows, and how far each model is behind the next better one in bits/dim, image by image.
+
+    ``bits_per_dim_behind`` is the mean difference, and its standard error is that of a mean of
+    paired differences: both models score the same images, of which some are hard for either.
+
+    Args:
+        rows: from `rows`.
+        scores: the folder of a model's ``nats.npy``, the nats of each image, if it has one.
+    """
+    scored = [
+        row
+        for row in rows
+        if row["kind"] == "model"
+        and row["status"] == OK
+        and row.get("bits_per_dim") is not None
+        and (scores(row["model"]) / "nats.npy").exists()
+    ]
+    scored.sort(key=lambda row: row["bits_per_dim"])
+    found: dict[str, Row] = {}
+    for better, worse in pairwise(scored):
+        nats = [np.load(scores(row["model"]) / "nats.npy") for row in (better, worse)]
+        difference = nats[1] - nats[0]
+        stderr = float(difference.std(ddof=1)) / math.sqrt(len(difference))
+        unit = worse["bits_per_dim"] / worse["nats_per_image"]
+        values = {
+            "bits_per_dim_behind": unit * float(difference.mean()),
+            "bits_per_dim_behind_stderr": unit * stderr,
+        }
+        found[worse["model"]] = files.rounded(values)
+    return [row | found.get(row["model"], {}) if row["kind"] == "model" else row for row in rows]
 
 
 def _judged(row: Row, reference: Row) -> Row:

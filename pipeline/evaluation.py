@@ -14,6 +14,7 @@ from pipeline.core import seeds
 from pipeline.core.family import (
     Family,
     HasLikelihood,
+    Inverts,
     Likelihood,
     MeasuresItself,
     Reconstructs,
@@ -80,18 +81,39 @@ def label_fidelity(
 def reconstruction_error(
     family: Family, images: np.ndarray, labels: np.ndarray, batch: int
 ) -> dict[str, Any]:
-    """Mean squared error (white is 1) and PSNR (dB) of images [N, C, H, W] after encoding."""
+    """Mean squared error (white is 1), PSNR (dB) and SSIM of images [N, C, H, W] after encoding."""
     if not isinstance(family, Reconstructs):
-        return dict.fromkeys(("reconstruction_mse", "reconstruction_psnr", "reconstruction_kind"))
-    errors = []
-    for originals, told, real in _batches(family, images, labels, batch):
-        decoded = family.reconstruct(originals, told).cpu().numpy()
-        errors.append(reconstruction.squared_errors(originals.cpu().numpy(), decoded)[:real])
-    every = np.concatenate(errors)
+        return dict.fromkeys(reconstruction.keys())
+    decoded = [
+        family.reconstruct(originals, told)[:real].cpu().numpy()
+        for originals, told, real in _batches(family, images, labels, batch)
+    ]
+    return reconstruction.distortion(images, np.concatenate(decoded)).keys(
+        family.reconstruction_kind
+    )
+
+
+def inversion_error(
+    family: Family, images: np.ndarray, labels: np.ndarray, *, seed: int, batch: int
+) -> dict[str, Any]:
+    """The same for models without an encoder, as ``inversion_...``, of what they find nearest.
+
+    ``inversion_n`` is the number of images; nothing of this is comparable with reconstructions,
+    for which one evaluation of an encoder has to do. A model that does not invert has none of it.
+    """
+    if not isinstance(family, Inverts):
+        return {}
+    every = seeds.image_seeds(len(images), seed, "inversion")
+    found = []
+    for index, real in in_batches(len(images), batch):
+        originals = torch.from_numpy(images[index.numpy()]).to(family.device)
+        told = torch.from_numpy(labels[index.numpy()]).to(family.device)
+        nearest = family.invert(originals, told if family.conditional else None, every[index])
+        found.append(nearest[:real].cpu().numpy())
+    distortion = reconstruction.distortion(images, np.concatenate(found))
     return {
-        "reconstruction_mse": float(every.mean()),
-        "reconstruction_psnr": reconstruction.psnr(every),
-        "reconstruction_kind": family.reconstruction_kind,
+        **distortion.keys(family.inversion_kind, prefix="inversion"),
+        "inversion_n": len(images),
     }
 
 
@@ -117,7 +139,7 @@ def likelihood(
     seed: int,
     batch: int,
     label: str = "score",
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], np.ndarray | None]:
     """Negative log-likelihood of uint8 images [N, C, H, W], or its bound.
 
     ``nats_per_image`` and ``bits_per_dim`` are means over the images, the standard errors are over
@@ -129,6 +151,9 @@ def likelihood(
     log sum_y p(y) p(x|y) over all classes, the only one to be compared with other models;
     ``..._given_label`` is log p(x|y) at the true label, of which the terms are summands;
     ``label_gain_nats`` is the mean paired difference between the true label and the next class.
+
+    Returns the metrics, and the nats of each image that ``nats_per_image`` is the mean of, float64
+    [N], by which two models can be compared image by image.
 
     Args:
         family: the model.
@@ -144,7 +169,7 @@ def likelihood(
     """
     keys = ("nats_per_image", "bits_per_dim", "bits_per_dim_stderr", "likelihood_bound")
     if not isinstance(family, HasLikelihood):
-        return dict.fromkeys(keys)
+        return dict.fromkeys(keys), None
     every = seeds.image_seeds(len(images), seed, "score")
     scores = []
     with Progress(label, len(images)) as progress:
@@ -181,7 +206,7 @@ def likelihood(
         gains = torch.cat([each.given.nats - each.wrong for each in scores]).double()
         result["label_gain_nats"] = float(gains.mean())
         result["label_gain_nats_stderr"] = float(gains.std()) / math.sqrt(len(gains))
-    return result
+    return result, -torch.cat([each.nats for each in scores]).double().cpu().numpy()
 
 
 @dataclass(frozen=True)

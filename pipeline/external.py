@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pipeline import comparison, evaluation, judge, launch, protocol, tables
+from pipeline import comparison, evaluation, inception, judge, launch, protocol, tables
 from pipeline.core import files, params, paths, stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.family import ImageSpec
@@ -65,12 +65,12 @@ def evaluate(source: Path, name: str, labels: Path | None = None) -> None:
         **evaluation.sample_quality(judges, images, reference),
         **evaluation.memorisation(judges, images, np.array(train.images), reference),
         **evaluation.label_fidelity(judges, images, asked, store.split(section.split), train),
+        **inception.quality(section.inception, images, reference, train.images, device),
     }
     files.write_json(paths.external_metrics(name), files.rounded(result))
     print(f"{paths.external_metrics(name)}: written; `make repro` takes it into the comparison")
     found = comparison.read_reference(paths.REFERENCE)
-    models = params.model_blocks(raw)
-    print(tables.summary(comparison.rows(models, paths.model_metrics, found, paths.EXTERNAL)))
+    print(tables.summary(comparison.committed(raw, found)))
 
 
 def read_images(source: Path, spec: ImageSpec) -> np.ndarray:

@@ -35,7 +35,9 @@ UNCHANGED = re.compile(r"^Stage '([^']+)' didn't change, skipping")
 MENTIONED = re.compile(r"[Ss]tage '([^']+)'")
 
 
-def reproduce(jobs: int | None, models: Sequence[str] | None, *, force: bool) -> None:
+def reproduce(
+    jobs: int | None, models: Sequence[str] | None, *, force: bool, compare: bool = True
+) -> None:
     """Bring everything up to date, or only ``models`` and what compares them.
 
     A model that fails does not hide the others: its stale metrics are removed, and the comparison
@@ -45,6 +47,7 @@ def reproduce(jobs: int | None, models: Sequence[str] | None, *, force: bool) ->
         jobs: models at a time; None for the number of cores, or of GPUs where they are used.
         models: names, or None for all.
         force: run also what did not change, past DVC's run-cache.
+        compare: do what shows the results side by side, too.
 
     Raises:
         PipelineError: if params.yaml has a mistake, something runs already, or a stage failed.
@@ -58,12 +61,12 @@ def reproduce(jobs: int | None, models: Sequence[str] | None, *, force: bool) ->
     paths.LOCKS.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(paths.LOCKS / "repro.lock", timeout=0):
-            _reproduce(jobs, chosen, force)
+            _reproduce(jobs, chosen, force, compare)
     except Timeout:
         raise PipelineError("make repro is already running in this folder; wait for it") from None
 
 
-def _reproduce(jobs: int | None, models: list[str], force: bool) -> None:
+def _reproduce(jobs: int | None, models: list[str], force: bool, compare: bool) -> None:
     stale = None if force else stale_stages()
     if stale is None or stale & {*DATA_STAGES}:
         blocks = params.model_blocks(params.read())
@@ -81,11 +84,12 @@ def _reproduce(jobs: int | None, models: list[str], force: bool) -> None:
         paths.model_metrics(name).unlink(missing_ok=True)
         paths.curve(name).unlink(missing_ok=True)
     try:
-        if waiting or stale is None or "compare" in stale:
+        if compare and (waiting or stale is None or "compare" in stale):
             _dvc("repro", "--single-item", *_flags(force), "compare")
-        else:
+        elif compare:
             print("Nothing changed: all models and their comparison are up to date.")
-        _dvc("repro", "--single-item", *LAST_STAGES)
+        if compare:
+            _dvc("repro", "--single-item", *LAST_STAGES)
     finally:
         tidy_lock()
     if failed:

@@ -79,9 +79,24 @@ def span(key: str, form: str) -> Callable[[Row], str]:
     return cell
 
 
+def trained(key: str, form: str) -> Callable[[Row], str]:
+    """A cell with the interval of the mean over trainings."""
+
+    def cell(row: Row) -> str:
+        low, high = row.get(f"{key}_trained_low"), row.get(f"{key}_trained_high")
+        return NOTHING if low is None or high is None else f"{low:{form}} to {high:{form}}"
+
+    return cell
+
+
 def scaled(key: str, factor: float, form: str) -> Callable[[Row], str]:
     """A cell that shows ``factor`` times ``key``."""
     return lambda row: NOTHING if row.get(key) is None else format(factor * row[key], form)
+
+
+def percent(key: str) -> Callable[[Row], str]:
+    """A cell that shows a share as a percentage."""
+    return lambda row: NOTHING if row.get(key) is None else f"{100 * row[key]:.0f} %"
 
 
 def iwae(row: Row) -> str:
@@ -127,8 +142,9 @@ KID = Column(
 )
 COVERAGE = Column("coverage ↑", number("coverage", ".3f"))
 TIE_NOTE = (
-    "Models that share a letter are a tie: with a single training seed, FIDs within a factor of "
-    f"{TIE_FACTOR} of each other tell nothing apart."
+    "Models that share a letter are a tie: their 95 % intervals over trainings, each with samples "
+    "of its own, overlap (`make thorough`). Of a single training nothing is known, so that its "
+    f"FID ties with others within a factor of {TIE_FACTOR}."
 )
 
 QUESTIONS = (
@@ -138,6 +154,7 @@ QUESTIONS = (
         (
             FID,
             Column("over judges", span("fid", ".2f")),
+            Column("over trainings", trained("fid", ".2f")),
             KID,
             TIE,
             Column(
@@ -228,6 +245,20 @@ QUESTIONS = (
         (
             BITS,
             BOUND,
+            Column(
+                "behind the next better",
+                number("bits_per_dim_behind", ".3f"),
+                note="Behind the next better: the mean difference over the same images, ± the "
+                "standard error of that, which is small since images are hard for all alike.",
+            ),
+            Column("over trainings", trained("bits_per_dim", ".3f")),
+            Column(
+                "tie",
+                text("bits_tie"),
+                right=False,
+                note="Models that share a letter are a tie: their 95 % intervals over trainings "
+                "overlap.",
+            ),
             Column("nats/image ↓", number("nats_per_image", ".1f")),
             Column(
                 "IWAE ↓",
@@ -252,11 +283,28 @@ QUESTIONS = (
         "reconstruction_mse",
         (
             MSE,
+            Column("over trainings", trained("reconstruction_mse", ".5f")),
             Column("PSNR (dB) ↑", number("reconstruction_psnr", ".1f")),
+            Column("SSIM ↑", number("reconstruction_ssim", ".3f")),
             Column("decoded from", text("reconstruction_kind"), right=False),
         ),
-        "MSE: lower is better, white is 1. PSNR: higher is better. Codes of different sizes and "
-        "kinds are not alike, so this ranks reconstructions and not models.",
+        "MSE: lower is better, white is 1. PSNR and SSIM: higher is better. Codes of different "
+        "sizes and kinds are not alike, so this ranks reconstructions and not models.",
+    ),
+    Question(
+        "Can models without an encoder make an image that they are shown?",
+        "inversion_mse",
+        (
+            Column("MSE ↓", number("inversion_mse", ".5f")),
+            Column("PSNR (dB) ↑", number("inversion_psnr", ".1f")),
+            Column("SSIM ↑", number("inversion_ssim", ".3f")),
+            Column("images", number("inversion_n", ",")),
+            Column("found by", text("inversion_kind"), right=False),
+        ),
+        "What a generator can make at all of some test images, by a search among its noise "
+        "(`make thorough`). A search may miss what is there, finds what is never drawn, and takes "
+        "hundreds of evaluations where an encoder takes one: nothing here compares with the "
+        "table of reconstructions.",
     ),
     Question(
         "How well are images translated?",
@@ -303,6 +351,41 @@ QUESTIONS = (
                 },
             ),
         ),
+    ),
+    Question(
+        "What do Inception's features say?",
+        "inception_fid",
+        (
+            Column("FID (Inception) ↓", number("inception_fid", ".2f")),
+            Column("KID (Inception) ↓", number("inception_kid", ".5f")),
+            Column("mind", text("inception_warnings"), right=False),
+        ),
+        "The figures that others publish, at this number of images, which is far below their "
+        "50,000: they compare the rows of this table, and with real images in the first of them.",
+        scales=(
+            Scale(
+                "real training images",
+                {"inception_fid": "inception_fid_real", "inception_kid": "inception_kid_real"},
+            ),
+        ),
+    ),
+    Question(
+        "Would another training say the same?",
+        "fid_trained_mean",
+        (
+            Column("FID, mean ↓", number("fid_trained_mean", ".2f")),
+            Column("95 % interval", trained("fid", ".2f")),
+            Column("± over trainings", percent("fid_trained_sd")),
+            Column("± over sample sets", percent("fid_sample_sets_sd")),
+            Column("coverage, interval ↑", trained("coverage", ".3f")),
+            Column("KID, interval ↓", trained("kid", ".3f")),
+            Column("trainings", number("trainings", ",")),
+            Column("sample sets", number("sample_sets", ",")),
+        ),
+        "From `make thorough`: the geometric mean of FID over trainings that differ in their seed "
+        "alone, each with samples of its own, and the interval of that mean by Student's t. "
+        "± are standard deviations of one FID: over trainings, and over sample sets of one "
+        "training, which the former include. With few trainings the intervals are wide.",
     ),
     Question(
         "What did it cost?",

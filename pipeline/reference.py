@@ -51,9 +51,7 @@ KEYS = (
     "bits_per_dim",
     "bits_per_dim_stderr",
     "likelihood_bound",
-    "reconstruction_mse",
-    "reconstruction_psnr",
-    "reconstruction_kind",
+    *reconstruction.keys(),
 )
 """What a row holds beside its name and label; None where it does not apply."""
 
@@ -106,7 +104,7 @@ def rows(
         | _likelihood(histogram_nats(images, counts), dimensions),
         row("mean", "mean training image")
         | judged(np.repeat(flat[None], n, axis=0))
-        | _distortion(_mean_errors(images, flat), "training mean"),
+        | _flat_distortion(images, flat).keys("training mean"),
         row("noise", "uniform noise")
         | judged(uniform(n, shape, seed))
         | _code(8.0, dimensions, "exact", stderr=0.0),
@@ -289,32 +287,23 @@ def _pca_rows(train: np.ndarray, images: np.ndarray, average: np.ndarray) -> lis
     directions = principal_components(train, average)
     found = []
     for k in sorted({min(k, directions.shape[1]) for k in COMPONENTS}):
-        errors = [
-            reconstruction.squared_errors(chunk, project(chunk, average, directions[:, :k]))
+        parts = [
+            reconstruction.distortion(chunk, project(chunk, average, directions[:, :k]))
             for chunk in _chunks(images)
         ]
         kind = f"{k} principal components"
-        found.append(row(f"pca_{k}", f"PCA, {kind}") | _distortion(np.concatenate(errors), kind))
+        found.append(row(f"pca_{k}", f"PCA, {kind}") | reconstruction.joined(parts).keys(kind))
     return found
 
 
-def _mean_errors(images: np.ndarray, flat: np.ndarray) -> np.ndarray:
-    """Squared errors [N] of answering every image with one uint8 image [C, H, W]."""
-    return np.concatenate(
+def _flat_distortion(images: np.ndarray, flat: np.ndarray) -> reconstruction.Distortion:
+    """Of answering every image with one uint8 image [C, H, W]."""
+    return reconstruction.joined(
         [
-            reconstruction.squared_errors(chunk, np.broadcast_to(flat, chunk.shape))
+            reconstruction.distortion(chunk, np.broadcast_to(flat, chunk.shape))
             for chunk in _chunks(images)
         ]
     )
-
-
-def _distortion(errors: np.ndarray, kind: str) -> dict[str, Any]:
-    """The keys of a reconstruction with squared errors [N]."""
-    return {
-        "reconstruction_mse": float(errors.mean()),
-        "reconstruction_psnr": reconstruction.psnr(errors),
-        "reconstruction_kind": kind,
-    }
 
 
 def _likelihood(nats: np.ndarray, dimensions: int) -> dict[str, Any]:

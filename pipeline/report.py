@@ -65,7 +65,7 @@ def render(raw: dict[str, Any], reference: Row) -> str:
     What a model that failed lacks is left out.
     """
     blocks = params.model_blocks(raw)
-    rows = comparison.rows(blocks, paths.model_metrics, reference, paths.EXTERNAL)
+    rows = comparison.committed(raw, reference)
     colours = _colours(rows)
     standing = tables.standing(rows)
     models = [row for row in rows if row["kind"] == "model"]

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline import spread
 from pipeline.comparison import COLUMNS, FAILED, OK, OTHER, Row
+from pipeline.core import paths
 from pipeline.questions import (
     ACCURACY,
     BITS,
@@ -30,23 +32,35 @@ MARK = "†"
 """Stands beside a model of which a table's reader must know something; the line below says what."""
 
 
-def ties(fids: Sequence[float]) -> list[str]:
-    """Letters for ascending FIDs; two that share a letter are within `TIE_FACTOR`.
+def ties(spans: Sequence[tuple[float, float]]) -> list[str]:
+    """Letters for intervals (low, high); two that share a letter overlap.
 
-    Being tied is not transitive, so one FID may have several letters: each stands for a largest
-    group whose members are all tied with each other (a compact letter display, Piepho 2004).
+    Overlapping is not transitive, so one interval may have several letters: each stands for a
+    largest group whose members all overlap (a compact letter display, Piepho 2004). Letters go up
+    with the values.
     """
-    letters: list[list[str]] = [[] for _ in fids]
-    groups = end = 0
-    for start in range(len(fids)):
-        stop = start
-        while stop < len(fids) and fids[stop] <= TIE_FACTOR * fids[start]:
-            stop += 1
-        if stop > end:
-            for members in letters[start:stop]:
-                members.append(_letter(groups))
-            groups, end = groups + 1, stop
-    return [" ".join(members) for members in letters]
+    groups: list[set[int]] = []
+    # Intervals that all overlap have a point in common, and one of their lower ends is such.
+    for low in sorted({low for low, _ in spans}):
+        members = {i for i, (start, end) in enumerate(spans) if start <= low <= end}
+        groups = [each for each in groups if not each <= members]
+        if not any(members <= each for each in groups):
+            groups.append(members)
+    return [
+        " ".join(_letter(place) for place, members in enumerate(groups) if i in members)
+        for i in range(len(spans))
+    ]
+
+
+def interval(row: Row, key: str) -> tuple[float, float]:
+    """Between which values another training would be, of a row that has ``key``.
+
+    That is the interval over its trainings; of a single one it is a guess, so that two of them
+    overlap within `TIE_FACTOR`.
+    """
+    if row.get(f"{key}_trained_low") is not None:
+        return row[f"{key}_trained_low"], row[f"{key}_trained_high"]
+    return row[key] / math.sqrt(TIE_FACTOR), row[key] * math.sqrt(TIE_FACTOR)
 
 
 def ranked(rows: Sequence[Row], key: str, descending: bool = False) -> list[Row]:
@@ -60,19 +74,26 @@ def ranked(rows: Sequence[Row], key: str, descending: bool = False) -> list[Row]
 
 
 def with_ties(rows: Sequence[Row]) -> list[Row]:
-    """Rows, which are in ascending order of FID, with the letters of `ties` as ``tie``.
+    """Rows with the letters of `ties` by FID, as ``tie``, and by bits/dim, as ``bits_tie``.
 
-    Models without FID and reference rows, which were not trained, have none.
+    Models without these and reference rows, which were not trained, have none; and none have
+    ``bits_tie`` that were trained once, since nothing is known of their spread.
     """
     judged = [row for row in rows if row["kind"] == "model" and row.get("fid") is not None]
-    letters = dict(
-        zip((row["model"] for row in judged), ties([row["fid"] for row in judged]), strict=True)
-    )
+    letters = _letters(judged, "fid")
+    likely = _letters([row for row in rows if row.get("bits_per_dim_trained_low")], "bits_per_dim")
     # A model may bear the name of a reference row.
     return [
-        {**row, "tie": letters.get(row["model"], "") if row["kind"] == "model" else ""}
+        {**row, "tie": letters.get(row["model"], ""), "bits_tie": likely.get(row["model"], "")}
+        if row["kind"] == "model"
+        else {**row, "tie": "", "bits_tie": ""}
         for row in rows
     ]
+
+
+def _letters(rows: Sequence[Row], key: str) -> dict[str, str]:
+    names = (row["model"] for row in rows)
+    return dict(zip(names, ties([interval(row, key) for row in rows]), strict=True))
 
 
 def peculiar(row: Row, reference: Row) -> Row:
@@ -80,7 +101,7 @@ def peculiar(row: Row, reference: Row) -> Row:
 
     The summands of its likelihood, which have no meaning outside its family, are not among them.
     """
-    shown = {*COLUMNS, *reference}
+    shown = {*COLUMNS, *spread.COLUMNS, *reference}
     return {
         key: value
         for key, value in row.items()
@@ -140,10 +161,16 @@ def to_markdown(rows: Sequence[Row], reference: Row) -> str:
 def problems(rows: Sequence[Row]) -> list[str]:
     """A line for each model that is not ranked, and why."""
     why = {FAILED: "it has no metrics, so it failed", OTHER: "it was judged by another protocol"}
-    return [
+    found = [
         f"warning: {row['model']} is not ranked: {why[row['status']]}"
         for row in rows
         if row["status"] in why
+    ]
+    stale = [row for row in rows if row.get(spread.STALE)]
+    return found + [
+        f"warning: {paths.thorough_metrics(row['model'])} is of {row[spread.STALE]}, and left out; "
+        "`make thorough` renews it"
+        for row in stale
     ]
 
 
@@ -205,8 +232,7 @@ def _answer(
     listed = ranked([*rows, *_scales(question, rows)], question.key, question.descending)
     if all(row["status"] == FAILED for row in listed):
         return None
-    if question.key == "fid":
-        listed = with_ties(listed)
+    listed = with_ties(listed)
     columns = filled(question.columns, listed)
     return Answer(
         question,

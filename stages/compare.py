@@ -10,9 +10,10 @@ from pipeline.datasets.store import Store
 def main() -> None:
     """Put all models of params.yaml and the reference rows side by side."""
     with stage.guard("compare") as guard:
-        models = params.model_blocks(params.read())
+        raw = params.read()
+        models = params.model_blocks(raw)
         reference = comparison.read_reference(paths.REFERENCE)
-        rows = comparison.rows(models, paths.model_metrics, reference, paths.EXTERNAL)
+        rows = comparison.committed(raw, reference)
         curves = comparison.curves(models, paths.curve)
         real = Store().split(reference["reference_split"]).images
         picture = pictures.labelled_rows(comparison.pictured(rows, paths.samples_dir, real))

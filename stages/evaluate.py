@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import evaluation, judge, protocol, translation
+from pipeline import evaluation, inception, judge, protocol, translation
 from pipeline.core import files, params, paths, stage, weights
 from pipeline.core.family import Translates
 from pipeline.datasets.store import Store
@@ -29,6 +29,15 @@ def main(model: str) -> None:
         common = protocol.protocol(
             store, judge.read_facts(paths.JUDGE), n, section.split, section.seed
         )
+        likelihood, nats = evaluation.likelihood(
+            family,
+            split.images,
+            split.labels,
+            shares,
+            seed=section.seed,
+            batch=section.batch,
+            label=f"score {model}",
+        )
         result = {
             "model": model,
             **{key: value for key, value in facts.items() if key not in ("steps", "updates")},
@@ -40,15 +49,8 @@ def main(model: str) -> None:
             **evaluation.label_fidelity(judges, samples, wanted, split, train),
             **evaluation.reconstruction_error(family, split.images, split.labels, section.batch),
             **evaluation.own_errors(family, split.images, split.labels, section.batch),
-            **evaluation.likelihood(
-                family,
-                split.images,
-                split.labels,
-                shares,
-                seed=section.seed,
-                batch=section.batch,
-                label=f"score {model}",
-            ),
+            **likelihood,
+            **inception.quality(section.inception, samples, reference, train.images, device),
         }
         if isinstance(family, Translates):
             result |= translation.quality(
@@ -60,6 +62,9 @@ def main(model: str) -> None:
                 batch=section.batch,
             )
         guard.confirm()
+        with files.replacing_folder(paths.scores_dir(model)) as folder:
+            if nats is not None:
+                np.save(folder / "nats.npy", nats)
         files.write_json(paths.model_metrics(model), files.rounded(result))
 
 

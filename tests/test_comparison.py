@@ -126,6 +126,24 @@ def rows(project):
     return comparison.rows(MODELS, paths.model_metrics, reference())
 
 
+def test_how_far_behind_is_a_paired_difference(project):
+    hard = np.linspace(500, 800, 40)
+    gaps = np.random.default_rng(0).normal(3, 1, 40)
+    for name, nats in (("exact", hard), ("zeta", hard + gaps)):
+        paths.scores_dir(name).mkdir(parents=True)
+        np.save(paths.scores_dir(name) / "nats.npy", nats)
+    paths.scores_dir("alpha").mkdir()
+    listed = comparison.rows(MODELS, paths.model_metrics, reference())
+    found = {row["model"]: row for row in comparison.behind(listed, paths.scores_dir)}
+    unit = 1.25 / 680
+    assert found["zeta"]["bits_per_dim_behind"] == pytest.approx(unit * gaps.mean())
+    stderr = gaps.std(ddof=1) / np.sqrt(40)
+    assert found["zeta"]["bits_per_dim_behind_stderr"] == pytest.approx(unit * stderr)
+    assert stderr < 0.02 * (hard + gaps).std(ddof=1) / np.sqrt(40) * 10, "pairing is the point"
+    for name in ("exact", "alpha", "broken", "stranger", "real"):
+        assert "bits_per_dim_behind" not in found[name]
+
+
 # --- rows and the table for programs -----------------------------------------------------------
 
 

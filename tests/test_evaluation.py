@@ -17,7 +17,16 @@ SHARES = np.full(10, 0.1)
 
 
 def likelihood(model, *, seed=0, batch=10, labels=LABELS, shares=SHARES):
-    return evaluation.likelihood(model, IMAGES, labels, shares, seed=seed, batch=batch)
+    found, nats = evaluation.likelihood(model, IMAGES, labels, shares, seed=seed, batch=batch)
+    if nats is None:
+        assert found["nats_per_image"] is None
+    else:
+        assert nats.shape == (len(IMAGES),) and nats.dtype == np.float64
+        assert nats.mean() == pytest.approx(found["nats_per_image"])
+        assert np.std(nats, ddof=1) > 0 or found["bits_per_dim_stderr"] == pytest.approx(
+            0, abs=1e-9
+        )
+    return found
 
 
 class Mute(Family):
@@ -138,9 +147,11 @@ def test_what_a_family_cannot_do_is_none():
         "likelihood_bound",
         "reconstruction_mse",
         "reconstruction_psnr",
+        "reconstruction_ssim",
         "reconstruction_kind",
     }
     assert set(found.values()) == {None}
+    assert evaluation.inversion_error(model, IMAGES, LABELS, seed=0, batch=4) == {}
     assert evaluation.own_errors(model, IMAGES, LABELS, 4) == {}
     assert set(evaluation.sample_quality([], None, IMAGES).values()) == {None}
     split = Split(IMAGES, LABELS)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from pipeline.metrics import reconstruction
 
@@ -44,6 +45,42 @@ def test_squared_errors_are_per_image_and_do_not_wrap():
 def test_psnr_is_the_mean_over_images_and_not_that_of_the_mean_error():
     errors = np.array([1e-1, 1e-3])
     assert reconstruction.psnr(errors) == pytest.approx((10 + 30) / 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 13, 20), (1, 11, 11)])
+def test_ssim_is_that_of_torchmetrics(shape):
+    torchmetrics = pytest.importorskip("torchmetrics.functional.image")
+    a = images(6, shape)
+    b = np.clip(a + np.random.default_rng(1).normal(0, 30, a.shape), 0, 255).astype(np.uint8)
+    b[3] = 255 - a[3]
+    b[4] = 128
+    _, everywhere = torchmetrics.structural_similarity_index_measure(
+        torch.from_numpy(b).double(),
+        torch.from_numpy(a).double(),
+        data_range=255.0,
+        reduction="none",
+        return_full_image=True,
+    )
+    # It goes on beyond the border by reflection, which the paper does not.
+    expected = everywhere[:, :, 5:-5, 5:-5].mean(dim=(1, 2, 3))
+    found = reconstruction.structural_similarities(a, b)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6, atol=1e-9)
+    assert found[3] < 0 < found[0], "the inverse is worse than none"
+
+
+def test_ssim_of_equal_images_is_one_and_of_tiny_ones_unknown():
+    a = images(shape=(1, 12, 12))
+    np.testing.assert_allclose(reconstruction.structural_similarities(a, a), 1)
+    assert reconstruction.structural_similarities(images(), images()) is None
+
+
+def test_distortion_in_parts_is_that_of_the_whole():
+    a, b = images(7, (1, 12, 12), 0), images(7, (1, 12, 12), 1)
+    whole = reconstruction.distortion(a, b).keys("code", prefix="inversion")
+    parts = [reconstruction.distortion(a[i], b[i]) for i in (slice(0, 3), slice(3, 7))]
+    assert reconstruction.joined(parts).keys("code", prefix="inversion") == pytest.approx(whole)
+    assert tuple(whole) == reconstruction.keys("inversion")
+    assert whole["inversion_mse"] == reconstruction.squared_errors(a, b).mean()
 
 
 def test_perfect_reconstruction_has_a_finite_psnr_above_any_imperfect_one():

@@ -188,28 +188,69 @@ def test_ties_are_marked_and_references_have_none():
 
 
 @pytest.mark.parametrize(
-    ("fids", "letters"),
+    ("spans", "letters"),
     [
         ([], []),
-        ([4.0], ["a"]),
-        ([1.0, 1.5], ["a", "a"]),
-        ([1.0, 1.51], ["a", "b"]),
-        ([1.0, 1.4, 1.5, 9.0], ["a", "a", "a", "b"]),
-        ([1.0, 1.4, 2.0, 2.9], ["a", "a b", "b c", "c"]),
-        ([0.0, 0.0, 1.0], ["a", "a", "b"]),
+        ([(4.0, 5.0)], ["a"]),
+        ([(1.0, 2.0), (2.0, 3.0)], ["a", "a"]),
+        ([(1.0, 2.0), (2.1, 3.0)], ["a", "b"]),
+        ([(2.1, 3.0), (1.0, 2.0)], ["b", "a"]),
+        ([(1.0, 9.0), (2.0, 3.0), (4.0, 5.0)], ["a b", "a", "b"]),
+        ([(1.0, 2.0), (1.5, 3.0), (2.5, 4.0), (3.5, 5.0)], ["a", "a b", "b c", "c"]),
+        ([(0.0, 0.0), (0.0, 0.0), (1.0, 1.0)], ["a", "a", "b"]),
     ],
 )
-def test_ties(fids, letters):
-    assert tables.ties(fids) == letters
+def test_ties(spans, letters):
+    assert tables.ties(spans) == letters
 
 
 def test_letters_are_shared_by_ties_and_by_nothing_else():
-    fids = sorted(np.random.default_rng(0).uniform(1, 2000, 90))
-    marks = [set(each.split()) for each in tables.ties(fids)]
+    rng = np.random.default_rng(0)
+    starts = rng.uniform(1, 2000, 90)
+    spans = list(zip(starts, starts + rng.uniform(0, 60, 90), strict=True))
+    marks = [set(each.split()) for each in tables.ties(spans)]
     assert len(set.union(*marks)) > 26, "more groups than the alphabet has letters"
-    for i, low in enumerate(fids):
-        for j in range(i, len(fids)):
-            assert bool(marks[i] & marks[j]) == (fids[j] <= 1.5 * low)
+    for i, (low, high) in enumerate(spans):
+        for j, (start, end) in enumerate(spans):
+            assert bool(marks[i] & marks[j]) == (start <= high and low <= end)
+
+
+@pytest.mark.parametrize(("other", "tied"), [(1.49, True), (1.51, False)])
+def test_fids_of_single_trainings_tie_by_a_factor(other, tied):
+    marks = tables.ties([tables.interval(model("x", **fid(v)), "fid") for v in (1.0, other)])
+    assert (marks[0] == marks[1]) == tied
+
+
+def test_ties_are_by_intervals_over_trainings_where_there_are_some():
+    near = [
+        model("zeta", **fid(6.0), fid_trained_low=5.9, fid_trained_high=6.1),
+        model("alpha", **fid(5.8), fid_trained_low=5.7, fid_trained_high=5.8),
+    ]
+    table = section(tables.to_markdown(near, REFERENCE), SAMPLES)
+    assert [(row[0], row[3], row[4]) for row in table] == [
+        ("alpha", "5.70 to 5.80", "a"),
+        ("zeta", "5.90 to 6.10", "b"),
+    ]
+
+
+def test_likelihoods_tie_by_intervals_and_are_not_marked_without():
+    rows = [
+        model("x", **bits(1.20, "exact"), bits_per_dim_trained_low=1.1,
+              bits_per_dim_trained_high=1.24, bits_per_dim_behind=0.02,
+              bits_per_dim_behind_stderr=0.003),
+        model("y", **bits(1.22, "elbo"), bits_per_dim_trained_low=1.2,
+              bits_per_dim_trained_high=1.3),
+        model("z", **bits(1.25, "exact")),
+    ]  # fmt: skip
+    table = section(tables.to_markdown(rows, REFERENCE), LIKELIHOOD)
+    assert [row[5] for row in table] == ["a", "a", ""]
+    assert [row[3] for row in table] == ["0.020 ± 0.003", "n/a", "n/a"]
+
+
+def test_old_error_bars_are_named():
+    rows = [model("zeta", **fid(1.0), thorough_is_of="other parameters")]
+    (line,) = tables.problems(rows)
+    assert "metrics/thorough/zeta.json is of other parameters" in line
 
 
 # --- cells and columns ---------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from pipeline.blocks import inversion
 from pipeline.blocks.nets import great_circle, quarter
 from pipeline.core.family import Batch, Family, ImageSpec, to_uint8
 from pipeline.core.seeds import ImageNoise
@@ -156,6 +157,7 @@ class Adversarial(Family):
     """
 
     generator: nn.Module
+    inversion_kind = inversion.KIND
 
     def one_hot(self, labels: Tensor) -> Tensor | None:
         """float32 [B, classes] from int64 [B], or None where the model is not conditional."""
@@ -194,6 +196,15 @@ class Adversarial(Family):
         with evaluating(self.generator):
             given = None if labels is None else self.one_hot(labels)
             return to_uint8(self.generate(noise, given))
+
+    def invert(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Tensor:
+        """A search among noise; see `core.family.Inverts`."""
+        noise = ImageNoise(seeds, self.device).normal(inversion.STARTS, self.params.network.latent)
+        given = None if labels is None else self.one_hot(labels)
+        with evaluating(self.generator):
+            return inversion.nearest(
+                lambda tried: self.generate(tried, given), noise.unbind(dim=1), images
+            )
 
     @torch.no_grad()
     def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:

@@ -191,6 +191,21 @@ class Reconstructs(Protocol):
 
 
 @runtime_checkable
+class Inverts(Protocol):
+    """A family without an encoder that looks for what it would have to draw to get an image."""
+
+    inversion_kind: str
+    """How it looks, such as 'gradient descent on the noise'."""
+
+    def invert(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Tensor:
+        """The nearest that it finds, uint8 [B, C, H, W], to uint8 [B, C, H, W].
+
+        Where the search starts anywhere, image i starts by ``seeds[i]`` alone.
+        """
+        ...
+
+
+@runtime_checkable
 class HasLikelihood(Protocol):
     """A family with a likelihood, or a lower bound of one."""
 

@@ -8,9 +8,9 @@ sections that it depends on and no others (`section`, `model`); `pipeline.check`
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
@@ -82,12 +82,34 @@ class Sample(Section):
     batch: int = Field(250, ge=1)
 
 
+class Inception(Section):
+    """A file with the weights of Inception, for FID and KID on its features too; '' for none."""
+
+    weights: str = ""
+    sha256: str = Field("", pattern="^([0-9a-f]{64})?$")
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        if self.weights and not self.sha256:
+            raise ValueError("sha256 must say which file it is; `sha256sum` prints it")
+        return self
+
+
 class Evaluate(Section):
     """What the images are compared with."""
 
     split: Literal["val", "test"] = "test"
     seed: int = Field(0, ge=0)
     batch: int = Field(100, ge=1)
+    inception: Inception = Inception()
+
+
+class Thorough(Section):
+    """What `make thorough` adds to the default run."""
+
+    trainings: int = Field(3, ge=2)
+    sample_sets: int = Field(3, ge=2)
+    inverted: int = Field(100, ge=2)
 
 
 SHARED: dict[str, type[Section]] = {
@@ -98,6 +120,7 @@ SHARED: dict[str, type[Section]] = {
     "train": Train,
     "sample": Sample,
     "evaluate": Evaluate,
+    "thorough": Thorough,
 }
 BLOCKS = ("network", "training", "sampling", "scoring")
 ENTRY = ("family", "data", *BLOCKS)

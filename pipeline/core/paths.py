@@ -20,10 +20,12 @@ DOMAINS = DATA / "domains"
 JUDGE = Path("data/judge")
 MODELS = Path("data/models")
 SAMPLES = Path("data/samples")
+SCORES = Path("data/scores")
 
 METRICS = Path("metrics")
 MODEL_METRICS = METRICS / "models"
 EXTERNAL = METRICS / "external"
+THOROUGH = METRICS / "thorough"
 CURVES = METRICS / "curves"
 PICTURES = METRICS / "pictures"
 REFERENCE = METRICS / "reference.json"
@@ -36,6 +38,8 @@ REPORT = METRICS / "report"
 WORK = Path("work")
 LOCKS = WORK / "locks"
 TIMINGS = WORK / "timings"
+REPLICAS = WORK / "replicas"
+INCEPTION = WORK / "inception"
 
 
 def model_dir(model: str) -> Path:
@@ -51,6 +55,11 @@ def samples_dir(model: str) -> Path:
     return SAMPLES / model
 
 
+def scores_dir(model: str) -> Path:
+    """``nats.npy`` of a model with a likelihood: -log p of each image of the evaluated split."""
+    return SCORES / model
+
+
 def pictures_dir(model: str) -> Path:
     """Pictures of a model, each ``<name>.png``."""
     return PICTURES / model
@@ -64,6 +73,16 @@ def model_metrics(model: str) -> Path:
 def external_metrics(name: str) -> Path:
     """The metrics of images that another generator made."""
     return EXTERNAL / f"{name}.json"
+
+
+def thorough_metrics(model: str) -> Path:
+    """What several trainings and sample sets of one model gave."""
+    return THOROUGH / f"{model}.json"
+
+
+def replica(train_seed: int, sample_seed: int) -> Path:
+    """A copy of the project with other seeds."""
+    return REPLICAS / f"train-{train_seed}-sample-{sample_seed}"
 
 
 def curve(model: str) -> Path:

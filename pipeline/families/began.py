@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from pipeline.blocks import inversion
 from pipeline.blocks.convolutional import Decoder, Encoder
 from pipeline.blocks.nets import warm_cosine
 from pipeline.core.family import (
@@ -97,6 +98,8 @@ class Began(Family):
 
     Network: ClassVar = BeganNetwork
     Training: ClassVar = BeganTraining
+
+    inversion_kind = inversion.KIND
 
     def __init__(self, spec: ImageSpec, params: ModelParams) -> None:
         super().__init__(spec, params)
@@ -188,14 +191,19 @@ class Began(Family):
         """What the discriminator says about images in -1..1, float32 [B]."""
         return autoencoding_errors(images, self.discriminator(images), self.params.training.eta)
 
-    def _own_noise(self, seeds: Tensor) -> Tensor:
-        """Uniform on -1..1, float32 [n, latent], one row per seed."""
-        return 2 * ImageNoise(seeds, self.device).uniform(self.params.network.latent) - 1
+    def _own_noise(self, seeds: Tensor, *shape: int) -> Tensor:
+        """Uniform on -1..1, float32 [n, *shape, latent], drawn by each seed."""
+        return 2 * ImageNoise(seeds, self.device).uniform(*shape, self.params.network.latent) - 1
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
         """One noise vector per seed; see `core.family.Samples`."""
         return to_uint8(self.generator(self._own_noise(seeds)))
+
+    def invert(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Tensor:
+        """A search among noise; see `core.family.Inverts`."""
+        starts = self._own_noise(seeds, inversion.STARTS).unbind(dim=1)
+        return inversion.nearest(self.generator, starts, images)
 
     @torch.no_grad()
     def own_errors(self, images: Tensor, labels: Tensor | None) -> dict[str, Tensor]:

@@ -42,6 +42,7 @@ from pipeline.core.params import ModelParams, Section
 from pipeline.core.seeds import ImageNoise
 
 DENOISED = 10
+INVERSION_STEPS = 100
 """States in the picture of denoising."""
 
 
@@ -162,6 +163,8 @@ class Ddpm(Family):
     Sampling: ClassVar = DdpmSampling
     Scoring: ClassVar = DdpmScoring
 
+    inversion_kind = f"DDIM up and down again, {INVERSION_STEPS} steps each way"
+
     def __init__(self, spec: ImageSpec, params: ModelParams) -> None:
         super().__init__(spec, params)
         patch = params.network.patch
@@ -269,15 +272,39 @@ class Ddpm(Family):
         self, x: Tensor, now: int, then: int, noise: ImageNoise, labels: Tensor | None = None
     ) -> Tensor:
         sampling = self.params.sampling
-        t = torch.full((len(x),), now, device=self.device)
-        with precision.autocast(self.device, sampling.precision):
-            x0 = self.predict_x0(x, t, labels, sampling.guidance)
+        x0, direction = self._split(x, now, labels, sampling.guidance)
         a_now = self.diffusion.alpha_bar[now].item()
         a_then = self.diffusion.alpha_bar[then].item()
-        direction = (x - math.sqrt(a_now) * x0) / math.sqrt(1 - a_now)
         sigma = sampling.eta * math.sqrt((1 - a_then) / (1 - a_now) * (1 - a_now / a_then))
         x = math.sqrt(a_then) * x0 + math.sqrt(max(0.0, 1 - a_then - sigma**2)) * direction
         return x + sigma * noise.normal(*self.spec.shape) if sigma > 0 else x
+
+    def _split(
+        self, x: Tensor, now: int, labels: Tensor | None, guidance: float
+    ) -> tuple[Tensor, Tensor]:
+        """What x at time ``now`` >= 1 is made of: the network's x_0, and the noise beside it."""
+        t = torch.full((len(x),), now, device=self.device)
+        with precision.autocast(self.device, self.params.sampling.precision):
+            x0 = self.predict_x0(x, t, labels, guidance)
+        alpha_bar = self.diffusion.alpha_bar[now].item()
+        return x0, (x - math.sqrt(alpha_bar) * x0) / math.sqrt(1 - alpha_bar)
+
+    @torch.no_grad()
+    def invert(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Tensor:
+        """DDIM's differential equation (equation 14) up to noise, and down again.
+
+        See `core.family.Inverts`. There is nothing to search, so ``seeds`` are not used. It starts
+        at time 1, whose noise is about one level of an image, since the network knows no time 0;
+        and it is not guided.
+        """
+        steps = min(INVERSION_STEPS, self.diffusion.steps)
+        times = torch.linspace(1, self.diffusion.steps, steps).round().long().unique().tolist()
+        x = to_signed(images)
+        for now, then in [*pairwise(times), *pairwise(times[::-1])]:
+            x0, noise = self._split(x, now, labels, 0.0)
+            alpha_bar = self.diffusion.alpha_bar[then].item()
+            x = math.sqrt(alpha_bar) * x0 + math.sqrt(1 - alpha_bar) * noise
+        return to_uint8(self._split(x, 1, labels, 0.0)[0])
 
     @torch.no_grad()
     def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:

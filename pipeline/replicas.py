@@ -1,0 +1,83 @@
+"""The pipeline with other seeds: the same stages in a copy of the project, one DVC cache.
+
+A copy, since params.yaml holds one seed, and what a person works on must not change under them.
+DVC's run-cache is shared, so whatever was once trained with a seed is never trained again with it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from pipeline.core import files, params, paths
+from pipeline.core.errors import PipelineError
+
+COPIED = (paths.CODE, Path("stages"), paths.DVC_YAML, Path(".dvcignore"))
+
+
+def measure(train_seed: int, sample_seed: int, jobs: int | None) -> dict[str, dict[str, Any]]:
+    """The metrics of all models, trained and sampled with these seeds, by name.
+
+    An interrupted copy is kept and goes on where it was; a finished one is removed.
+
+    Raises:
+        PipelineError: if a stage failed.
+    """
+    folder = paths.replica(train_seed, sample_seed)
+    raw = params.read()
+    raw["train"]["seed"], raw["sample"]["seed"] = train_seed, sample_seed
+    _copy(folder, raw)
+    command = [sys.executable, "-m", "pipeline", "repro", "--no-compare"]
+    if jobs:
+        command += ["--jobs", str(jobs)]
+    # The project's own folder may be on PYTHONPATH; the copy must come first.
+    environment = {**os.environ, "PYTHONPATH": str(folder.resolve())}
+    done = subprocess.run(command, cwd=folder, env=environment, check=False)
+    if done.returncode != 0:
+        raise PipelineError(f"{folder}: failed; the reason is above")
+    found = {
+        name: files.read_json(folder / paths.model_metrics(name))
+        for name in params.model_blocks(raw)
+    }
+    shutil.rmtree(folder)
+    return found
+
+
+def _copy(folder: Path, raw: dict[str, Any]) -> None:
+    """Put the code, the graph and these parameters into a folder, and the cache within reach."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in COPIED:
+        if source.is_dir():
+            shutil.rmtree(folder / source, ignore_errors=True)
+            shutil.copytree(
+                source, folder / source, ignore=shutil.ignore_patterns("__pycache__", ".*")
+            )
+        elif source.exists():
+            shutil.copy(source, folder / source)
+    if paths.DVC_LOCK.exists() and not (folder / paths.DVC_LOCK).exists():
+        shutil.copy(paths.DVC_LOCK, folder / paths.DVC_LOCK)
+    with files.replacing(folder / paths.PARAMS) as temporary:
+        YAML(typ="safe").dump(raw, temporary)
+    (folder / ".dvc").mkdir(exist_ok=True)
+    # The copy lies where git does not look, which DVC would refuse.
+    lines = ["[core]", "no_scm = true", "analytics = false", "check_update = false", "[cache]"]
+    lines += [f"dir = {_cache()}"]
+    files.write_text(folder / ".dvc" / "config", "\n".join(lines) + "\n")
+
+
+def _cache() -> Path:
+    """Where DVC keeps what it caches.
+
+    Raises:
+        PipelineError: if it does not say.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise PipelineError(f"dvc cache dir failed: {done.stderr.strip()}")
+    return Path(done.stdout.strip()).resolve()

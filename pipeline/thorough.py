@@ -1,0 +1,84 @@
+"""Error bars: every model trained and sampled several times, and asked to make test images.
+
+The default run has one training and one sample set of each model. What this adds stands in
+``metrics/thorough``, and the comparison takes its intervals from there.
+"""
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from pipeline import evaluation, launch, protocol, replicas, spread
+from pipeline.core import files, params, paths, stage, weights
+from pipeline.core.errors import PipelineError
+from pipeline.datasets.store import Store
+
+
+def run(jobs: int | None) -> None:
+    """Bring the default run up to date, then add trainings, sample sets and inversions to it.
+
+    Args:
+        jobs: models at a time; None for the number of cores, or of GPUs where they are used.
+
+    Raises:
+        PipelineError: if it runs already, or a stage failed.
+    """
+    paths.LOCKS.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(paths.LOCKS / "thorough.lock", timeout=0):
+            launch.reproduce(jobs, None, force=False)
+            _run(jobs)
+            launch.reproduce(jobs, None, force=False)
+    except Timeout:
+        raise PipelineError(
+            "make thorough is already running in this folder; wait for it"
+        ) from None
+
+
+def _run(jobs: int | None) -> None:
+    raw = params.read()
+    section: params.Thorough = params.section(raw, "thorough")
+    start = (params.section(raw, "train").seed, params.section(raw, "sample").seed)
+    models = list(params.model_blocks(raw))
+    found = {start: {name: files.read_json(paths.model_metrics(name)) for name in models}}
+    others = [(start[0] + k, start[1] + k) for k in range(1, section.trainings)]
+    others += [(start[0], start[1] + k) for k in range(1, section.sample_sets)]
+    for place, seeds in enumerate(others, start=1):
+        print(f"thorough {place} of {len(others)}: train.seed {seeds[0]}, sample.seed {seeds[1]}")
+        found[seeds] = replicas.measure(*seeds, jobs)
+    print("thorough: images that models without an encoder are asked to make")
+    context = get_context("spawn")
+    with ProcessPoolExecutor(jobs or launch.default_jobs()[0], mp_context=context) as pool:
+        inverted = dict(zip(models, pool.map(invert, models), strict=True))
+    for name in models:
+        runs = {seeds: metrics[name] for seeds, metrics in found.items()}
+        result = {
+            "model": name,
+            "protocol": runs[start]["protocol"],
+            "configuration": spread.configuration(raw, name),
+            **spread.summary(runs, start),
+            **files.rounded(inverted[name]),
+        }
+        files.write_json(paths.thorough_metrics(name), result)
+
+
+def invert(model: str) -> dict[str, Any]:
+    """`pipeline.evaluation.inversion_error` of a trained model on some images of the split."""
+    raw = params.read()
+    section: params.Evaluate = params.section(raw, "evaluate")
+    device = stage.prepare_torch(params.section(raw, "runtime"))
+    store = Store()
+    family, _ = weights.load(paths.model_dir(model), params.model(raw, model), store.spec, device)
+    split = store.split(section.split)
+    wanted = min(params.section(raw, "thorough").inverted, len(split.images))
+    chosen = protocol.subset(len(split.images), wanted, section.seed, "inversion")
+    return evaluation.inversion_error(
+        family,
+        np.array(split.images[chosen]),
+        np.array(split.labels[chosen]),
+        seed=section.seed,
+        batch=section.batch,
+    )
