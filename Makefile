@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # TORCH_INDEX: an extra package index, such as https://download.pytorch.org/whl/cpu
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help repro thorough test test-slow test-cuda test-browser ui lint check clean setup
+.PHONY: help repro thorough gate baseline test test-slow test-cuda test-browser ui lint check clean setup
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -29,6 +29,12 @@ repro: $(STAMP) ## run what changed (JOBS=n, MODELS=vae,ddpm, FORCE=1)
 
 thorough: $(STAMP) ## error bars: more trainings and sample sets, about 40 minutes on 2 cores (JOBS=n)
 	@python -m pipeline thorough $(if $(JOBS),--jobs $(JOBS))
+
+gate: $(STAMP) ## fail if a metric is worse than its baseline (BASE=revision)
+	@python -m pipeline gate $(if $(BASE),--base $(BASE))
+
+baseline: $(STAMP) ## train with several seeds and write the baseline (SEEDS=3, JOBS=n)
+	@python -m pipeline baseline $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
 
 check: $(STAMP) ## validate params.yaml
 	@python -m pipeline check

@@ -32,6 +32,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     others.add_argument("source", type=Path, help="a folder of image files, or an .npy file, uint8")
     others.add_argument("--name", required=True, help="what they are called in the comparison")
     others.add_argument("--labels", type=Path, help="an .npy file: the class of each, if asked for")
+    gate = commands.add_parser(
+        "gate", help="fail (1) if a metric is worse than its baseline; 2 if nothing compares"
+    )
+    gate.add_argument(
+        "--base",
+        metavar="REVISION",
+        help="compare with the baseline of a revision of git; this folder's own by default",
+    )
+    gate.add_argument("--all", action="store_true", help="show the checks that pass, too")
+    gate.add_argument(
+        "--accept", metavar="REASON", help="take the present values into the baseline, and say why"
+    )
+    gate.add_argument(
+        "--out", type=Path, default=None, help="folder of gate.json and junit.xml (work/gate)"
+    )
+    baseline = commands.add_parser(
+        "baseline", help="train with several seeds and write metrics/baseline.json"
+    )
+    baseline.add_argument("--seeds", type=_positive, default=3, help="how many (default: 3)")
+    baseline.add_argument("--jobs", type=_positive, help="models at a time, as of repro")
     commands.add_parser("readme", help="write the tables of README.md, from metrics/")
     floors = commands.add_parser("floors", help="fail if a committed floor is missed")
     floors.add_argument("file", help="a JSON file: {model: {metric: worst allowed value}}")
@@ -39,18 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What is asked to end, ends its children too, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _run(options)
+        return _run(options) or 0
     except PipelineError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
-        return 1
+        # A gate that could not compare has found no regression, and has passed nothing either.
+        return 2 if options.command == "gate" else 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    return 0
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int | None:
     # Imported here, so that help texts and mistakes do not wait for libraries.
     if options.command == "check":
         from pipeline import check
@@ -75,6 +95,14 @@ def _run(options: argparse.Namespace) -> None:
         from pipeline import external
 
         external.evaluate(options.source, options.name, options.labels)
+    elif options.command == "gate":
+        from pipeline import gate_command
+
+        return gate_command.run(options.base, options.accept, options.out, every=options.all)
+    elif options.command == "baseline":
+        from pipeline import gate_command
+
+        gate_command.renew(options.seeds, options.jobs)
     elif options.command == "readme":
         from pipeline import readme
 
@@ -83,6 +111,7 @@ def _run(options: argparse.Namespace) -> None:
         from pipeline import floors
 
         floors.check(options.file)
+    return None
 
 
 def _positive(text: str) -> int:

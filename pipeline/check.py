@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pipeline import gate_rules
 from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.datasets import sources
@@ -18,7 +19,7 @@ def check(path: Path = paths.PARAMS) -> None:
             what would be right.
     """
     raw = params.read(path)
-    known = [*params.SHARED, "models"]
+    known = [*params.SHARED, "gate", "models"]
     problems = [
         f"{path}: {key}: {params.one_of('section', key, known)}" for key in raw if key not in known
     ]
@@ -43,5 +44,9 @@ def check(path: Path = paths.PARAMS) -> None:
             params.model(raw, name, path=path)
         except PipelineError as error:
             problems.append(str(error))
+    try:
+        gate_rules.section(raw)
+    except PipelineError as error:
+        problems.append(str(error))
     if problems:
         raise PipelineError("\n".join(problems))

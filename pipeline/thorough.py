@@ -47,7 +47,10 @@ def _run(jobs: int | None) -> None:
     others = [(start[0] + k, start[1] + k) for k in range(1, section.trainings)]
     others += [(start[0], start[1] + k) for k in range(1, section.sample_sets)]
     for place, seeds in enumerate(others, start=1):
-        print(f"thorough {place} of {len(others)}: train.seed {seeds[0]}, sample.seed {seeds[1]}")
+        print(
+            f"thorough {place} of {len(others)}: train.seed {seeds[0]}, sample.seed {seeds[1]}",
+            flush=True,
+        )
         found[seeds] = replicas.measure(*seeds, jobs)
     print("thorough: images that models without an encoder are asked to make")
     context = get_context("spawn")

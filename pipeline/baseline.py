@@ -1,0 +1,136 @@
+"""The committed figures that new ones are compared with: ``metrics/baseline.json``.
+
+Of each model and metric it holds the mean and standard deviation over trainings that differ in
+their seed alone, and how many these were. It is renewed by `make baseline`, which trains, or by
+`gate --accept`, which takes over what is there now, for a reason that then stands in the diff.
+"""
+
+import json
+import math
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.core import files, paths
+from pipeline.core.errors import PipelineError
+
+PATH = paths.METRICS / "baseline.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What trainings gave of one metric of one model.
+
+    Attributes:
+        mean: over the trainings.
+        sd: standard deviation of one of them; None where there was one.
+        n: how many there were.
+    """
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What new metrics are compared with.
+
+    Attributes:
+        protocol: whose figures these are.
+        models: entries by model and metric.
+        accepted: one-line reasons for changes, in their order.
+        source: where it was read, for people.
+    """
+
+    protocol: str
+    models: Mapping[str, Mapping[str, Entry]]
+    accepted: tuple[str, ...] = ()
+    source: str = str(PATH)
+
+    def write(self) -> None:
+        """Write the file, sorted, so that a change of one figure is one line of a diff."""
+        models = {
+            model: {metric: asdict(entry) for metric, entry in metrics.items()}
+            for model, metrics in self.models.items()
+        }
+        files.write_json(
+            PATH,
+            {"accepted": list(self.accepted), "models": models, "protocol": self.protocol},
+        )
+
+
+def parse(text: str, source: str) -> Baseline:
+    """Read the JSON that `Baseline.write` wrote.
+
+    Raises:
+        PipelineError: if it is anything else.
+    """
+    try:
+        found = json.loads(text)
+        models = {
+            model: {metric: Entry(**entry) for metric, entry in metrics.items()}
+            for model, metrics in found["models"].items()
+        }
+        entries = [entry for metrics in models.values() for entry in metrics.values()]
+        if not all(math.isfinite(each.mean) and each.n >= 1 for each in entries):
+            raise ValueError("an entry has no finite mean")
+        return Baseline(found["protocol"], models, tuple(found["accepted"]), source)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PipelineError(
+            f"{source}: no baseline ({type(error).__name__}: {error}); `make baseline` writes one"
+        ) from None
+
+
+def read(revision: str | None = None) -> Baseline:
+    """The baseline of this folder, or the one that was committed in a revision of git.
+
+    Raises:
+        PipelineError: if there is none.
+    """
+    if revision is None:
+        if not PATH.exists():
+            raise PipelineError(f"{PATH}: no such file; `make baseline` writes it")
+        return parse(PATH.read_text(encoding="utf-8"), str(PATH))
+    shown = git("show", f"{revision}:./{PATH.as_posix()}")
+    if shown is None:
+        raise PipelineError(f"{PATH} of {revision}: git has no such file")
+    return parse(shown, f"{PATH} of {revision[:12]}")
+
+
+def git(*arguments: str) -> str | None:
+    """What a git command prints, or None if it fails or there is no git."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def summarised(runs: Sequence[Mapping[str, Mapping[str, Any]]], metrics: Sequence[str]) -> Baseline:
+    """Means and standard deviations of ``metrics`` over runs of all models.
+
+    Raises:
+        PipelineError: if runs were judged by different rules, or a metric is not finite.
+    """
+    protocols = {found["protocol"] for run in runs for found in run.values()}
+    if len(protocols) != 1:
+        raise PipelineError(
+            f"metrics of {len(protocols)} protocols do not make one baseline; run `make repro`"
+        )
+    models: dict[str, dict[str, Entry]] = {}
+    for model in runs[0]:
+        models[model] = {}
+        for metric in metrics:
+            values = [run[model].get(metric) for run in runs]
+            if all(value is None for value in values):
+                continue
+            if not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+                raise PipelineError(f"{model}: {metric} is not a finite number in every run")
+            sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            rounded = files.rounded({"mean": float(np.mean(values)), "sd": sd})
+            models[model][metric] = Entry(rounded["mean"], rounded["sd"], len(values))
+    return Baseline(protocols.pop(), models)

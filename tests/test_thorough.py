@@ -1,0 +1,135 @@
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from clone import Clone
+from filelock import FileLock
+from ruamel.yaml import YAML
+
+from pipeline import launch, replicas, thorough
+from pipeline.core import paths
+from pipeline.core.errors import PipelineError
+
+RAW = {
+    "train": {"seed": 5, "budget": 1.0},
+    "sample": {"seed": 7, "n": 20},
+    "evaluate": {"split": "test"},
+    "thorough": {"trainings": 3, "sample_sets": 2, "inverted": 4},
+    "models": {"vae": {"family": "vae"}, "gan": {"family": "gan"}},
+}
+
+
+def dump(raw):
+    with paths.PARAMS.open("w") as stream:
+        YAML(typ="safe").dump(raw, stream)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder in which the default run is done, and in which nothing heavy is done."""
+    monkeypatch.chdir(tmp_path)
+    dump(RAW)
+    for name in ("pipeline", "stages"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "code.py").write_text(name)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    paths.MODEL_METRICS.mkdir(parents=True)
+    for name in RAW["models"]:
+        paths.model_metrics(name).write_text(json.dumps(metrics(name, 5, 7)))
+    monkeypatch.setattr(launch, "reproduce", lambda *_, **__: None)
+    monkeypatch.setattr(thorough, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(n))
+    monkeypatch.setattr(thorough, "invert", lambda name: {"inversion_mse": 1 / 3})
+    return tmp_path
+
+
+def metrics(name, train_seed, sample_seed):
+    return {"model": name, "protocol": "p", "fid": float(train_seed + sample_seed / 10)}
+
+
+def test_each_model_has_its_runs(project, monkeypatch):
+    asked = []
+
+    def measure(train_seed, sample_seed, jobs):
+        asked.append((train_seed, sample_seed, jobs))
+        return {name: metrics(name, train_seed, sample_seed) for name in RAW["models"]}
+
+    monkeypatch.setattr(replicas, "measure", measure)
+    thorough.run(2)
+    assert asked == [(6, 8, 2), (7, 9, 2), (5, 8, 2)]
+    for name in RAW["models"]:
+        found = json.loads(paths.thorough_metrics(name).read_text())
+        assert (found["model"], found["trainings"], found["sample_sets"]) == (name, 3, 2)
+        assert [run["fid"] for run in found["runs"]] == [5.7, 6.8, 7.9, 5.8]
+        assert found["inversion_mse"] == 0.33333333
+
+
+def test_nothing_is_written_where_a_run_fails(project, monkeypatch):
+    def measure(train_seed, sample_seed, jobs):
+        raise PipelineError("failed")
+
+    monkeypatch.setattr(replicas, "measure", measure)
+    with pytest.raises(PipelineError):
+        thorough.run(1)
+    assert not paths.THOROUGH.exists()
+
+
+def test_two_at_once_are_refused(project):
+    paths.LOCKS.mkdir(parents=True)
+    with (
+        FileLock(paths.LOCKS / "thorough.lock"),
+        pytest.raises(PipelineError, match="already running"),
+    ):
+        thorough.run(1)
+
+
+def test_a_copy_has_other_seeds_and_this_code_alone(project, monkeypatch):
+    monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
+    folder = paths.replica(6, 8)
+    for _ in range(2):
+        (folder / "stages").mkdir(parents=True, exist_ok=True)
+        (folder / "stages/old.py").write_text("of another version")
+        replicas._copy(folder, {**RAW, "train": {**RAW["train"], "seed": 6}})
+    assert YAML(typ="safe").load((folder / "params.yaml").read_text())["train"]["seed"] == 6
+    assert YAML(typ="safe").load(paths.PARAMS.read_text()) == RAW
+    assert [each.name for each in (folder / "stages").iterdir()] == ["code.py"]
+    assert f"dir = {project / 'cache'}" in (folder / ".dvc/config").read_text()
+
+
+def written(clone):
+    return {
+        name: json.loads(clone.text(f"metrics/thorough/{name}.json")) for name in ("vae", "dcgan")
+    }
+
+
+@pytest.mark.slow
+def test_in_earnest(tmp_path):
+    clone = Clone(tmp_path, ("vae", "dcgan"))
+    clone.params["thorough"] |= {"trainings": 2, "sample_sets": 2, "inverted": 4}
+    clone.write_params()
+    first = clone.run("pipeline", "thorough")
+    assert not list((tmp_path / "work/replicas").iterdir()), "finished copies are removed"
+    found = {
+        name: json.loads(clone.text(f"metrics/thorough/{name}.json")) for name in ("vae", "dcgan")
+    }
+    assert "inversion_mse" in found["dcgan"] and "inversion_mse" not in found["vae"]
+    runs = {(run["train_seed"], run["sample_seed"]): run for run in found["vae"]["runs"]}
+    assert set(runs) == {(0, 0), (1, 1), (0, 1)}
+    own = json.loads(clone.text("metrics/models/vae.json"))
+    assert runs[0, 0]["fid"] == own["fid"]
+    assert runs[1, 1]["bits_per_dim"] != runs[0, 0]["bits_per_dim"] == runs[0, 1]["bits_per_dim"]
+    assert len({run["fid"] for run in runs.values()}) == 3
+    assert "Would another training say the same?" in clone.text("metrics/comparison.md")
+    assert "of other" not in first.stderr
+
+    second = clone.run("pipeline", "thorough")
+    assert "Running stage 'train" not in second.stdout, "each seed is paid once"
+    assert {
+        name: json.loads(clone.text(f"metrics/thorough/{name}.json")) for name in found
+    } == found
+
+    clone.replace("params.yaml", "posterior_samples: 2", "posterior_samples: 3")
+    clone.run("pipeline", "repro")
+    assert (
+        "vae.json is of other parameters"
+        in clone.run("dvc", "repro", "-f", "--single-item", "compare").stderr
+    )
