@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # TORCH_INDEX: an extra package index, such as https://download.pytorch.org/whl/cpu
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help repro thorough gate baseline test test-slow test-cuda test-browser ui lint check clean setup
+.PHONY: help repro thorough gate baseline test test-slow test-cuda test-browser ui register lint check clean setup
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -49,10 +49,14 @@ test-cuda: $(STAMP) ## the tests that need a GPU
 	python -m pytest -m cuda -rs
 
 test-browser: $(STAMP) ## the tests that need Chromium (skipped where there is none)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	python -m pytest -m browser -rs
 
 ui: $(STAMP) ## compare the runs in MLflow (PORT=n)
 	@python -m pipeline ui $(if $(PORT),--port $(PORT))
+
+register: $(STAMP) ## put a model into MLflow's registry (MODEL=ddpm, ALIAS=champion)
+	@python -m pipeline register $(or $(MODEL),$(error say which: make register MODEL=ddpm)) $(if $(ALIAS),--alias $(ALIAS))
 
 lint: $(STAMP) ## ruff
 	ruff check .

@@ -52,6 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     baseline.add_argument("--seeds", type=_positive, default=3, help="how many (default: 3)")
     baseline.add_argument("--jobs", type=_positive, help="models at a time, as of repro")
+    register = commands.add_parser(
+        "register", help="put a model into MLflow's registry, to draw its images from"
+    )
+    register.add_argument("model", help="a model of params.yaml")
+    register.add_argument(
+        "--alias",
+        default="champion",
+        choices=["champion", "baseline"],
+        help="what the version is called (default: champion)",
+    )
     commands.add_parser("readme", help="write the tables of README.md, from metrics/")
     floors = commands.add_parser("floors", help="fail if a committed floor is missed")
     floors.add_argument("file", help="a JSON file: {model: {metric: worst allowed value}}")
@@ -103,6 +113,10 @@ def _run(options: argparse.Namespace) -> int | None:
         from pipeline import gate_command
 
         gate_command.renew(options.seeds, options.jobs)
+    elif options.command == "register":
+        from pipeline import registry
+
+        registry.register(options.model, options.alias)
     elif options.command == "readme":
         from pipeline import readme
 

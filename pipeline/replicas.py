@@ -60,8 +60,10 @@ def _copy(folder: Path, raw: dict[str, Any]) -> None:
             shutil.copy(source, folder / source)
     if paths.DVC_LOCK.exists() and not (folder / paths.DVC_LOCK).exists():
         shutil.copy(paths.DVC_LOCK, folder / paths.DVC_LOCK)
+    yaml = YAML(typ="safe")
+    yaml.sort_base_mapping_type_on_output = False  # models start in the order of the file
     with files.replacing(folder / paths.PARAMS) as temporary:
-        YAML(typ="safe").dump(raw, temporary)
+        yaml.dump(raw, temporary)
     (folder / ".dvc").mkdir(exist_ok=True)
     # The copy lies where git does not look, which DVC would refuse.
     lines = ["[core]", "no_scm = true", "analytics = false", "check_update = false", "[cache]"]

@@ -106,12 +106,12 @@ def tracked(uri: str) -> dict[str, str]:
         return {each.name: each.experiment_id for each in experiments(client)}
 
 
-def view_url(server: str, experiment_id: str) -> str:
-    """The page that compares the current models of an experiment."""
-    root = _without_password(server).rstrip("/")
-    # The workflow is the side bar's: on its own it lists what concerns language models.
-    query = f"workflowType=machine_learning&viewStateShareKey={tracking_views.VIEW}"
-    return f"{root}/#/experiments/{experiment_id}/runs?{query}"
+def view_urls(server: str, experiment_id: str) -> dict[str, str]:
+    """The pages that compare the current models of an experiment, by name."""
+    return {
+        name: tracking_views.link(_without_password(server), experiment_id, key)
+        for key, (name, _) in tracking_views.views().items()
+    }
 
 
 def read() -> tuple[list[Result], dict[str, str]]:
@@ -154,8 +154,15 @@ def mirror(results: Sequence[Result], missing: dict[str, str]) -> None:
     uri = store_uri()
     with _locked(), connected(uri) as client:
         homes = {result.model: _experiment(client, uri, result.metrics) for result in results}
+        for each in experiments(client):  # also older ones, whose links are printed, too
+            tracking_views.publish(client, each)
         runs = _finished_runs(client)
-        latest = {(run.data.tags["model"], run.data.tags["lock_hash"]): run for run in runs}
+        # A run of an older format stays, and the result is mirrored once more.
+        latest = {
+            (run.data.tags["model"], run.data.tags["lock_hash"]): run
+            for run in runs
+            if run.data.tags.get("format") == tracking_runs.FORMAT
+        }
         current = set()
         for result in results:
             known = latest.get((result.model, result.lock_hash))
@@ -245,7 +252,6 @@ def _experiment(client: "MlflowClient", uri: str, metrics: dict[str, Any]) -> st
     elif found.lifecycle_stage == "deleted":
         # Its name stays taken until MLflow's trash is emptied.
         client.restore_experiment(found.experiment_id)
-    tracking_views.publish(client, found)
     return found.experiment_id
 
 
@@ -290,6 +296,7 @@ def _report(missing: dict[str, str], before: set[str], results: Sequence[Result]
 def _say_where(uri: str, experiment_ids: Iterable[str]) -> None:
     if is_server(uri):
         for experiment_id in experiment_ids:
-            print(f"compare them: {view_url(uri, experiment_id)}")
+            for name, url in view_urls(uri, experiment_id).items():
+                print(f"{name}: {url}")
     else:
         print("compare them: make ui")

@@ -1,12 +1,15 @@
 """What the MLflow run of one model holds: parameters, tags, metrics, curves and pictures."""
 
 import csv
+import json
 import math
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -16,9 +19,13 @@ from pipeline.core import files, paths
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
+    from mlflow.entities import DatasetInput, Metric
 
 METRICS_PER_BATCH = 1000
+FORMAT = "2"
+"""Raised by hand when runs hold something new, so that results are mirrored once more."""
+PACKAGES = ("torch", "torchvision", "numpy", "dvc", "mlflow")
+"""Whose versions a run names."""
 COST = (
     "parameters",
     "images_seen",
@@ -75,6 +82,7 @@ def create(client: "MlflowClient", experiment_id: str, result: Result) -> None:
     )
     run_id = run.info.run_id
     client.log_batch(run_id, params=[Param(*each) for each in result.shared.items()])
+    client.log_inputs(run_id, datasets=[_dataset(result)])
     metrics = [*_final_metrics(result, timing, ended), *_curves(result.model, timing, ended)]
     for start in range(0, len(metrics), METRICS_PER_BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
@@ -103,16 +111,41 @@ def _tags(result: Result, timing: dict[str, Any] | None) -> dict[str, str]:
         "model": result.model,
         "lock_hash": result.lock_hash,
         "current": "false",
+        "format": FORMAT,
         "mlflow.runColor": tracking_views.colour(result.metrics["family"], result.place),
     }
     if timing:
-        tags["device"] = timing["device"]
+        tags |= {"device": timing["device"], **_environment()}
     else:
         tags["train_seconds"] = "n/a"
     commit = _git_commit()
     if commit:
         tags["mlflow.source.git.commit"] = commit
     return tags
+
+
+def _dataset(result: Result) -> "DatasetInput":
+    """What the model was trained on and judged by, as MLflow lists data sets."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    found = result.metrics
+    profile = {
+        key: found[key] for key in ("reference_split", "n_reference", "n_samples") if key in found
+    }
+    dataset = Dataset(
+        name=found["dataset"],
+        digest=found["data_sha256"][:16],
+        source_type="dvc",
+        source=json.dumps({"path": str(paths.DATA / result.block.get("data", "processed"))}),
+        profile=json.dumps(profile),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def _environment() -> dict[str, str]:
+    """Versions and processor of the machine that trained, as far as it is this one."""
+    versions = {f"version.{name}": version(name) for name in PACKAGES}
+    return {**versions, "version.python": platform.python_version(), "machine": platform.machine()}
 
 
 def _git_commit() -> str | None:
@@ -132,6 +165,9 @@ def _final_metrics(result: Result, timing: dict[str, Any] | None, ended: float) 
         for key, value in result.metrics.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and key not in CONDITIONS
     }
+    flops, images = (result.metrics.get(k) for k in ("training_flops_per_image", "images_seen"))
+    if flops is not None and images is not None:
+        values["cost/training_flops"] = flops * images
     if timing:
         values["cost/train_seconds"] = timing["seconds"]
     return _finite(result.model, ((key, value, ended, 0) for key, value in values.items()))

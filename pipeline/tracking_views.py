@@ -3,8 +3,9 @@
 import base64
 import json
 import time
+import uuid
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import families
 
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
-VIEW = "models"
-"""Under which the view of the runs page is saved."""
+LEADERBOARD, FAMILIES = "leaderboard", "families"
+"""Under which the views of the runs page are saved."""
 COLUMNS = {
     "eval/fid": "Fréchet distance between the judges' features of samples and of real images, "
     "geometric mean over the judges; **lower** is better",
@@ -55,12 +56,27 @@ COLUMNS = {
     "cost/images_seen": "training images seen, with repetition; **lower** is cheaper",
     "cost/training_flops_per_image": "operations of matrix products, convolutions and recurrent "
     "layers for one training image; **lower** is cheaper",
+    "cost/training_flops": "the same for the whole training; **lower** is cheaper",
     "cost/sampling_flops": "the same for one sample; **lower** is cheaper",
     "cost/network_evaluations": "how many times networks run one after the other for a sample",
     "cost/train_seconds": "wall-clock of the training, where it ran on this machine; **lower** is "
     "cheaper, but compare it on one device only",
 }
-"""The metrics that the runs page shows, in order, and how to read them."""
+"""How to read the metrics."""
+LEADING = (
+    "eval/fid",
+    "eval/kid",
+    "eval/coverage",
+    "eval/label_accuracy",
+    "eval/bits_per_dim",
+    "eval/reconstruction_mse",
+    "eval/translation_fid_ab",
+    "eval/translation_fid_ba",
+    "cost/parameters",
+    "cost/training_flops",
+    "cost/sampling_flops",
+)
+"""The metrics that the runs page shows, in order."""
 NOTE = (
     "One run per model, as it stands in dvc.lock; those with `current = true` are what params.yaml "
     "describes. Runs of one experiment share data set and protocol, so their numbers compare; a "
@@ -69,6 +85,68 @@ NOTE = (
     + "\n".join(f"- `{key}`: {text}" for key, text in COLUMNS.items())
     + "\n- `train/<group>/<term>`: losses over steps; those of different families share no unit"
 )
+
+
+def _bar(key: str) -> dict[str, Any]:
+    return {"type": "BAR", "metricKey": key}
+
+
+def _scatter(cost: str, quality: str) -> dict[str, Any]:
+    return {
+        "type": "SCATTER",
+        "xaxis": {"key": cost, "type": "METRIC"},
+        "yaxis": {"key": quality, "type": "METRIC"},
+    }
+
+
+def _curve(key: str) -> dict[str, Any]:
+    return {
+        "type": "LINE",
+        "metricKey": key,
+        "selectedMetricKeys": [key],
+        "xAxisKey": "step",
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "lineSmoothness": 0,
+    }
+
+
+def _images(name: str) -> dict[str, Any]:
+    return {"type": "IMAGE", "imageKeys": [f"pictures/{name}"], "step": 0}
+
+
+SECTIONS = {
+    "1. Quality: lower is better": [
+        _bar("eval/fid"),
+        _bar("eval/bits_per_dim"),
+        _bar("eval/reconstruction_mse"),
+        _bar("eval/translation_fid_ab"),
+        _bar("eval/translation_fid_ba"),
+    ],
+    "2. Quality: higher is better": [_bar("eval/coverage"), _bar("eval/label_accuracy")],
+    "3. Quality against cost: nearer to the lower left corner is better": [
+        _scatter("cost/sampling_flops", "eval/fid"),
+        _scatter("cost/training_flops", "eval/fid"),
+        _scatter("cost/parameters", "eval/fid"),
+        _scatter("cost/training_flops", "eval/bits_per_dim"),
+    ],
+    "4. Images": [
+        _images(name)
+        for name in ("samples", "nearest", "reconstructions", "interpolations", "a_to_b_to_a")
+    ],
+    "5. Training: each family in a unit of its own": [
+        _curve(f"train/{term}")
+        for term in ("model/loss", "generator/loss", "discriminator/loss", "critic/wasserstein")
+    ],
+}
+"""The charts of the view that compares families; MLflow titles them by their metrics."""
+CLOSED = (
+    "eval",
+    "cost",
+    "pictures",
+    *(f"train/{group}" for group in ("model", "generator", "discriminator", "critic")),
+)
+"""Sections to which MLflow adds a chart for each other metric: there they wait until opened."""
 PALETTE = (
     "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#edc948", "#b07aa1", "#ff9da7",
     "#9c755f", "#17becf", "#bcbd22", "#8c564b", "#1f3a5f", "#7fc97f", "#d147a3", "#79706e",
@@ -88,26 +166,74 @@ def colour(family: str, place: int = 0) -> str:
     return "#" + "".join(f"{round(each + abs(shade) * (target - each)):02x}" for each in levels)
 
 
-def publish(client: "MlflowClient", experiment: "Experiment") -> None:
-    """Save a view of the runs page: current runs, best first, with the metrics as columns.
+def link(server: str, experiment_id: str, view: str) -> str:
+    """The address of a saved view of an experiment's runs."""
+    # The workflow is the side bar's: on its own it lists what concerns language models.
+    query = f"workflowType=machine_learning&viewStateShareKey={view}"
+    mode = "&compareRunsMode=CHART" if view == FAMILIES else ""
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}{mode}"
 
-    On its own the page shows no metric, and draws ten runs only.
+
+def publish(client: "MlflowClient", experiment: "Experiment") -> None:
+    """Save the views of the runs page, unless they are saved already.
+
+    On its own the page shows no metric, draws ten runs only, and has a chart for each of a hundred
+    metrics in alphabetical order.
     """
-    columns = ["tags.`family`", *(f"metrics.`{key}`" for key in COLUMNS)]
-    state = json.dumps(
+    for key, (name, state) in views().items():
+        packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+        tag = f"mlflow.sharedViewState.{key}"
+        if tag in experiment.tags and json.loads(experiment.tags[tag])["state"] == packed:
+            continue
+        now = round(time.time() * 1000)
+        view = {"name": name, "createdAt": now, "updatedAt": now, "state": packed}
+        client.set_experiment_tag(experiment.experiment_id, tag, json.dumps(view))
+
+
+def views() -> dict[str, tuple[str, dict[str, Any]]]:
+    """The name and the state of each view: current runs, best first."""
+    columns = ["tags.`family`", *(f"metrics.`{key}`" for key in LEADING)]
+    runs = {
+        "searchFilter": "tags.current = 'true'",
+        "orderByKey": "metrics.`eval/fid`",
+        "orderByAsc": True,
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "runsHiddenMode": "SHOW_ALL",
+    }
+    sections = [
         {
-            "searchFilter": "tags.current = 'true'",
-            "orderByKey": "metrics.`eval/fid`",
-            "orderByAsc": True,
-            "selectedColumns": columns,
-            "columnOrder": columns,
-            "runsHiddenMode": "SHOW_ALL",
+            "uuid": _uuid(title),
+            "name": title,
+            "display": title in SECTIONS,
+            "isReordered": True,
+            "deleted": False,
+            "isGenerated": title not in SECTIONS,
         }
-    )
-    packed = "deflate;" + base64.b64encode(zlib.compress(state.encode())).decode()
-    key = f"mlflow.sharedViewState.{VIEW}"
-    if key in experiment.tags and json.loads(experiment.tags[key])["state"] == packed:
-        return
-    now = round(time.time() * 1000)
-    view = {"name": "Current models", "createdAt": now, "updatedAt": now, "state": packed}
-    client.set_experiment_tag(experiment.experiment_id, key, json.dumps(view))
+        for title in (*SECTIONS, *CLOSED)
+    ]
+    charts = [
+        {
+            "uuid": _uuid(title, json.dumps(chart)),
+            "metricSectionId": _uuid(title),
+            "deleted": False,
+            "isGenerated": False,
+            "runsCountToCompare": 100,
+            **chart,
+        }
+        for title, listed in SECTIONS.items()
+        for chart in listed
+    ]
+    compared = {
+        **runs,
+        "compareRunCharts": charts,
+        "compareRunSections": sections,
+        "isAccordionReordered": True,
+        "hideEmptyCharts": True,
+        "autoRefreshEnabled": False,
+    }
+    return {LEADERBOARD: ("Leaderboard", runs), FAMILIES: ("Families", compared)}
+
+
+def _uuid(*name: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(name)))

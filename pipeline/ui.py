@@ -143,7 +143,8 @@ def _healthy(port: int) -> bool:
 
 def _print_links(url: str, experiments: dict[str, str]) -> None:
     for name, experiment_id in experiments.items():
-        print(f"{name}: {tracking.view_url(url, experiment_id)}")
+        for view, address in tracking.view_urls(url, experiment_id).items():
+            print(f"{name}, {view}: {address}")
     if not experiments:
         print(f"{url}: nothing was tracked yet; run `make repro`")
 

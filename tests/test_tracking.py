@@ -1,3 +1,4 @@
+import base64
 import contextlib
 import csv
 import json
@@ -10,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -327,11 +329,45 @@ def test_experiment_explains_the_metrics_and_shows_them(project):
     assert experiment.name == "mnist-5k · a1b2c3d4"
     note = experiment.tags["mlflow.note.content"]
     assert all(f"`{key}`" in note for key in tracking_views.COLUMNS)
-    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{tracking_views.VIEW}"])
-    assert view["state"].startswith("deflate;")
-    assert tracking.view_url("http://x/", "7") == (
-        "http://x/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=models"
-    )
+    start = "http://x/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey="
+    assert tracking.view_urls("http://me:secret@x/", "7") == {
+        "Leaderboard": f"{start}leaderboard".replace("//x", "//***@x"),
+        "Families": f"{start}families&compareRunsMode=CHART".replace("//x", "//***@x"),
+    }
+    states = {}
+    for name in ("leaderboard", "families"):
+        view = json.loads(experiment.tags[f"mlflow.sharedViewState.{name}"])
+        kind, _, packed = view["state"].partition(";")
+        assert kind == "deflate"
+        states[name] = json.loads(zlib.decompress(base64.b64decode(packed)))
+    assert states["leaderboard"]["runsHiddenMode"] == "SHOW_ALL"
+    charts = states["families"]["compareRunCharts"]
+    sections = {each["uuid"] for each in states["families"]["compareRunSections"]}
+    assert {each["metricSectionId"] for each in charts} < sections
+    assert len({each["uuid"] for each in charts}) == len(charts)
+    assert {each["type"] for each in charts} == {"BAR", "SCATTER", "IMAGE", "LINE"}
+
+
+def test_a_run_names_its_data_and_what_trained_it(project):
+    project.write_timing("vae")
+    track()
+    (run,) = runs_of("vae")
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("mnist-5k", "d" * 16)
+    assert run.data.tags["version.torch"].startswith("2.")
+    assert run.data.tags["device"]
+    (pulled,) = runs_of("ddpm")
+    assert "version.torch" not in pulled.data.tags
+
+
+def test_a_run_of_an_older_format_is_mirrored_once_more(project):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking_runs, "FORMAT", "1")
+        track()
+    for _ in range(2):
+        track()
+        assert sorted(run.data.tags["format"] for run in runs_of("vae")) == ["1", "2"]
+        assert sorted(current()) == ["dcgan", "ddpm", "vae"]
 
 
 def test_protocols_have_their_own_experiments(project):

@@ -161,9 +161,10 @@ def test_pages_show_the_runs_and_their_pictures_until_ctrl_c(project):
     url = f"http://127.0.0.1:{port}"
     with serving("--port", str(port)) as (server, printed):
         assert get(f"{url}/health") == b"OK"
-        (link,) = [line for line in printed if "viewStateShareKey" in line]
-        name, _, address = link.partition(": ")
-        assert name == "mnist-5k · a1b2c3d4"
+        links = [line for line in printed if "viewStateShareKey" in line]
+        names = [line.partition(": ")[0] for line in links]
+        assert names == ["mnist-5k · a1b2c3d4, Leaderboard", "mnist-5k · a1b2c3d4, Families"]
+        address = links[0].partition(": ")[2]
         assert address.startswith(url)
         experiment_id = re.search(r"experiments/(\d+)/runs", address).group(1)
         runs = search(url, experiment_id)
@@ -206,6 +207,8 @@ def test_server_of_others_is_not_started_again(project, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@example.org/")
     monkeypatch.setattr(tracking, "tracked", lambda _: {"digits · 1": "7"})
     ui.serve(None)
-    assert capsys.readouterr().out == (
-        "digits · 1: http://***@example.org/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=models\n"
-    )
+    page = "http://***@example.org/#/experiments/7/runs?workflowType=machine_learning"
+    assert capsys.readouterr().out.splitlines() == [
+        f"digits · 1, Leaderboard: {page}&viewStateShareKey=leaderboard",
+        f"digits · 1, Families: {page}&viewStateShareKey=families&compareRunsMode=CHART",
+    ]
