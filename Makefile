@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # TORCH_INDEX: an extra package index, such as https://download.pytorch.org/whl/cpu
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help repro thorough gate baseline test test-slow test-cuda test-browser ui register lint check clean setup
+.PHONY: help repro thorough gate baseline test test-slow test-cuda test-browser ui live register lint check clean setup
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -54,6 +54,9 @@ test-browser: $(STAMP) ## the tests that need Chromium (skipped where there is n
 
 ui: $(STAMP) ## compare the runs in MLflow (PORT=n)
 	@python -m pipeline ui $(if $(PORT),--port $(PORT))
+
+live: $(STAMP) ## follow trainings into MLflow while they run, in a second terminal
+	@python -m pipeline live
 
 register: $(STAMP) ## put a model into MLflow's registry (MODEL=ddpm, ALIAS=champion)
 	@python -m pipeline register $(or $(MODEL),$(error say which: make register MODEL=ddpm)) $(if $(ALIAS),--alias $(ALIAS))

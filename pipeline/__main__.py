@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=["champion", "baseline"],
         help="what the version is called (default: champion)",
     )
+    commands.add_parser("live", help="follow trainings into MLflow while they run, until Ctrl-C")
     commands.add_parser("readme", help="write the tables of README.md, from metrics/")
     floors = commands.add_parser("floors", help="fail if a committed floor is missed")
     floors.add_argument("file", help="a JSON file: {model: {metric: worst allowed value}}")
@@ -113,6 +114,10 @@ def _run(options: argparse.Namespace) -> int | None:
         from pipeline import gate_command
 
         gate_command.renew(options.seeds, options.jobs)
+    elif options.command == "live":
+        from pipeline import live
+
+        live.follow()
     elif options.command == "register":
         from pipeline import registry
 

@@ -102,7 +102,7 @@ def tracked(uri: str) -> dict[str, str]:
     Raises:
         PipelineError: if the store cannot be reached or is damaged.
     """
-    with _locked(), connected(uri) as client:
+    with store_locked(), connected(uri) as client:
         return {each.name: each.experiment_id for each in experiments(client)}
 
 
@@ -152,8 +152,8 @@ def mirror(results: Sequence[Result], missing: dict[str, str]) -> None:
             the next time.
     """
     uri = store_uri()
-    with _locked(), connected(uri) as client:
-        homes = {result.model: _experiment(client, uri, result.metrics) for result in results}
+    with store_locked(), connected(uri) as client:
+        homes = {result.model: experiment(client, uri, result.metrics) for result in results}
         for each in experiments(client):  # also older ones, whose links are printed, too
             tracking_views.publish(client, each)
         runs = _finished_runs(client)
@@ -163,12 +163,13 @@ def mirror(results: Sequence[Result], missing: dict[str, str]) -> None:
             for run in runs
             if run.data.tags.get("format") == tracking_runs.FORMAT
         }
+        followed = _followed(client)
         current = set()
         for result in results:
             known = latest.get((result.model, result.lock_hash))
             if known is None:
                 outcome = "new"
-                tracking_runs.create(client, homes[result.model], result)
+                tracking_runs.create(client, homes[result.model], result, followed)
             else:
                 outcome = "unchanged" if _is_current(known) else "current again"
                 _set_current(client, known, True)
@@ -177,6 +178,10 @@ def mirror(results: Sequence[Result], missing: dict[str, str]) -> None:
         for run in runs:
             if run.info.run_id not in current:
                 _set_current(client, run, False)
+        for run in _followed(client).values():  # nobody trains these any more
+            if not any(paths.WORK.glob(f"{run.data.tags['model']}-*.ckpt")):
+                client.set_tag(run.info.run_id, "current", "false")
+                client.set_terminated(run.info.run_id, "KILLED")
         _report(missing, {run.data.tags["model"] for run in runs if _is_current(run)}, results)
         _say_where(uri, sorted(set(homes.values()), key=int))
 
@@ -205,7 +210,7 @@ def _shared(raw: dict[str, Any], model: str, metrics: dict[str, Any]) -> dict[st
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
+def store_locked() -> Iterator[None]:
     """Let in one process at a time, since two that initialise an empty SQLite file destroy it."""
     paths.LOCKS.mkdir(parents=True, exist_ok=True)
     lock = FileLock(paths.LOCKS / "mlflow.lock", timeout=LOCK_SECONDS)
@@ -233,7 +238,7 @@ def _pages(fetch: Callable[[str | None], Any]) -> list[Any]:
             return found
 
 
-def _experiment(client: "MlflowClient", uri: str, metrics: dict[str, Any]) -> str:
+def experiment(client: "MlflowClient", uri: str, metrics: dict[str, Any]) -> str:
     """The id of the experiment of a data set and protocol, made or brought back if need be."""
     dataset, protocol = metrics["dataset"], metrics["protocol"]
     name = f"{dataset} · {protocol}"
@@ -274,6 +279,19 @@ def _finished_runs(client: "MlflowClient") -> "list[Run]":
         else:
             client.delete_run(run.info.run_id)
     return finished
+
+
+def _followed(client: "MlflowClient") -> "dict[str, Run]":
+    """Runs that `pipeline.live` made of trainings whose results were not mirrored yet, by key."""
+    ids = [each.experiment_id for each in experiments(client)]
+    if not ids:
+        return {}
+    found = _pages(
+        lambda token: client.search_runs(
+            ids, "tags.current = 'live'", max_results=RUNS_PER_PAGE, page_token=token
+        )
+    )
+    return {run.data.tags["live"]: run for run in found}
 
 
 def _is_current(run: "Run") -> bool:

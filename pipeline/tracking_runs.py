@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from pipeline.core import files, paths
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Metric
+    from mlflow.entities import DatasetInput, Metric, Run
 
 METRICS_PER_BATCH = 1000
 FORMAT = "2"
@@ -67,29 +67,47 @@ class Result:
     shared: dict[str, str]
 
 
-def create(client: "MlflowClient", experiment_id: str, result: Result) -> None:
-    """Log a result as a run; the tag ``complete`` comes last and tells it from a crashed one."""
+def create(
+    client: "MlflowClient", experiment_id: str, result: Result, followed: "Mapping[str, Run]"
+) -> None:
+    """Log a result as a run; the tag ``complete`` comes last and tells it from a crashed one.
+
+    If its training was followed (`pipeline.live`), the run is that one.
+    """
     from mlflow.entities import Param, RunTag
 
     timing = _timing(result.model)
     started = timing["started"] if timing else time.time()
     ended = started + timing["seconds"] if timing else started
-    run = client.create_run(
-        experiment_id,
-        start_time=_milliseconds(started),
-        tags=_tags(result, timing),
-        run_name=result.model,
-    )
-    run_id = run.info.run_id
+    tags = _tags(result, timing)
+    key = live_key(result.model, timing["points"]) if timing else None
+    known = followed.get(key) if key else None
+    if known is not None and known.info.experiment_id == experiment_id:
+        run_id = known.info.run_id
+        client.log_batch(run_id, tags=[RunTag(*each) for each in tags.items()])
+    else:
+        started_ms = _milliseconds(started)
+        run = client.create_run(experiment_id, started_ms, tags, run_name=result.model)
+        run_id = run.info.run_id
     client.log_batch(run_id, params=[Param(*each) for each in result.shared.items()])
     client.log_inputs(run_id, datasets=[_dataset(result)])
-    metrics = [*_final_metrics(result, timing, ended), *_curves(result.model, timing, ended)]
-    for start in range(0, len(metrics), METRICS_PER_BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+    log_metrics(client, run_id, _final_metrics(result, timing, ended))
+    log_metrics(client, run_id, _curves(result.model, timing, ended))
     _log_artifacts(client, run_id, result)
     _log_pictures(client, run_id, result.model, ended)
     client.set_terminated(run_id, end_time=_milliseconds(ended))
     client.log_batch(run_id, tags=[RunTag("complete", "true"), RunTag("current", "true")])
+
+
+def live_key(model: str, points: Sequence[Sequence[float]]) -> str | None:
+    """Names a training by the time of its first logged point, (step, time); None without one."""
+    return f"{model}-{points[0][1]:.3f}" if points else None
+
+
+def log_metrics(client: "MlflowClient", run_id: str, metrics: "Sequence[Metric]") -> None:
+    """Log metrics in batches; what is logged already is not logged twice."""
+    for start in range(0, len(metrics), METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
 
 
 def _timing(model: str) -> dict[str, Any] | None:
@@ -170,7 +188,7 @@ def _final_metrics(result: Result, timing: dict[str, Any] | None, ended: float) 
         values["cost/training_flops"] = flops * images
     if timing:
         values["cost/train_seconds"] = timing["seconds"]
-    return _finite(result.model, ((key, value, ended, 0) for key, value in values.items()))
+    return finite(result.model, ((key, value, ended, 0) for key, value in values.items()))
 
 
 def _curves(model: str, timing: dict[str, Any] | None, ended: float) -> "list[Metric]":
@@ -186,10 +204,10 @@ def _curves(model: str, timing: dict[str, Any] | None, ended: float) -> "list[Me
             for name, text in row.items()
             if name not in ("step", "images") and text
         ]
-    return _finite(model, points)
+    return finite(model, points)
 
 
-def _finite(model: str, points: Iterable[tuple[str, float, float, int]]) -> "list[Metric]":
+def finite(model: str, points: Iterable[tuple[str, float, float, int]]) -> "list[Metric]":
     """Metrics from (key, value, unix time, step), without NaN and infinity: they break charts."""
     from mlflow.entities import Metric
 

@@ -79,9 +79,10 @@ LEADING = (
 """The metrics that the runs page shows, in order."""
 NOTE = (
     "One run per model, as it stands in dvc.lock; those with `current = true` are what params.yaml "
-    "describes. Runs of one experiment share data set and protocol, so their numbers compare; a "
-    "metric that a model does not have does not apply to it. The chart view shows their pictures "
-    "side by side, and each run has them among its artifacts.\n\n"
+    "describes, and those with `live` are in training. Runs of one experiment share data set and "
+    "protocol, so their numbers compare; a metric that a model does not have does not apply to it. "
+    "The chart view shows their pictures side by side, and each run has them among its "
+    "artifacts.\n\n"
     + "\n".join(f"- `{key}`: {text}" for key, text in COLUMNS.items())
     + "\n- `train/<group>/<term>`: losses over steps; those of different families share no unit"
 )
@@ -194,7 +195,7 @@ def views() -> dict[str, tuple[str, dict[str, Any]]]:
     """The name and the state of each view: current runs, best first."""
     columns = ["tags.`family`", *(f"metrics.`{key}`" for key in LEADING)]
     runs = {
-        "searchFilter": "tags.current = 'true'",
+        "searchFilter": "tags.current != 'false'",
         "orderByKey": "metrics.`eval/fid`",
         "orderByAsc": True,
         "selectedColumns": columns,
