@@ -11,15 +11,17 @@ checks together raise a false alarm in a share ``false_alarms`` of runs (Bonferr
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
+import numpy as np
 from scipy import stats
 
 from pipeline import baseline
 from pipeline.baseline import Baseline, Entry
 from pipeline.core import files, paths
 from pipeline.core.errors import PipelineError
-from pipeline.gate_rules import Gate
+from pipeline.gate_rules import Gate, Rule
 
 PASSED, FAILED, UNCOMPARED = 0, 1, 2
 """Exit codes."""
@@ -163,10 +165,16 @@ def by_chance(entry: Entry, spread: Spread, level: float) -> float:
     """
     unit = max(abs(entry.mean), TINY) if spread.relative else 1.0
     sd = max(spread.sd, (entry.sd or 0.0) / unit)
-    k = float(stats.t.isf(level, spread.freedom)) if spread.freedom else 0.0
+    k = _quantile(level, spread.freedom) if spread.freedom else 0.0
     reach = k * sd * math.sqrt(1 + 1 / entry.n)
     # What spreads in proportion to its size has a normal logarithm, and so a longer upper tail.
     return unit * math.expm1(reach) if spread.relative else reach
+
+
+@cache
+def _quantile(level: float, freedom: int) -> float:
+    """Student's t that is exceeded with the probability ``level``."""
+    return float(stats.t.isf(level, freedom))
 
 
 def _check(
@@ -220,6 +228,41 @@ def smallest(base: Baseline, rules: Gate) -> list[Check]:
         one = next(c for c in again if (c.model, c.metric) == (check.model, check.metric))
         found.append(replace(check, verdict=one.verdict, reason=one.reason))
     return found
+
+
+def false_alarm_rate(base: Baseline, rules: Gate, *, runs: int, seed: int = 0) -> float:
+    """The share of simulated runs that fail although nothing has changed.
+
+    In each, a baseline of as many trainings as ``base`` has, and a candidate, are drawn about its
+    means with its standard deviations, those of relative spread on the logarithmic scale. All
+    metrics vary independently, which raises more alarms than if they moved together.
+    """
+    rng = np.random.default_rng(seed)
+    alarms = 0
+    for _ in range(runs):
+        drawn: dict[str, dict[str, Entry]] = {}
+        now: dict[str, dict[str, Any]] = {}
+        for model, metrics in base.models.items():
+            drawn[model], now[model] = {}, {"protocol": base.protocol}
+            for metric, entry in metrics.items():
+                if metric not in rules.metrics:
+                    continue
+                *values, candidate = _draw(entry, rules.metrics[metric], rng)
+                sd = float(np.std(values, ddof=1)) if entry.n > 1 else None
+                drawn[model][metric] = Entry(float(np.mean(values)), sd, entry.n)
+                now[model][metric] = float(candidate)
+        checks = compare(replace(base, models=drawn), now, rules)
+        alarms += any(check.failed for check in checks)
+    return alarms / runs
+
+
+def _draw(entry: Entry, rule: Rule, rng: np.random.Generator) -> np.ndarray:
+    """As many values as a baseline has, and one more."""
+    normal = rng.standard_normal(entry.n + 1)
+    sd = entry.sd or 0.0
+    if rule.relative > 0:
+        return entry.mean * np.exp(sd / max(abs(entry.mean), TINY) * normal)
+    return entry.mean + sd * normal
 
 
 def chosen_baseline(base: str | None) -> Baseline:

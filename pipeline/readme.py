@@ -1,4 +1,4 @@
-"""The tables in README.md, written from params.yaml, the families' own words and the metrics.
+"""The tables in README.md and docs/, from params.yaml, the families' own words and the metrics.
 
 Nobody types a number or a paper: what stands between two markers is made here.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline import comparison, families
+from pipeline import baseline, comparison, families, gate, gate_rules
 from pipeline.comparison import FAILED, OTHER, Row
 from pipeline.core import files, params, paths, weights
 from pipeline.core.errors import PipelineError
@@ -25,6 +25,7 @@ from pipeline.core.family import (
 )
 
 README = Path("README.md")
+GATE = Path("docs/gate.md")
 ANY_SHAPE = ImageSpec(channels=1, height=28, width=28, classes=10)
 """Of images that models are built for here: what a family can do does not depend on it."""
 FIGURES = (
@@ -36,6 +37,8 @@ FIGURES = (
     ("translation_fid_ba", "FID {:.2f} from B to A"),
 )
 """The figures of a result that the table of models shows, where it has them."""
+SIMULATED = 2000
+"""Runs of the gate of which the rate of false alarms is taken."""
 ARXIV = r"arXiv:(\d{4}\.\d{4,5})"
 NAME = r"(?:(?:van|von|den|der|de) )*[A-Z][\w'-]+"
 AUTHORS = rf"{NAME}(?:, {NAME})*(?: (?:&|and) {NAME}| et al\.)? \d{{4}}"
@@ -43,7 +46,7 @@ AUTHORS = rf"{NAME}(?:, {NAME})*(?: (?:&|and) {NAME}| et al\.)? \d{{4}}"
 
 @dataclass(frozen=True)
 class Part:
-    """What is written between two markers, which stand in README.md once each."""
+    """What is written between two markers, which stand in their document once each."""
 
     begin: str
     end: str
@@ -51,27 +54,28 @@ class Part:
 
 
 def write() -> None:
-    """Put the tables between the markers of README.md.
+    """Put the tables between the markers of README.md and docs/gate.md.
 
     Raises:
         PipelineError: if a file or a marker is missing.
     """
-    files.write_text(README, rendered(README.read_text(encoding="utf-8")))
+    for path in DOCUMENTS:
+        files.write_text(path, rendered(path.read_text(encoding="utf-8"), path))
 
 
-def rendered(text: str) -> str:
-    """``text`` with what belongs between its markers.
+def rendered(text: str, path: Path = README) -> str:
+    """The ``text`` of a document with what belongs between its markers.
 
     Raises:
         PipelineError: if a marker is not there once, or what it should show is missing.
     """
-    for part in PARTS:
+    for part in DOCUMENTS[path]:
         if text.count(part.begin) != 1 or text.count(part.end) != 1:
-            raise PipelineError(f"{README}: must hold {part.begin} and {part.end} once each")
+            raise PipelineError(f"{path}: must hold {part.begin} and {part.end} once each")
         before, rest = text.split(part.begin)
         _, marker, after = rest.partition(part.end)
         if not marker:
-            raise PipelineError(f"{README}: {part.end} must follow {part.begin}")
+            raise PipelineError(f"{path}: {part.end} must follow {part.begin}")
         text = f"{before}{part.begin}\n\n{part.text()}\n\n{part.end}{after}"
     return text
 
@@ -104,6 +108,37 @@ def models() -> str:
         ]
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def sensitivity() -> str:
+    """What the gate stops: of each metric of each model, the first value that fails."""
+    rules = gate_rules.section(params.read())
+    base = baseline.read()
+    found = {(check.model, check.metric): check for check in gate.smallest(base, rules)}
+    metrics = [m for m, rule in rules.metrics.items() if rule.level == "fail"]
+    lines = ["| model | " + " | ".join(metrics) + " |", "|---|" + "---:|" * len(metrics)]
+    for model in base.models:
+        cells = [_limit(found.get((model, metric))) for metric in metrics]
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    rate = gate.false_alarm_rate(base, rules, runs=SIMULATED)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"In {SIMULATED:,} simulated runs in which nothing had changed, of baselines and "
+            "candidates that spread as the committed trainings do, "
+            f"{100 * rate:.1f} % raised a false alarm.",
+        ]
+    )
+
+
+def _limit(check: gate.Check | None) -> str:
+    """Baseline and the first value that fails."""
+    if check is None:
+        return ""
+    limit = check.baseline + (check.allowed if check.better == "lower" else -check.allowed)
+    stopped = check.verdict == gate.WORSE
+    return f"{check.baseline:.4g} → {f'{limit:.4g}' if stopped else 'warns'}"
 
 
 def documentation(family: str) -> str:
@@ -179,3 +214,13 @@ PARTS = (
         models,
     ),
 )
+DOCUMENTS = {
+    README: PARTS,
+    GATE: (
+        Part(
+            "<!-- sensitivity: written by `python -m pipeline readme` -->",
+            "<!-- end of sensitivity -->",
+            sensitivity,
+        ),
+    ),
+}

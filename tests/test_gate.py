@@ -1,6 +1,7 @@
 import json
 import subprocess
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from ruamel.yaml import YAML
 from pipeline import __main__ as cli
 from pipeline import baseline, gate, gate_report, gate_rules
 from pipeline.baseline import Baseline, Entry
-from pipeline.core import paths
+from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 
+ROOT = Path(__file__).parents[1]
 PROTOCOL = "0123456789abcdef"
 RULES = {
     "false_alarms": 0.01,
@@ -195,6 +197,22 @@ def test_false_alarms_are_as_rare_as_they_should_be():
         one = gate.compare(Baseline(PROTOCOL, models), now, rules())
         alarms += any(check.failed for check in one)
     assert alarms / runs < 0.015
+
+
+def test_the_simulation_sees_alarms_where_there_are_some():
+    quiet = gate.false_alarm_rate(base(), rules(), runs=300)
+    assert quiet < 0.02
+    loose = gate.false_alarm_rate(base(), rules(false_alarms=0.9), runs=300)
+    assert loose > 0.2
+    assert gate.false_alarm_rate(base(n=1), rules(), runs=20) == 0
+
+
+def test_the_committed_baseline_raises_few_false_alarms():
+    """With the spreads that the committed trainings have, which differ from model to model."""
+    raw = params.read(ROOT / "params.yaml")
+    committed = baseline.parse((ROOT / baseline.PATH).read_text(), "committed")
+    assert min(entry.n for found in committed.models.values() for entry in found.values()) >= 3
+    assert gate.false_alarm_rate(committed, gate_rules.section(raw), runs=600) < 0.01
 
 
 # --- rules and files -----------------------------------------------------------------------------
