@@ -56,6 +56,28 @@ def test_is_unbiased_and_not_clamped():
     assert 0.3 < (found < 0).mean() < 0.8
 
 
+@pytest.mark.parametrize(("d", "expected"), [(64, 0.126948), (128, 0.125891), (2048, 0.124927)])
+def test_shifted_normals_have_the_closed_form(d, expected):
+    """N(0, I) against N(0.2, I), whose moments up to the third give the expectation."""
+    s = 0.04
+
+    def within(shift):
+        # x.y/d + 1 of independent rows with mean m has mean 1 + m^2, variance (1 + 2 m^2)/d and
+        # third central moment 6 m^2/d^2, m^2 being the product of both means.
+        mean, variance, third = 1 + shift, (1 + 2 * shift) / d, 6 * shift / d**2
+        return mean**3 + 3 * mean * variance + third
+
+    between = 1 + 3 * (1 + s) / d
+    exact = within(0.0) + within(s) - 2 * between
+    assert exact == pytest.approx(expected, abs=2e-6)
+    rng = np.random.default_rng(0)
+    found = [
+        kernel_distance(rng.normal(size=(400, d)), rng.normal(size=(400, d)) + 0.2)
+        for _ in range(24)
+    ]
+    assert np.mean(found) == pytest.approx(exact, abs=4 * np.std(found, ddof=1) / np.sqrt(24))
+
+
 def test_is_symmetric_and_sees_a_shift():
     a, b = features(60), features(40, seed=1, shift=1.0)
     assert kernel_distance(a, b) == pytest.approx(kernel_distance(b, a), rel=1e-12)

@@ -33,6 +33,20 @@ def test_the_order_of_rows_and_the_size_of_chunks_change_nothing(monkeypatch):
     assert overlap(rng.permutation(samples), rng.permutation(real)) == whole
 
 
+@pytest.mark.parametrize(("k", "expected"), [(3, 0.8754), (5, 0.9690), (10, 0.9991)])
+def test_coverage_of_equal_distributions_has_the_closed_form(k, expected):
+    """Of the k + 1 nearest points of both sets to a real one, the samples must hold one."""
+    n = 1000
+    missed = np.prod([(n - 1 - i) / (2 * n - 1 - i) for i in range(k)])
+    assert 1 - missed == pytest.approx(expected, abs=6e-5)
+    found = [
+        overlap(features(n, 16, seed=2 * i), features(n, 16, seed=2 * i + 1), k).coverage
+        for i in range(12)
+    ]
+    stderr = np.std(found, ddof=1) / np.sqrt(len(found))
+    assert np.mean(found) == pytest.approx(1 - missed, abs=4 * stderr + 1e-4)
+
+
 def test_equal_sets_overlap_wholly():
     points = features(100)
     found = overlap(points, points)

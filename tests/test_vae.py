@@ -131,6 +131,26 @@ def test_sampling_pixels_have_the_noise_that_their_mean_lacks():
     assert average.abs().mean() < 0.2
 
 
+def test_the_bounds_of_one_gaussian_pixel_are_the_closed_forms(monkeypatch):
+    """x = 1, z ~ N(0, 1), x given z ~ N(z, 1), and the prior for q."""
+    draws = 4000
+    model = tiny_model("vae", LINE, network={"latent": 1}, scoring={"posterior_samples": draws})
+    zero = torch.zeros(40, 1)
+    monkeypatch.setattr(model, "encode", lambda *_: (zero, zero))
+    monkeypatch.setattr(
+        model,
+        "_reconstruction",
+        lambda images, codes, labels: likelihoods.gaussian_log_density(
+            torch.ones(()), codes, 0.0
+        ).sum(1),
+    )
+    found = score(model, some_images(1, LINE).expand(40, -1, -1, -1))
+    log_p = torch.distributions.Normal(0.0, math.sqrt(2)).log_prob(torch.ones(()))
+    assert log_p.item() == pytest.approx(-1.515512, abs=1e-6)
+    assert found.nats.mean().item() == pytest.approx(-1.918939, abs=0.01)
+    assert found.iwae.mean().item() == pytest.approx(-1.515512, abs=0.005)
+
+
 def test_importance_weights_of_a_linear_gaussian_model_are_the_evidence(monkeypatch):
     """With the true posterior as q every weight is p(x), so the bound is exact at any K."""
     rng = torch.Generator().manual_seed(0)
