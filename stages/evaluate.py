@@ -63,8 +63,7 @@ def main(model: str) -> None:
             )
         guard.confirm()
         with files.replacing_folder(paths.scores_dir(model)) as folder:
-            if nats is not None:
-                np.save(folder / "nats.npy", nats)
+            np.save(folder / "nats.npy", np.empty(0) if nats is None else nats)
         files.write_json(paths.model_metrics(model), files.rounded(result))
 
 
