@@ -3,9 +3,9 @@
 A metric may be worse by the largest of an absolute tolerance, a share of its baseline, and k
 standard errors. The standard error is of the difference between one new training and the mean of n
 earlier ones, sd (1 + 1/n)^(1/2), on the logarithmic scale for what spreads in proportion to its
-size. Three trainings of one model say little about its sd, so it is pooled over models, and never
-below the model's own. k is Student's t at such a level that all
-checks together raise a false alarm in a share ``false_alarms`` of runs (Bonferroni).
+size. Three trainings of one model say little about its sd, so it is that of the model that moves
+most; k is Student's t with the degrees of freedom of all models, at such a level that all checks
+together raise a false alarm in a share ``false_alarms`` of runs (Bonferroni).
 """
 
 import math
@@ -115,7 +115,7 @@ def compare(
     compared = [(m, key) for m, key in pairs if key in base.models.get(m, {})]
     if not compared:
         raise PipelineError(f"{base.source}: no metric of it is one that gate.metrics names")
-    spreads = {metric: pooled(base, metric, rules) for metric in rules.metrics}
+    spreads = {metric: common(base, metric, rules) for metric in rules.metrics}
     level = rules.false_alarms / len(compared)
     checks = [
         _check(model, metric, base, now, rules, spreads[metric], level) for model, metric in pairs
@@ -129,11 +129,12 @@ def compare(
 
 @dataclass(frozen=True)
 class Spread:
-    """Standard deviation of a metric from training to training, pooled over models.
+    """Standard deviation of a metric from training to training.
 
     Attributes:
-        sd: as a share of the mean where ``relative``; 0 if no model was trained twice.
-        freedom: degrees of freedom.
+        sd: the largest that a model has, as a share of its mean where ``relative``; 0 if no model
+            was trained twice.
+        freedom: degrees of freedom of all models together.
         relative: whether it is such a share.
     """
 
@@ -142,17 +143,17 @@ class Spread:
     relative: bool
 
 
-def pooled(base: Baseline, metric: str, rules: Gate) -> Spread:
+def common(base: Baseline, metric: str, rules: Gate) -> Spread:
     """The spread of a metric over all models of a baseline that were trained several times."""
     relative = rules.metrics[metric].relative > 0
-    squares, freedom = 0.0, 0
+    largest, freedom = 0.0, 0
     for metrics in base.models.values():
         entry = metrics.get(metric)
         if entry is not None and entry.sd is not None and entry.n > 1:
             unit = max(abs(entry.mean), TINY) if relative else 1.0
-            squares += (entry.n - 1) * (entry.sd / unit) ** 2
+            largest = max(largest, entry.sd / unit)
             freedom += entry.n - 1
-    return Spread(math.sqrt(squares / freedom) if freedom else 0.0, freedom, relative)
+    return Spread(largest, freedom, relative)
 
 
 def by_chance(entry: Entry, spread: Spread, level: float) -> float:
@@ -163,12 +164,11 @@ def by_chance(entry: Entry, spread: Spread, level: float) -> float:
         spread: of the metric over all models.
         level: probability of a false alarm of this check.
     """
-    unit = max(abs(entry.mean), TINY) if spread.relative else 1.0
-    sd = max(spread.sd, (entry.sd or 0.0) / unit)
-    k = _quantile(level, spread.freedom) if spread.freedom else 0.0
-    reach = k * sd * math.sqrt(1 + 1 / entry.n)
+    if spread.sd == 0:
+        return 0.0
+    reach = _quantile(level, spread.freedom) * spread.sd * math.sqrt(1 + 1 / entry.n)
     # What spreads in proportion to its size has a normal logarithm, and so a longer upper tail.
-    return unit * math.expm1(reach) if spread.relative else reach
+    return abs(entry.mean) * math.expm1(reach) if spread.relative else reach
 
 
 @cache
