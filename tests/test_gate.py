@@ -203,7 +203,7 @@ def test_the_simulation_sees_alarms_where_there_are_some():
     quiet = gate.false_alarm_rate(base(), rules(), runs=300)
     assert quiet < 0.02
     loose = gate.false_alarm_rate(base(), rules(false_alarms=0.9), runs=300)
-    assert loose > 0.2
+    assert loose > 3 * max(quiet, 0.01)
     assert gate.false_alarm_rate(base(n=1), rules(), runs=20) == 0
 
 
