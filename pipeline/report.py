@@ -78,7 +78,7 @@ def render(raw: dict[str, Any], reference: Row) -> str:
         dataset=reference["dataset"],
         measured=_code(tables.measured(reference)),
         failed=[row["model"] for row in rows if row["status"] == FAILED],
-        tie_note=TIE_NOTE,
+        tie_note=_code(TIE_NOTE),
         leaders=_table(LEADERS, leading, colours),
         wall=_figures(judged, "samples", colours),
         scale=_scale(standing, colours),
@@ -98,7 +98,7 @@ def render(raw: dict[str, Any], reference: Row) -> str:
                     if facts
                 ],
                 "without": answer.without,
-                "notes": answer.notes,
+                "notes": _code(answer.notes),
             }
             for answer in tables.answers(rows, reference)
         ],

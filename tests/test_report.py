@@ -98,6 +98,12 @@ def test_values_on_the_page_are_those_of_the_metrics(made):
     assert f"{metrics()['alpha']['fid']:.2f}" in row
 
 
+def test_code_is_marked_as_such(made):
+    notes = "".join(re.findall(r'<p class="note">.*?</p>', made[1], re.DOTALL))
+    assert "<code>make thorough</code>" in notes and "<code>exact</code>" in notes
+    assert "`" not in notes
+
+
 def test_equal_inputs_give_equal_bytes(made):
     assert report.render(made[0], reference()) == made[1]
 
