@@ -2,7 +2,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from clone import Clone
 from filelock import FileLock
 from ruamel.yaml import YAML
 
@@ -93,43 +92,3 @@ def test_a_copy_has_other_seeds_and_this_code_alone(project, monkeypatch):
     assert YAML(typ="safe").load(paths.PARAMS.read_text()) == RAW
     assert [each.name for each in (folder / "stages").iterdir()] == ["code.py"]
     assert f"dir = {project / 'cache'}" in (folder / ".dvc/config").read_text()
-
-
-def written(clone):
-    return {
-        name: json.loads(clone.text(f"metrics/thorough/{name}.json")) for name in ("vae", "dcgan")
-    }
-
-
-@pytest.mark.slow
-def test_in_earnest(tmp_path):
-    clone = Clone(tmp_path, ("vae", "dcgan"))
-    clone.params["thorough"] |= {"trainings": 2, "sample_sets": 2, "inverted": 4}
-    clone.write_params()
-    first = clone.run("pipeline", "thorough")
-    assert not list((tmp_path / "work/replicas").iterdir()), "finished copies are removed"
-    found = {
-        name: json.loads(clone.text(f"metrics/thorough/{name}.json")) for name in ("vae", "dcgan")
-    }
-    assert "inversion_mse" in found["dcgan"] and "inversion_mse" not in found["vae"]
-    runs = {(run["train_seed"], run["sample_seed"]): run for run in found["vae"]["runs"]}
-    assert set(runs) == {(0, 0), (1, 1), (0, 1)}
-    own = json.loads(clone.text("metrics/models/vae.json"))
-    assert runs[0, 0]["fid"] == own["fid"]
-    assert runs[1, 1]["bits_per_dim"] != runs[0, 0]["bits_per_dim"] == runs[0, 1]["bits_per_dim"]
-    assert len({run["fid"] for run in runs.values()}) == 3
-    assert "Would another training say the same?" in clone.text("metrics/comparison.md")
-    assert "of other" not in first.stderr
-
-    second = clone.run("pipeline", "thorough")
-    assert "Running stage 'train" not in second.stdout, "each seed is paid once"
-    assert {
-        name: json.loads(clone.text(f"metrics/thorough/{name}.json")) for name in found
-    } == found
-
-    clone.replace("params.yaml", "posterior_samples: 2", "posterior_samples: 3")
-    clone.run("pipeline", "repro")
-    assert (
-        "vae.json is of other parameters"
-        in clone.run("dvc", "repro", "-f", "--single-item", "compare").stderr
-    )
