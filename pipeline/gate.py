@@ -23,7 +23,7 @@ from pipeline.core import files, paths
 from pipeline.core.errors import PipelineError
 from pipeline.gate_rules import Gate, Rule
 
-PASSED, FAILED, UNCOMPARED = 0, 1, 2
+PASSED, FAILED = 0, 1
 """Exit codes."""
 OK, WORSE, MISSING, WARNING, BETTER, NEW = "ok", "worse", "missing", "warning", "better", "new"
 """Verdicts; `WORSE` and `MISSING` fail."""

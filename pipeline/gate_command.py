@@ -77,6 +77,10 @@ def _accept(now: dict, rules: gate_rules.Gate, models: list[str], reason: str) -
         raise PipelineError("--accept: say in a line why; it stands in the diff")
     base = baseline.read()
     checks = gate.compare(base, now, rules, models)
+    lost = [check for check in checks if check.verdict == gate.MISSING and check.model in models]
+    if lost:
+        told = "; ".join(gate_report.sentence(check) for check in lost)
+        raise PipelineError(f"--accept: what is missing is no value to accept: {told}")
     changed = [check for check in checks if check.verdict != gate.OK]
     if not changed:
         print("nothing to accept: every metric is as it was")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SECONDS = 5.0
 """Between two looks."""
+ALIVE_SECONDS = 300.0
+"""A checkpoint that was not written for so long is of a training that was stopped."""
 
 
 def follow(seconds: float = SECONDS) -> None:
@@ -53,9 +55,10 @@ class Follower:
     def look(self) -> list[str]:
         """Log what is new in the checkpoints, and say so, a line for each training."""
         found = []
+        models = params.model_blocks(params.read())
         for path in sorted(paths.WORK.glob("*.ckpt")):
             model = path.stem.rpartition("-")[0]
-            scalars = read(path)
+            scalars = read(path) if model in models else None
             key = scalars and tracking_runs.live_key(model, scalars["times"])
             if key is None or scalars["step"] <= self.logged.get(key, -1):
                 continue
@@ -121,8 +124,10 @@ class Follower:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """The curve in a checkpoint, or None if it is gone or has no point yet."""
+    """The curve in a checkpoint; None if it is gone, was left behind, or has no point yet."""
     try:
+        if time.time() - path.stat().st_mtime > ALIVE_SECONDS:
+            return None
         with safe_open(path, "pt") as opened:
             scalars = json.loads(bytes(opened.get_tensor("scalars").tolist()))
     except (SafetensorError, OSError, ValueError):

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-ALIASES = ("champion", "baseline")
 ARTIFACT = "sampler"
 REQUIREMENTS = (
     "filelock",

@@ -347,6 +347,17 @@ def test_a_model_that_was_removed_is_accepted_like_any_change(project):
     assert cli.main(["gate"]) == 0
 
 
+def test_what_is_missing_is_not_accepted(project, capsys):
+    before = baseline.PATH.read_text()
+    write(changed("vae", bits_per_dim=None))
+    paths.model_metrics("ddpm").unlink()
+    assert cli.main(["gate", "--accept", "never mind"]) == 2
+    told = capsys.readouterr().err
+    assert "ddpm: fid (the model has no metrics)" in told
+    assert "vae: bits_per_dim (bits_per_dim is None)" in told
+    assert baseline.PATH.read_text() == before
+
+
 def test_a_baseline_is_the_mean_over_runs():
     runs = [
         {"vae": {"protocol": PROTOCOL, "fid": fid, "kid": None, "bits_per_dim": 1.3}}

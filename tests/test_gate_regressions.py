@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 def test_half_a_budget_and_lost_statistics_are_stopped(tmp_path):
     """Train gpt with half its budget, and lose dcgan's BatchNorm statistics.
 
-    Sampling in training mode would not do: with batches of 250 images FID does not see it (7.74
-    instead of 7.75). `test_adversarial` does, since an image then depends on its batch.
+    Sampling in training mode would not do: FID does not see it where batches are large.
+    `test_adversarial` does, since an image then depends on its batch.
     """
     clone = Clone(tmp_path, tuple(MODELS), small=False)
     shutil.copytree(ROOT / "metrics/models", clone.folder / "metrics/models")

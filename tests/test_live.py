@@ -1,4 +1,6 @@
 import json
+import os
+import time
 
 import pytest
 import torch
@@ -123,3 +125,12 @@ def test_a_checkpoint_that_is_damaged_or_gone_is_passed_over(follower):
     (paths.WORK / "vae-0.ckpt").write_bytes(b"half")
     assert follower.look() == []
     assert live.read(paths.WORK / "nowhere.ckpt") is None
+
+
+def test_checkpoints_that_were_left_behind_are_passed_over(follower):
+    checkpoint("removed_model", POINTS)
+    path = checkpoint("vae", POINTS)
+    long_ago = time.time() - live.ALIVE_SECONDS - 1
+    os.utime(path, (long_ago, long_ago))
+    assert follower.look() == []
+    assert runs_of("vae") == []
