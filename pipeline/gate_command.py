@@ -45,7 +45,7 @@ def run(base: str | None, accept: str | None, out: Path | None, *, every: bool) 
 def renew(seeds: int, jobs: int | None) -> None:
     """Train all models with several seeds, each of which is paid for once; write the baseline.
 
-    The runs are those of `pipeline.thorough`: train.seed and sample.seed count up together.
+    The runs are those of `pipeline.thorough`.
 
     Raises:
         PipelineError: if params.yaml has no rules, or a run failed.
@@ -53,11 +53,10 @@ def renew(seeds: int, jobs: int | None) -> None:
     raw = params.read()
     rules = gate_rules.section(raw)
     launch.reproduce(jobs, None, force=False)
-    start = (params.section(raw, "train").seed, params.section(raw, "sample").seed)
     runs = [gate.current(list(params.model_blocks(raw)))]
-    for k in range(1, seeds):
-        print(f"baseline: training {k + 1} of {seeds}", flush=True)
-        runs.append(replicas.measure(start[0] + k, start[1] + k, jobs))
+    for place, chosen in enumerate(replicas.training_seeds(raw, seeds)[1:], start=2):
+        print(f"baseline: training {place} of {seeds}", flush=True)
+        runs.append(replicas.measure(*chosen, jobs))
     found = baseline.summarised(runs, list(rules.metrics))
     before = baseline.read() if baseline.PATH.exists() else None
     accepted = before.accepted if before else ()

@@ -19,6 +19,15 @@ from pipeline.core.errors import PipelineError
 COPIED = (paths.CODE, Path("stages"), paths.DVC_YAML, Path(".dvcignore"))
 
 
+def training_seeds(raw: dict[str, Any], trainings: int) -> list[tuple[int, int]]:
+    """(train.seed, sample.seed) of so many trainings, of which the first is the default run's.
+
+    Each has samples of its own. Whoever counts like this shares what was trained before.
+    """
+    start = params.section(raw, "train").seed, params.section(raw, "sample").seed
+    return [(start[0] + k, start[1] + k) for k in range(trainings)]
+
+
 def measure(train_seed: int, sample_seed: int, jobs: int | None) -> dict[str, dict[str, Any]]:
     """The metrics of all models, trained and sampled with these seeds, by name.
 

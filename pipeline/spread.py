@@ -1,6 +1,5 @@
 """How much a model's metrics move from training to training and from sample set to sample set."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +108,10 @@ def read(path: Path, metrics: dict[str, Any], raw: dict[str, Any]) -> dict[str, 
         return {STALE: "other rules"}
     if found["configuration"] != configuration(raw, metrics["model"]):
         return {STALE: "other parameters"}
-    if any(
-        abs(metrics.get(key, math.inf) - value) > AGREEMENT * abs(value)
-        for key, value in found["runs"][0].items()
-        if key in DISTANCES
-    ):
-        return {STALE: "other code"}
+    for key in found["runs"][0].keys() & set(DISTANCES):
+        then, now = found["runs"][0][key], metrics.get(key)
+        if now is None or abs(now - then) > AGREEMENT * abs(then):
+            return {STALE: "other code"}
     flat: dict[str, Any] = {key: found[key] for key in COUNTS}
     for key, values in found["spread"].items():
         flat |= {f"{key}_{name}": value for name, value in values.items()}

@@ -41,10 +41,9 @@ def run(jobs: int | None) -> None:
 def _run(jobs: int | None) -> None:
     raw = params.read()
     section: params.Thorough = params.section(raw, "thorough")
-    start = (params.section(raw, "train").seed, params.section(raw, "sample").seed)
+    start, *others = replicas.training_seeds(raw, section.trainings)
     models = list(params.model_blocks(raw))
     found = {start: {name: files.read_json(paths.model_metrics(name)) for name in models}}
-    others = [(start[0] + k, start[1] + k) for k in range(1, section.trainings)]
     others += [(start[0], start[1] + k) for k in range(1, section.sample_sets)]
     for place, seeds in enumerate(others, start=1):
         print(

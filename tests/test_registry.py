@@ -96,7 +96,16 @@ def loaded(project):
     }
 
 
-def test_the_same_seed_gives_the_images_of_the_sample_stage(loaded):
+@pytest.fixture
+def indeterministic():
+    """PyTorch as other programs have it, whatever former tests in this process switched on."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
+    yield
+    torch.set_deterministic_debug_mode(mode)
+
+
+def test_the_same_seed_gives_the_images_of_the_sample_stage(loaded, indeterministic):
     threads = torch.get_num_threads()
     drawn = loaded["dcgan"].predict({"n": 12, "seed": 3})
     assert drawn.dtype == np.uint8

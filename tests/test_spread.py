@@ -101,6 +101,7 @@ def test_what_is_read_is_flat_and_known_by_name(written):
         ({**RUNS[0, 0], "protocol": "q"}, RAW, "other rules"),
         (RUNS[0, 0], changed(sample={"n": 30}), "other parameters"),
         ({**RUNS[0, 0], "fid": 4.05}, RAW, "other code"),
+        ({**RUNS[0, 0], "fid": None}, RAW, "other code"),
         ({"model": "vae", "protocol": "p"}, RAW, "other code"),
     ],
 )

@@ -21,6 +21,8 @@ MAX_LOG_SCALE = 4.0
 TAIL = 1e30
 """Half-width given to the outer side of the outermost levels: beyond any mean by so many scales
 that the probability left out is 0 in float32 and no special case is needed."""
+NEGLIGIBLE = 80.0
+"""Nats by which a component is so far below the likeliest that it adds nothing in float32."""
 
 
 def log1mexp(x: Tensor) -> Tensor:
@@ -28,14 +30,14 @@ def log1mexp(x: Tensor) -> Tensor:
     return torch.log(-torch.expm1(-x))
 
 
-def log_interval(upper: Tensor, lower: Tensor, width: Tensor) -> Tensor:
-    """log of sigmoid(upper) - sigmoid(lower), given width = upper - lower.
+def log_interval(above: Tensor, below: Tensor, width: Tensor) -> Tensor:
+    """log-probability that a standard logistic variate lies between -below and above.
 
-    Uses sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which neither cancels
-    nor underflows, so no bin needs an approximation. The width is passed in since it would cancel
-    where the mean is far away.
+    Uses sigmoid(a) - sigmoid(-b) = sigmoid(a) sigmoid(b) (1 - exp(-(a + b))), which neither cancels
+    nor underflows, so no bin needs an approximation. The width, a + b, is passed in since it would
+    cancel where the interval is far away.
     """
-    return F.logsigmoid(upper) + F.logsigmoid(-lower) + log1mexp(width)
+    return F.logsigmoid(above) + F.logsigmoid(below) + log1mexp(width)
 
 
 def split_mixture(params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,13 +58,16 @@ def logistic_mixture_log_prob(images: Tensor, params: Tensor) -> Tensor:
     """
     logits, means, log_scales = split_mixture(params)
     centre = to_signed(images)
-    above = (centre + torch.where(images == 255, TAIL, HALF_STEP))[:, None]
-    below = (centre - torch.where(images == 0, TAIL, HALF_STEP))[:, None]
+    upper = (centre + HALF_STEP + TAIL * (images == 255))[:, None]
+    lower = (centre - HALF_STEP - TAIL * (images == 0))[:, None]
     inverse = torch.exp(-log_scales)
     component = log_interval(
-        inverse * (above - means), inverse * (below - means), inverse * (above - below)
+        inverse * (upper - means), inverse * (means - lower), inverse * (upper - lower)
     )
-    return torch.logsumexp(F.log_softmax(logits, dim=1) + component, dim=1)
+    joint = F.log_softmax(logits, dim=1) + component
+    # The same sum to the last bit, but exponentials that underflow take many times as long.
+    floor = joint.detach().amax(dim=1, keepdim=True) - NEGLIGIBLE
+    return torch.logsumexp(torch.maximum(joint, floor), dim=1)
 
 
 def categorical_sample(logits: Tensor, uniform: Tensor) -> Tensor:
