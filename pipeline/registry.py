@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline import families, serving, tracking
 from pipeline.core import files, params, paths
@@ -153,6 +154,7 @@ def save(folder: Path, model: str, raw: dict[str, Any]) -> None:
             code_paths=[str(paths.CODE)],
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
             signature=ModelSignature(inputs, outputs),
+            input_example=pd.DataFrame([{"n": CHECKED, "seed": 0}]),
         )
 
 

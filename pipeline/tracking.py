@@ -34,6 +34,7 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # MLflow's own settings wait for minutes before they say that a server is down.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -42,6 +43,7 @@ SETTINGS = {
 
 CHATTER = {
     "alembic": logging.WARNING,
+    "mlflow.pyfunc": logging.WARNING,
     "mlflow.store.db.utils": logging.WARNING,
     "urllib3.connectionpool": logging.ERROR,  # each retry; the error says enough
 }
