@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     thorough.add_argument("--jobs", type=_positive, help="models at a time, as of repro")
     ui = commands.add_parser("ui", help="compare the runs in MLflow's pages, on loopback")
-    ui.add_argument("--port", type=_positive, help="default: 5000 or the next free one")
+    ui.add_argument("--port", type=_port, help="default: 5000 or the next free one")
     others = commands.add_parser(
         "evaluate-images",
         help="judge images of another generator, and compare them with the models",
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     baseline = commands.add_parser(
         "baseline", help="train with several seeds and write metrics/baseline.json"
     )
-    baseline.add_argument("--seeds", type=_positive, default=3, help="how many (default: 3)")
+    baseline.add_argument("--seeds", type=_several, default=3, help="how many (default: 3)")
     baseline.add_argument("--jobs", type=_positive, help="models at a time, as of repro")
     register = commands.add_parser(
         "register", help="put a model into MLflow's registry, to draw its images from"
@@ -76,6 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {line}", file=sys.stderr)
         # A gate that could not compare has found no regression, and has passed nothing either.
         return 2 if options.command == "gate" else 1
+    except Exception:
+        if options.command != "gate":
+            raise
+        traceback.print_exc()  # Python's own exit code, 1, would read as a regression
+        return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -134,10 +140,25 @@ def _run(options: argparse.Namespace) -> int | None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+    return _at_least(1, text)
+
+
+def _port(text: str) -> int:
+    port = _at_least(1024, text)
+    if port > 65535:
+        raise argparse.ArgumentTypeError(f"must be at most 65535, not {text!r}")
+    return port
+
+
+def _several(text: str) -> int:
+    # One training says nothing of what another one would give.
+    return _at_least(2, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least {least}, not {text!r}")
+    return int(text)
 
 
 def _names(text: str) -> list[str]:

@@ -7,6 +7,7 @@ their seed alone, and how many these were. It is renewed by `make baseline`, whi
 
 import json
 import math
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -76,12 +77,20 @@ def parse(text: str, source: str) -> Baseline:
             for model, metrics in found["models"].items()
         }
         entries = [entry for metrics in models.values() for entry in metrics.values()]
-        if not all(math.isfinite(each.mean) and each.n >= 1 for each in entries):
-            raise ValueError("an entry has no finite mean")
+        if not all(
+            math.isfinite(each.mean)
+            and (each.sd is None or (math.isfinite(each.sd) and each.sd >= 0))
+            and each.n >= 1
+            for each in entries
+        ):
+            raise ValueError("an entry has no finite mean, or no standard deviation")
+        if not isinstance(found["accepted"], list):
+            raise ValueError("accepted must be a list of reasons")
         return Baseline(found["protocol"], models, tuple(found["accepted"]), source)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PipelineError(
-            f"{source}: no baseline ({type(error).__name__}: {error}); `make baseline` writes one"
+            f"{source}: no baseline ({type(error).__name__}: {error}); restore it from git, or "
+            "delete it and run `make baseline`"
         ) from None
 
 
@@ -94,20 +103,23 @@ def read(revision: str | None = None) -> Baseline:
     if revision is None:
         if not PATH.exists():
             raise PipelineError(f"{PATH}: no such file; `make baseline` writes it")
-        return parse(PATH.read_text(encoding="utf-8"), str(PATH))
-    shown = git("show", f"{revision}:./{PATH.as_posix()}")
-    if shown is None:
-        raise PipelineError(f"{PATH} of {revision}: git has no such file")
-    return parse(shown, f"{PATH} of {revision[:12]}")
+        return parse(PATH.read_text(encoding="utf-8", errors="replace"), str(PATH))
+    short = revision[:12] if re.fullmatch("[0-9a-f]{40}", revision) else revision
+    shown = _git("show", f"{revision}:./{PATH.as_posix()}", f"{PATH} of {short}")
+    return parse(shown, f"{PATH} of {short}")
 
 
-def git(*arguments: str) -> str | None:
-    """What a git command prints, or None if it fails or there is no git."""
+def _git(command: str, what: str, told: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", command, what], capture_output=True, encoding="utf-8", errors="replace"
+        )
     except FileNotFoundError:
-        return None
-    return done.stdout if done.returncode == 0 else None
+        raise PipelineError(f"{told}: git is not installed") from None
+    if done.returncode != 0:
+        reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise PipelineError(f"{told}: git: {reason[0].removeprefix('fatal: ')}")
+    return done.stdout
 
 
 def summarised(runs: Sequence[Mapping[str, Mapping[str, Any]]], metrics: Sequence[str]) -> Baseline:

@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from pipeline import gate
 from pipeline.core import files, paths
 from pipeline.core.errors import PipelineError
 
@@ -29,15 +30,18 @@ def check(file: str) -> None:
     except (OSError, ValueError) as error:
         raise PipelineError(f"{file}: not readable as JSON: {error}") from None
     problems = []
-    for model, kind, metric, limit in _limits(file, floors):
-        path = paths.model_metrics(model)
-        value = (files.read_json(path) if path.exists() else {}).get(metric)
+    limits = list(_limits(file, floors))
+    found = gate.current(list(floors))
+    for model, kind, metric, limit in limits:
+        value = found.get(model, {}).get(metric)
         met = isinstance(value, int | float) and isfinite(value)
         met = met and (value <= limit if kind == "at_most" else value >= limit)
         shown = "missing" if value is None else value
         print(f"{'ok    ' if met else 'MISSED'} {model} {metric} {shown} ({KINDS[kind]} {limit})")
         if not met:
-            problems.append(f"{path}: {metric} is {shown}, must be {KINDS[kind]} {limit}")
+            problems.append(
+                f"{paths.model_metrics(model)}: {metric} is {shown}, must be {KINDS[kind]} {limit}"
+            )
     if problems:
         raise PipelineError("\n".join(problems))
 

@@ -28,6 +28,8 @@ PASSED, FAILED = 0, 1
 OK, WORSE, MISSING, WARNING, BETTER, NEW = "ok", "worse", "missing", "warning", "better", "new"
 """Verdicts; `WORSE` and `MISSING` fail."""
 TINY = 1e-12
+FARTHEST = 50.0
+"""The largest logarithm of a ratio that is told apart from infinity."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,14 @@ def current(models: Sequence[str]) -> dict[str, dict[str, Any]]:
     found = {}
     for model in models:
         path = paths.model_metrics(model)
+        if not path.exists():
+            continue
         try:
-            if path.exists():
-                found[model] = files.read_json(path)
+            found[model] = files.read_json(path)
         except ValueError as error:
             raise PipelineError(f"{path}: not valid JSON ({error})") from None
+        if not isinstance(found[model], dict):
+            raise PipelineError(f"{path}: must hold metrics by name; run `make repro`")
     return found
 
 
@@ -168,7 +173,7 @@ def by_chance(entry: Entry, spread: Spread, level: float) -> float:
         return 0.0
     reach = _quantile(level, spread.freedom) * spread.sd * math.sqrt(1 + 1 / entry.n)
     # What spreads in proportion to its size has a normal logarithm, and so a longer upper tail.
-    return abs(entry.mean) * math.expm1(reach) if spread.relative else reach
+    return abs(entry.mean) * math.expm1(min(reach, FARTHEST)) if spread.relative else reach
 
 
 @cache
@@ -192,14 +197,14 @@ def _check(
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     mean = None if entry is None else entry.mean
     check = Check(model, metric, rule.better, mean, float(value) if number else None, None, OK)
+    if not number:
+        what = "the model has no metrics" if model not in now else f"{metric} is {value}"
+        return replace(check, verdict=MISSING, reason=what)
     if entry is None:
         return replace(check, verdict=NEW, reason="the baseline has none; `gate --accept` adds it")
     chance = by_chance(entry, spread, level)
     allowed = max(rule.absolute, rule.relative * abs(entry.mean), chance)
     check = replace(check, allowed=allowed)
-    if not number:
-        what = "the model has no metrics" if model not in now else f"{metric} is {value}"
-        return replace(check, verdict=MISSING, reason=what)
     if check.change < -allowed:
         return replace(check, verdict=BETTER, reason="clearly better; `gate --accept` keeps it so")
     if check.change <= allowed:

@@ -27,18 +27,25 @@ def run(base: str | None, accept: str | None, out: Path | None, *, every: bool) 
     models = list(params.model_blocks(raw))
     now = gate.current(models)
     if accept is not None:
+        if base is not None:
+            raise PipelineError("--accept changes this folder's baseline: leave --base out")
         return _accept(now, rules, models, accept)
     base_line = gate.chosen_baseline(base)
     checks = gate.compare(base_line, now, rules, models)
     failed = any(check.failed for check in checks)
     code = gate.FAILED if failed else gate.PASSED
+    folder = out or OUT
+    try:
+        gate_report.write(folder, checks, base_line.source, code=code)
+    except OSError as error:
+        raise PipelineError(f"{folder}: cannot write the result there: {error.strerror}") from None
     if table := gate_report.text(checks, every=every):
         print(table)
     print(gate_report.summary(checks, base_line.source))
     for check in checks:
         if check.failed:
             print(f"FAILED {gate_report.sentence(check)}")
-    gate_report.write(out or OUT, checks, base_line.source, code=code)
+    gate_report.annotate(checks)
     return code
 
 
@@ -47,18 +54,25 @@ def renew(seeds: int, jobs: int | None) -> None:
 
     The runs are those of `pipeline.thorough`.
 
+    Args:
+        seeds: how many, two or more: one says nothing of chance.
+        jobs: models at a time, as of `pipeline.launch.reproduce`.
+
     Raises:
-        PipelineError: if params.yaml has no rules, or a run failed.
+        PipelineError: if params.yaml has no rules, a run failed, or there is a baseline that cannot
+            be read, whose reasons would be lost.
     """
     raw = params.read()
     rules = gate_rules.section(raw)
-    launch.reproduce(jobs, None, force=False)
-    runs = [gate.current(list(params.model_blocks(raw)))]
-    for place, chosen in enumerate(replicas.training_seeds(raw, seeds)[1:], start=2):
-        print(f"baseline: training {place} of {seeds}", flush=True)
-        runs.append(replicas.measure(*chosen, jobs))
-    found = baseline.summarised(runs, list(rules.metrics))
     before = baseline.read() if baseline.PATH.exists() else None
+    with replicas.alone() as state:
+        launch.reproduce(jobs, None, force=False)
+        runs = [gate.current(list(params.model_blocks(raw)))]
+        for place, chosen in enumerate(replicas.training_seeds(raw, seeds)[1:], start=2):
+            print(f"baseline: training {place} of {seeds}", flush=True)
+            runs.append(replicas.measure(*chosen, jobs, state))
+        replicas.confirm(state)
+    found = baseline.summarised(runs, list(rules.metrics))
     accepted = before.accepted if before else ()
     if before is None or (before.models, before.protocol) != (found.models, found.protocol):
         # A change that is accepted, so that this tree is compared with it and with no older one.

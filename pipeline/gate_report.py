@@ -85,6 +85,10 @@ def write(folder: Path, checks: Sequence[Check], source: str, *, code: int) -> N
     if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(summary_file).open("a", encoding="utf-8") as stream:
             stream.write(markdown(checks, source) + "\n")
+
+
+def annotate(checks: Sequence[Check]) -> None:
+    """Print `annotations` where GitHub reads them."""
     if os.environ.get("GITHUB_ACTIONS") == "true":
         print("\n".join(annotations(checks)))
 

@@ -20,16 +20,16 @@ class Rule(Section):
     """
 
     better: Literal["lower", "higher"]
-    absolute: float = Field(0.0, ge=0)
-    relative: float = Field(0.0, ge=0)
+    absolute: float = Field(0.0, ge=0, allow_inf_nan=False)
+    relative: float = Field(0.0, ge=0, allow_inf_nan=False)
     level: Literal["fail", "warn"] = "fail"
 
 
 class Override(Section):
     """What differs from the rule for one model."""
 
-    absolute: float | None = Field(None, ge=0)
-    relative: float | None = Field(None, ge=0)
+    absolute: float | None = Field(None, ge=0, allow_inf_nan=False)
+    relative: float | None = Field(None, ge=0, allow_inf_nan=False)
     level: Literal["fail", "warn"] | None = None
 
 
@@ -41,7 +41,7 @@ class Gate(Section):
     """
 
     false_alarms: float = Field(0.01, gt=0, lt=1)
-    noisy: float = Field(1.0, gt=0)
+    noisy: float = Field(1.0, gt=0, allow_inf_nan=False)
     metrics: dict[str, Rule] = Field(min_length=1)
     models: dict[str, dict[str, Override]] = {}
 
@@ -63,7 +63,9 @@ def section(raw: dict[str, Any]) -> Gate:
     """
     if "gate" not in raw:
         raise PipelineError(f"{paths.PARAMS}: gate: missing section; see the commented original")
-    block = dict(raw["gate"] or {})
+    if not isinstance(raw["gate"], dict):
+        raise PipelineError(f"{paths.PARAMS}: gate: must have the key metrics, not {raw['gate']!r}")
+    block = dict(raw["gate"])
     # Each by itself, so that a mistake is told with the keys that could be meant.
     if isinstance(block.get("metrics"), dict):
         block["metrics"] = {
@@ -74,14 +76,16 @@ def section(raw: dict[str, Any]) -> Gate:
         block["models"] = {
             model: {
                 metric: params.validate(Override, rule, f"gate.models.{model}.{metric}")
-                for metric, rule in (overrides or {}).items()
+                for metric, rule in overrides.items()
             }
+            if isinstance(overrides, dict)
+            else overrides
             for model, overrides in block["models"].items()
         }
     found: Gate = params.validate(Gate, block, "gate")
     models = raw.get("models") or {}
     problems = [
-        f"{paths.PARAMS}: gate.models.{model}: {params.one_of('model', model, raw['models'])}"
+        f"{paths.PARAMS}: gate.models.{model}: {params.one_of('model', model, models)}"
         for model in found.models
         if model not in models
     ]

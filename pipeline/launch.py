@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from queue import SimpleQueue
+from typing import Any
 
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
@@ -222,8 +223,23 @@ def _flags(force: bool) -> list[str]:
     return ["--force"] if force else []
 
 
+def to_its_end(command: Sequence[str], **options: Any) -> int:
+    """Run a command and return its exit code; if this process is interrupted, end it first.
+
+    It has a session of its own, so that it is told once, together with what it has started.
+    """
+    child = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, **options)
+    try:
+        return child.wait()
+    except BaseException:
+        with suppress(ProcessLookupError):  # it ended by itself just now
+            os.killpg(child.pid, signal.SIGTERM)
+        child.wait()
+        raise
+
+
 def _dvc(*arguments: str) -> None:
-    if subprocess.run([*DVC, "--wait-for-lock", *arguments], check=False).returncode != 0:
+    if to_its_end([*DVC, "--wait-for-lock", *arguments]) != 0:
         raise PipelineError(f"dvc {' '.join(arguments)} failed; the reason is above")
 
 

@@ -6,6 +6,7 @@ so that there are not two of it.
 """
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 SECONDS = 5.0
 """Between two looks."""
-ALIVE_SECONDS = 300.0
-"""A checkpoint that was not written for so long is of a training that was stopped."""
 
 
 def follow(seconds: float = SECONDS) -> None:
@@ -36,13 +35,24 @@ def follow(seconds: float = SECONDS) -> None:
     uri = tracking.store_uri()
     print("following trainings into MLflow; `make ui` shows them, Ctrl-C ends this", flush=True)
     follower = Follower(uri)
+    told = None
     try:
+        _print(follower.look())
         while True:
-            for line in follower.look():
-                print(line, flush=True)
             time.sleep(seconds)
+            try:
+                _print(follower.look())
+            except PipelineError as error:  # a server that restarts, params.yaml half saved
+                if str(error) != told:
+                    told = str(error)
+                    print(f"error: {told}; still trying", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         print("\nstopping; trainings go on, and `track` completes their runs")
+
+
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        print(line, flush=True)
 
 
 class Follower:
@@ -104,6 +114,7 @@ class Follower:
                 "family": family,
                 "live": key,
                 "current": "live",
+                "followed_from": tracking_runs.place(),
                 "mlflow.runColor": tracking_views.colour(family),
             },
         )
@@ -126,7 +137,7 @@ class Follower:
 def read(path: Path) -> dict[str, Any] | None:
     """The curve in a checkpoint; None if it is gone, was left behind, or has no point yet."""
     try:
-        if time.time() - path.stat().st_mtime > ALIVE_SECONDS:
+        if not tracking_runs.alive(path):
             return None
         with safe_open(path, "pt") as opened:
             scalars = json.loads(bytes(opened.get_tensor("scalars").tolist()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pipeline import families, serving, tracking
+from pipeline import families, locked, serving, tracking
 from pipeline.core import files, params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.family import Samples
@@ -69,7 +69,7 @@ def register(model: str, alias: str) -> None:
     if not paths.model_dir(model).exists():
         raise PipelineError(f"{paths.model_dir(model)}: no trained model; run `make repro`")
     uri = tracking.store_uri()
-    with tracking.connected(uri) as client:
+    with tracking.store_locked(), tracking.connected(uri) as client:
         run = _current_run(client, model)
         found = _registered(client, model, run)
         first = not _versions(client, model)
@@ -81,7 +81,7 @@ def register(model: str, alias: str) -> None:
         for name in {alias, *(["baseline"] if first else [])}:
             client.set_registered_model_alias(model, name, found.version)
             print(f"{model}: version {found.version} is {name}")
-    print(USE.format(uri=uri, model=model, alias=alias))
+    print(USE.format(uri=tracking.without_password(uri), model=model, alias=alias))
 
 
 def _current_run(client: "MlflowClient", model: str) -> "Run":
@@ -90,6 +90,10 @@ def _current_run(client: "MlflowClient", model: str) -> "Run":
     runs = client.search_runs(ids, query) if ids else []
     if not runs:
         raise PipelineError(f"{model}: MLflow has no current run of it; run `make repro`")
+    if runs[0].data.tags["lock_hash"] != locked.of_model(model, locked.entries()):
+        raise PipelineError(
+            f"{model}: MLflow's current run is not the one in {paths.DVC_LOCK}; run `make repro`"
+        )
     return runs[0]
 
 
@@ -166,6 +170,7 @@ def _check(folder: Path, model: str) -> None:
     samples = paths.samples_dir(model) / "samples.npy"
     if samples.exists() and not np.array_equal(drawn, np.load(samples, mmap_mode="r")[:CHECKED]):
         raise PipelineError(
-            f"{model}: what would be registered draws other images than {samples} holds; "
-            "run `make repro`, and register again"
+            f"{model}: its weights draw other images than {samples} holds, which another kind of "
+            f"machine or other code made; `dvc repro --single-item --force sample@{model}` and "
+            "`make repro` draw them here"
         )

@@ -100,10 +100,23 @@ def read(path: Path, metrics: dict[str, Any], raw: dict[str, Any]) -> dict[str, 
         metrics: of its default run, which must be judged by the same rules and agree with the
             first run in the file.
         raw: params.yaml, which must be the same in what moves metrics.
+
+    Raises:
+        PipelineError: if the file is damaged.
     """
     if not path.exists():
         return {}
-    found = files.read_json(path)
+    try:
+        found = files.read_json(path)
+        return _read(found, metrics, raw)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PipelineError(
+            f"{path}: not what `make thorough` writes ({type(error).__name__}: {error}); "
+            "restore it from git, or delete it"
+        ) from None
+
+
+def _read(found: dict[str, Any], metrics: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
     if found["protocol"] != metrics.get("protocol"):
         return {STALE: "other rules"}
     if found["configuration"] != configuration(raw, metrics["model"]):

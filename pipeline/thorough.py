@@ -9,11 +9,9 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from pipeline import evaluation, launch, protocol, replicas, spread
 from pipeline.core import files, params, paths, stage, weights
-from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Store
 
 
@@ -26,19 +24,13 @@ def run(jobs: int | None) -> None:
     Raises:
         PipelineError: if it runs already, or a stage failed.
     """
-    paths.LOCKS.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(paths.LOCKS / "thorough.lock", timeout=0):
-            launch.reproduce(jobs, None, force=False)
-            _run(jobs)
-            launch.reproduce(jobs, None, force=False)
-    except Timeout:
-        raise PipelineError(
-            "make thorough is already running in this folder; wait for it"
-        ) from None
+    with replicas.alone() as state:
+        launch.reproduce(jobs, None, force=False)
+        _run(jobs, state)
+        launch.reproduce(jobs, None, force=False)
 
 
-def _run(jobs: int | None) -> None:
+def _run(jobs: int | None, state: str) -> None:
     raw = params.read()
     section: params.Thorough = params.section(raw, "thorough")
     start, *others = replicas.training_seeds(raw, section.trainings)
@@ -50,11 +42,12 @@ def _run(jobs: int | None) -> None:
             f"thorough {place} of {len(others)}: train.seed {seeds[0]}, sample.seed {seeds[1]}",
             flush=True,
         )
-        found[seeds] = replicas.measure(*seeds, jobs)
+        found[seeds] = replicas.measure(*seeds, jobs, state)
     print("thorough: images that models without an encoder are asked to make")
     context = get_context("spawn")
     with ProcessPoolExecutor(jobs or launch.default_jobs()[0], mp_context=context) as pool:
         inverted = dict(zip(models, pool.map(invert, models), strict=True))
+    replicas.confirm(state)
     for name in models:
         runs = {seeds: metrics[name] for seeds, metrics in found.items()}
         result = {

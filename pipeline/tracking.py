@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 RUNS_PER_PAGE = 1000
 LOCK_SECONDS = 300
+CRASHED_SECONDS = 3600
+"""A run on a server that is not complete after so long is nobody's."""
 
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -87,9 +89,14 @@ def connected(uri: str) -> "Iterator[MlflowClient]":
         lines = str(error).strip().splitlines() or [type(error).__name__]
         if is_server(uri):
             hint = "; is the server that MLFLOW_TRACKING_URI names up?"
+        elif isinstance(error, MlflowException | SQLAlchemyError):
+            hint = (
+                "; if the store is damaged, delete it, and the next run fills it again, "
+                "but for registered models"
+            )
         else:
-            hint = "; if the store is damaged, delete it, and the next run fills it again"
-        raise PipelineError(_without_password(f"MLflow at {uri}: {lines[0]}{hint}")) from None
+            hint = ""
+        raise PipelineError(without_password(f"MLflow at {uri}: {lines[0]}{hint}")) from None
 
 
 def experiments(client: "MlflowClient") -> "list[Experiment]":
@@ -111,7 +118,7 @@ def tracked(uri: str) -> dict[str, str]:
 def view_urls(server: str, experiment_id: str) -> dict[str, str]:
     """The pages that compare the current models of an experiment, by name."""
     return {
-        name: tracking_views.link(_without_password(server), experiment_id, key)
+        name: tracking_views.link(without_password(server), experiment_id, key)
         for key, (name, _) in tracking_views.views().items()
     }
 
@@ -158,7 +165,7 @@ def mirror(results: Sequence[Result], missing: dict[str, str]) -> None:
         homes = {result.model: experiment(client, uri, result.metrics) for result in results}
         for each in experiments(client):  # also older ones, whose links are printed, too
             tracking_views.publish(client, each)
-        runs = _finished_runs(client)
+        runs = _finished_runs(client, uri)
         # A run of an older format stays, and the result is mirrored once more.
         latest = {
             (run.data.tags["model"], run.data.tags["lock_hash"]): run
@@ -180,8 +187,9 @@ def mirror(results: Sequence[Result], missing: dict[str, str]) -> None:
         for run in runs:
             if run.info.run_id not in current:
                 _set_current(client, run, False)
-        for run in _followed(client).values():  # nobody trains these any more
-            if not any(paths.WORK.glob(f"{run.data.tags['model']}-*.ckpt")):
+        for run in _followed(client).values():
+            mine = run.data.tags.get("followed_from") == tracking_runs.place()
+            if mine and not tracking_runs.in_training(run.data.tags["model"]):
                 client.set_tag(run.info.run_id, "current", "false")
                 client.set_terminated(run.info.run_id, "KILLED")
         _report(missing, {run.data.tags["model"] for run in runs if _is_current(run)}, results)
@@ -225,7 +233,8 @@ def store_locked() -> Iterator[None]:
         ) from None
 
 
-def _without_password(text: str) -> str:
+def without_password(text: str) -> str:
+    """A text without the passwords of the URLs in it."""
     return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
@@ -262,8 +271,11 @@ def experiment(client: "MlflowClient", uri: str, metrics: dict[str, Any]) -> str
     return found.experiment_id
 
 
-def _finished_runs(client: "MlflowClient") -> "list[Run]":
-    """Our runs, oldest first; those that a crash left half-written are deleted."""
+def _finished_runs(client: "MlflowClient", uri: str) -> "list[Run]":
+    """Our runs, oldest first; those that a crash left half-written are deleted.
+
+    On a server somebody else may be writing one just now, so there only old ones are.
+    """
     ids = [each.experiment_id for each in experiments(client)]
     if not ids:
         return []
@@ -278,7 +290,7 @@ def _finished_runs(client: "MlflowClient") -> "list[Run]":
             continue  # somebody else's
         if run.data.tags.get("complete") == "true":
             finished.append(run)
-        else:
+        elif not is_server(uri) or tracking_runs.mirrored_before(run, CRASHED_SECONDS):
             client.delete_run(run.info.run_id)
     return finished
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric, Run
 
 METRICS_PER_BATCH = 1000
+ALIVE_SECONDS = 300.0
+"""A checkpoint that was not written for so long is of a training that was stopped."""
 FORMAT = "2"
 """Raised by hand when runs hold something new, so that results are mirrored once more."""
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "mlflow")
@@ -104,6 +107,29 @@ def live_key(model: str, points: Sequence[Sequence[float]]) -> str | None:
     return f"{model}-{points[0][1]:.3f}" if points else None
 
 
+def mirrored_before(run: "Run", seconds: float) -> bool:
+    """Whether `create` began more than so long ago with a run."""
+    return time.time() - float(run.data.tags.get("mirrored", 0)) > seconds
+
+
+def place() -> str:
+    """Names this folder of this machine."""
+    return f"{platform.node()}:{Path.cwd()}"
+
+
+def alive(checkpoint: Path) -> bool:
+    """Whether a training has written a checkpoint lately. One that was stopped leaves its own."""
+    try:
+        return time.time() - checkpoint.stat().st_mtime <= ALIVE_SECONDS
+    except FileNotFoundError:
+        return False  # the training ended just now
+
+
+def in_training(model: str) -> bool:
+    """Whether a model is being trained in this folder."""
+    return any(alive(path) for path in paths.WORK.glob(f"{model}-*.ckpt"))
+
+
 def log_metrics(client: "MlflowClient", run_id: str, metrics: "Sequence[Metric]") -> None:
     """Log metrics in batches; what is logged already is not logged twice."""
     for start in range(0, len(metrics), METRICS_PER_BATCH):
@@ -130,6 +156,7 @@ def _tags(result: Result, timing: dict[str, Any] | None) -> dict[str, str]:
         "lock_hash": result.lock_hash,
         "current": "false",
         "format": FORMAT,
+        "mirrored": f"{time.time():.0f}",
         "mlflow.runColor": tracking_views.colour(result.metrics["family"], result.place),
     }
     if timing:

@@ -101,6 +101,16 @@ class Painting(Mute):
         return (seeds % 256).to(torch.uint8)[:, None, None, None].expand(-1, *SMALL.shape)
 
 
+class Searching(Mute):
+    """Finds images of the colour of the seed at which it starts."""
+
+    inversion_kind = "by seed"
+
+    def invert(self, images, labels, seeds):
+        self.calls.append(len(images))
+        return Painting.sample(self, seeds, labels) + 0 * images
+
+
 class Floating(Mute):
     def sample(self, seeds, labels):
         return torch.zeros(len(seeds), *SMALL.shape)
@@ -167,6 +177,15 @@ def test_reconstruction_is_over_the_images_for_any_batch(batch):
     assert found["reconstruction_psnr"] == pytest.approx((-10 * np.log10(errors)).mean())
     assert found["reconstruction_kind"] == "black"
     assert set(model.calls) == {batch}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 10, 64])
+def test_inversion_starts_each_image_by_its_seed_for_any_batch(batch):
+    found = evaluation.inversion_error(Searching(), IMAGES, LABELS, seed=3, batch=batch)
+    colours = seeds.image_seeds(10, 3, "inversion").numpy() % 256
+    errors = (((IMAGES - 1.0 * colours[:, None, None, None]) / 255) ** 2).mean(axis=(1, 2, 3))
+    assert found["inversion_mse"] == pytest.approx(errors.mean())
+    assert (found["inversion_kind"], found["inversion_n"]) == ("by seed", 10)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 10, 64])

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import __main__ as cli
-from pipeline import baseline, gate, gate_report, gate_rules
+from pipeline import baseline, gate, gate_report, gate_rules, launch, replicas
 from pipeline.baseline import Baseline, Entry
 from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
@@ -85,6 +86,7 @@ def test_an_unchanged_run_passes_in_any_order_of_keys():
         ("ddpm", {"coverage": 0.49}, None),
         ("ddpm", {"coverage": 0.6}, gate.BETTER),
         ("ddpm", {"coverage": -0.5}, gate.WORSE),
+        ("ddpm", {"fid": 5.7}, None),
         ("vae", {"bits_per_dim": 1.40}, gate.WORSE),
         ("vae", {"bits_per_dim": float("nan")}, gate.MISSING),
         ("vae", {"bits_per_dim": float("inf")}, gate.MISSING),
@@ -93,6 +95,8 @@ def test_an_unchanged_run_passes_in_any_order_of_keys():
         ("vae", {"bits_per_dim": True}, gate.MISSING),
         ("vae", {"parameters": 1001}, gate.WARNING),
         ("ddpm", {"bits_per_dim": 2.4}, gate.NEW),
+        ("ddpm", {"bits_per_dim": float("nan")}, gate.MISSING),
+        ("ddpm", {"bits_per_dim": "2.4"}, gate.MISSING),
     ],
 )
 def test_what_each_change_is(model, values, verdict):
@@ -155,6 +159,12 @@ def test_the_model_that_moves_most_sets_what_is_allowed():
     wild.models["ddpm"]["fid"] = Entry(5.8, 5.8 * 0.2, 3)
     assert allowed(wild) > 3 * allowed(base())
     assert allowed(wild, model="vae") / 17.0 == pytest.approx(allowed(wild) / 5.8)
+
+
+def test_what_two_trainings_say_is_far_but_finite():
+    one = Baseline(PROTOCOL, {"ddpm": {"fid": Entry(5.8, 5.8, 2)}})
+    (check,) = gate.compare(one, {"ddpm": {"protocol": PROTOCOL, "fid": 1e9}}, rules())
+    assert np.isfinite(check.allowed) and check.allowed > 1e9
 
 
 def test_models_have_rules_of_their_own():
@@ -224,6 +234,9 @@ def test_the_committed_baseline_raises_few_false_alarms():
         ({"metrics": {}}, "gate.metrics"),
         ({"metrics": {"fid": {"better": "smaller"}}}, "gate.metrics.fid.better = 'smaller'"),
         ({"metrics": {"fid": {"better": "lower", "relativ": 1}}}, "did you mean 'relative'"),
+        ({"metrics": {"fid": {"better": "lower", "relative": float("inf")}}}, "fid.relative"),
+        ({"models": {"ddpm": 5}}, "gate.models.ddpm"),
+        ({"models": 5}, "gate.models"),
         ({"models": {"dpm": {}}}, "unknown model 'dpm'; did you mean 'ddpm'"),
         ({"models": {"ddpm": {"fidd": {}}}}, "unknown metric 'fidd'; did you mean 'fid'"),
     ],
@@ -231,6 +244,17 @@ def test_the_committed_baseline_raises_few_false_alarms():
 def test_mistakes_in_the_rules_are_named(change, told):
     with pytest.raises(PipelineError, match=told.replace("[", r"\[")):
         rules(**change)
+
+
+@pytest.mark.parametrize("block", [None, 5, "fid", ["fid"]])
+def test_rules_that_are_no_section_are_named(block):
+    with pytest.raises(PipelineError, match="gate: must have the key metrics"):
+        gate_rules.section({"gate": block, "models": {}})
+
+
+def test_rules_of_models_that_are_not_there_at_all_are_named():
+    with pytest.raises(PipelineError, match="unknown model 'ddpm'"):
+        gate_rules.section({"gate": {**RULES, "models": {"ddpm": {}}}})
 
 
 @pytest.fixture
@@ -244,8 +268,18 @@ def project(tmp_path, monkeypatch):
     base().write()
     write(same(base()))
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "base"]):
-        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], check=True)
+        git(*command)
     return tmp_path
+
+
+def git(*command):
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], check=True)
+
+
+def spoil_entry(**values):
+    found = json.loads(baseline.PATH.read_text())
+    found["models"]["vae"]["fid"] |= values
+    baseline.PATH.write_text(json.dumps(found))
 
 
 def write(now):
@@ -271,6 +305,7 @@ def test_a_regression_exits_with_1_and_says_what_and_by_how_much(project, capsys
     suite = ET.parse(project / "work/gate/junit.xml").getroot()
     (failure,) = suite.iter("failure")
     assert "worse by 5.45" in failure.get("message")
+    assert suite.get("failures") == "1"
 
 
 def test_github_gets_a_summary_and_annotations(project, capsys, monkeypatch):
@@ -294,14 +329,28 @@ def test_github_gets_a_summary_and_annotations(project, capsys, monkeypatch):
         (lambda: baseline.PATH.write_text('{"models": {}}'), "no baseline"),
         (lambda: Baseline(PROTOCOL, {}).write(), "no metric of it"),
         (lambda: write(changed("vae", protocol="other")), "nothing compares"),
+        (lambda: spoil_entry(mean=float("nan")), "no finite mean"),
+        (lambda: spoil_entry(n=0), "no finite mean"),
+        (lambda: spoil_entry(sd=float("inf")), "no standard deviation"),
+        (lambda: spoil_entry(sd="x"), "no baseline"),
+        (lambda: baseline.PATH.write_bytes(b"\xff\xfe"), "no baseline"),
+        (lambda: paths.model_metrics("vae").write_text("[]"), "vae.json: must hold metrics"),
+        (lambda: paths.WORK.joinpath("gate").touch(), "work/gate: cannot write"),
         (lambda: paths.model_metrics("vae").write_text("{"), "vae.json: not valid JSON"),
         (lambda: paths.PARAMS.write_text("models: {vae: {}}\n"), "gate: missing section"),
     ],
 )
 def test_what_cannot_be_compared_exits_with_2(project, spoil, told, capsys):
+    paths.WORK.mkdir()
     spoil()
     assert cli.main(["gate"]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_what_nobody_thought_of_exits_with_2(project, monkeypatch, capsys):
+    monkeypatch.setattr(gate, "compare", lambda *_: 1 / 0)
+    assert cli.main(["gate"]) == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_no_metrics_at_all_is_a_failure(project):
@@ -336,6 +385,51 @@ def test_a_revision_is_compared_with_unless_this_tree_accepts(project, capsys):
     assert cli.main(["gate", "--base", "HEAD"]) == 0
     assert "which accepts: on purpose" in capsys.readouterr().out
     assert cli.main(["gate", "--base", "nowhere"]) == 2
+    assert "baseline.json of nowhere: git: " in capsys.readouterr().err
+    assert cli.main(["gate", "--base", "HEAD", "--accept", "why"]) == 2
+    assert "leave --base out" in capsys.readouterr().err
+
+
+def test_reasons_that_are_not_those_of_the_base_and_more_do_not_count(project):
+    replace(base(), accepted=("an old reason",)).write()
+    git("commit", "-q", "-a", "-m", "accepted before")
+    worse = replace(base(), accepted=("another", "and one more"))
+    worse.models["ddpm"]["fid"] = Entry(11.25, None, 1)
+    worse.write()
+    write(changed("ddpm", fid=11.25))
+    assert cli.main(["gate", "--base", "HEAD"]) == 1
+
+
+def test_several_trainings_make_a_baseline(project, monkeypatch):
+    asked = []
+
+    def measure(train_seed, sample_seed, jobs, before):
+        asked.append((train_seed, sample_seed))
+        return changed("ddpm", fid=5.8 + asked[-1][0])
+
+    raw = {"train": {"seed": 0, "budget": 1.0}, "sample": {"seed": 4, "n": 9}}
+    with paths.PARAMS.open("a") as stream:
+        YAML(typ="safe").dump(raw, stream)
+    monkeypatch.setattr(launch, "reproduce", lambda *_, **__: None)
+    monkeypatch.setattr(replicas, "measure", measure)
+    replace(base(), accepted=("before",)).write()
+    assert cli.main(["baseline", "--seeds", "3"]) == 0
+    assert asked == [(1, 5), (2, 6)]
+    found = baseline.read()
+    assert found.models["ddpm"]["fid"] == Entry(6.8, 1.0, 3)
+    assert found.accepted == ("before", f"3 trainings, protocol {PROTOCOL}")
+    assert cli.main(["baseline", "--seeds", "3"]) == 0
+    assert baseline.read() == found, "the same figures are nothing new"
+    baseline.PATH.write_text("<<<<<<< ours")
+    asked.clear()
+    assert cli.main(["baseline"]) == 1
+    assert asked == [], "reasons would be lost, so nothing is trained"
+
+
+def test_one_training_is_no_baseline(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["baseline", "--seeds", "1"])
+    assert "at least 2, not '1'" in capsys.readouterr().err
 
 
 def test_a_model_that_was_removed_is_accepted_like_any_change(project):

@@ -7,6 +7,7 @@ import torch
 from pipeline import inception
 from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
+from pipeline.metrics import fid, kid
 
 peer = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 CPU = torch.device("cpu")
@@ -104,6 +105,33 @@ def test_grey_images_are_judged_as_equal_channels_and_said_to_be_foreign(weights
     )
     assert found["inception_warnings"] == f"{inception.GREY}; {inception.FEW}"
     assert seen == [(4, 1, 32, 32)] * 3, "as many of each"
+
+
+def test_each_value_is_of_its_own_images(weights, monkeypatch):
+    def embed(self, given):
+        return given.reshape(len(given), -1)[:, :5] / 255.0
+
+    monkeypatch.setattr(inception.Embedder, "_features", embed)
+    drawn, real, training = images(40, 0) // 2, images(40, 1), images(60, 2)
+    found = inception.quality(pinned(weights), drawn, real, training, CPU)
+    flat = [embed(None, each) for each in (drawn, real, training[:40])]
+    assert found["inception_fid"] == fid.frechet_distance(*map(fid.moments, flat[:2]))
+    assert found["inception_fid_real"] == fid.frechet_distance(*map(fid.moments, flat[:0:-1]))
+    assert found["inception_kid"] == kid.kernel_distance(flat[0], flat[1])
+    assert found["inception_kid_real"] == kid.kernel_distance(flat[2], flat[1])
+
+
+def test_features_of_other_weights_are_not_those_remembered(weights, tmp_path, monkeypatch):
+    other = tmp_path / "other.pth"
+    other.write_bytes(b"other")
+    monkeypatch.setattr(
+        inception.Embedder,
+        "_features",
+        lambda self, _: np.array([int(self.inception.sha256[:8], 16)]),
+    )
+    given = images(2, 0)
+    found = [inception.Embedder(pinned(path), CPU)(given) for path in (weights, other)]
+    assert found[0] != found[1]
 
 
 def test_features_are_those_of_equal_channels_and_remembered(weights, monkeypatch):

@@ -10,8 +10,9 @@ from test_tracking import fresh as fresh
 from test_tracking import migrated as migrated
 from test_tracking import project as project
 
-from pipeline import live, tracking
+from pipeline import live, tracking, tracking_runs
 from pipeline.core import files, paths
+from pipeline.core.errors import PipelineError
 
 START = 1.7e9
 POINTS = [(10, START + 10.25, 1.5), (20, START + 20.5, 1.25)]
@@ -77,6 +78,16 @@ def test_points_appear_while_the_training_runs(follower):
     assert run.info.status == "RUNNING" and run.data.tags["current"] == "live"
 
 
+def test_the_run_begins_when_the_training_did(follower):
+    checkpoint("vae", POINTS[:1])
+    lock = paths.LOCKS / "train@vae.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.touch()
+    os.utime(lock, (START + 2, START + 2))
+    follower.look()
+    assert runs_of("vae")[0].info.start_time == 1_700_000_002_000
+
+
 def test_another_follower_goes_on_with_the_same_run(follower):
     checkpoint("vae", POINTS[:1])
     follower.look()
@@ -120,6 +131,55 @@ def test_track_leaves_trainings_that_still_run(project, follower):
     assert statuses == {"true": "FINISHED", "live": "RUNNING"}
 
 
+def test_a_training_that_was_stopped_is_no_longer_live(project, follower):
+    path = checkpoint("vae", POINTS)
+    follower.look()
+    long_ago = time.time() - tracking_runs.ALIVE_SECONDS - 1
+    os.utime(path, (long_ago, long_ago))
+    track()
+    statuses = {run.data.tags["current"]: run.info.status for run in runs_of("vae")}
+    assert statuses == {"true": "FINISHED", "false": "KILLED"}
+
+
+def test_what_others_follow_stays_live(project, follower, monkeypatch):
+    path = checkpoint("vae", POINTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking_runs, "place", lambda: "another machine")
+        follower.look()
+    path.unlink()
+    track()
+    assert {run.data.tags["current"] for run in runs_of("vae")} == {"true", "live"}
+
+
+def test_a_hiccup_is_told_once_and_survived(project, monkeypatch, capsys):
+    answers = iter([["vae: step 1"], "down", "down", ["vae: step 2"]])
+
+    def look(self):
+        answer = next(answers, None)
+        if answer is None:
+            raise KeyboardInterrupt
+        if isinstance(answer, str):
+            raise PipelineError(answer)
+        return answer
+
+    monkeypatch.setattr(live.check, "check", lambda: None)
+    monkeypatch.setattr(live.Follower, "look", look)
+    live.follow(seconds=0)
+    shown = capsys.readouterr()
+    assert "vae: step 2" in shown.out and "stopping" in shown.out
+    assert shown.err == "error: down; still trying\n"
+
+
+def test_a_store_that_is_down_at_the_start_ends_it(project, monkeypatch):
+    def look(self):
+        raise PipelineError("down")
+
+    monkeypatch.setattr(live.check, "check", lambda: None)
+    monkeypatch.setattr(live.Follower, "look", look)
+    with pytest.raises(PipelineError, match="down"):
+        live.follow(seconds=0)
+
+
 def test_a_checkpoint_that_is_damaged_or_gone_is_passed_over(follower):
     paths.WORK.mkdir(exist_ok=True)
     (paths.WORK / "vae-0.ckpt").write_bytes(b"half")
@@ -130,7 +190,7 @@ def test_a_checkpoint_that_is_damaged_or_gone_is_passed_over(follower):
 def test_checkpoints_that_were_left_behind_are_passed_over(follower):
     checkpoint("removed_model", POINTS)
     path = checkpoint("vae", POINTS)
-    long_ago = time.time() - live.ALIVE_SECONDS - 1
+    long_ago = time.time() - tracking_runs.ALIVE_SECONDS - 1
     os.utime(path, (long_ago, long_ago))
     assert follower.look() == []
     assert runs_of("vae") == []

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 from test_tracking import migrated as migrated
 
-from pipeline import registry, sampling, tracking
+from pipeline import locked, registry, sampling, tracking
 from pipeline.core import params, paths, weights
 from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Split, Store, write
@@ -48,7 +48,7 @@ def project(tmp_path_factory, migrated):
         home = client.create_experiment("toy", tracking.artifact_root(), tags={"protocol": "p"})
         for name in ("dcgan", "cgan"):
             draw(name)
-            tags = {"model": name, "current": "true", "lock_hash": f"{name}1", "protocol": "p"}
+            tags = {"model": name, "current": "true", "lock_hash": lock(name, "1"), "protocol": "p"}
             client.create_run(home, tags={**tags, "family": "gan"}, run_name=name)
         yield client
         mlflow.set_tracking_uri(None)
@@ -66,6 +66,14 @@ def dump():
     shared = {"runtime": {"threads": 1}, "sample": {"n": 12, "seed": 3, "batch": 5}}
     with paths.PARAMS.open("w") as stream:
         YAML(typ="safe").dump({**shared, "models": entries}, stream)
+
+
+def lock(name, version):
+    """Let DVC have recorded a version of a model; its hash."""
+    stages = locked.entries() if paths.DVC_LOCK.exists() else {}
+    stages |= {f"{stage}@{name}": {"outs": version} for stage in locked.MODEL_STAGES}
+    paths.DVC_LOCK.write_text(json.dumps({"stages": stages}))
+    return locked.of_model(name, stages)
 
 
 def draw(name, seed=0):
@@ -99,20 +107,21 @@ def loaded(project):
 @pytest.fixture
 def indeterministic():
     """PyTorch as other programs have it, whatever former tests in this process switched on."""
-    mode = torch.get_deterministic_debug_mode()
+    mode, threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()
     torch.set_deterministic_debug_mode("default")
+    torch.set_num_threads(2)
     yield
     torch.set_deterministic_debug_mode(mode)
+    torch.set_num_threads(threads)
 
 
 def test_the_same_seed_gives_the_images_of_the_sample_stage(loaded, indeterministic):
-    threads = torch.get_num_threads()
     drawn = loaded["dcgan"].predict({"n": 12, "seed": 3})
     assert drawn.dtype == np.uint8
     np.testing.assert_array_equal(drawn, samples("dcgan"))
     np.testing.assert_array_equal(loaded["dcgan"].predict({"n": 3}), drawn[:3])
     assert (loaded["dcgan"].predict({"n": 12, "seed": 4}) != drawn).any()
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
     assert torch.get_deterministic_debug_mode() == 0
 
 
@@ -148,7 +157,10 @@ def test_a_run_is_registered_once_and_its_first_version_is_the_baseline(loaded, 
     draw("dcgan", seed=1)
     (run,) = project.search_runs([project.get_experiment_by_name("toy").experiment_id],
                                  "tags.model = 'dcgan'")  # fmt: skip
-    project.set_tag(run.info.run_id, "lock_hash", "dcgan2")
+    newer = lock("dcgan", "2")
+    with pytest.raises(PipelineError, match=r"current run is not the one in dvc.lock"):
+        registry.register("dcgan", "champion")
+    project.set_tag(run.info.run_id, "lock_hash", newer)
     registry.register("dcgan", "champion")
     assert project.get_model_version_by_alias("dcgan", "champion").version == 2
     assert project.get_model_version_by_alias("dcgan", "baseline").version == 1
@@ -167,9 +179,9 @@ def test_weights_that_draw_other_images_are_not_registered(project, loaded):
     np.save(paths.samples_dir("cgan") / "samples.npy", 255 - samples("cgan"))
     (run,) = project.search_runs([project.get_experiment_by_name("toy").experiment_id],
                                  "tags.model = 'cgan'")  # fmt: skip
-    project.set_tag(run.info.run_id, "lock_hash", "cgan2")
+    project.set_tag(run.info.run_id, "lock_hash", lock("cgan", "2"))
     before = len(project.search_model_versions("name = 'cgan'"))
-    with pytest.raises(PipelineError, match="draws other images"):
+    with pytest.raises(PipelineError, match="draw other images"):
         registry.register("cgan", "champion")
     assert len(project.search_model_versions("name = 'cgan'")) == before
     draw("cgan")

@@ -109,6 +109,13 @@ def test_what_is_of_others_is_left_out_and_says_so(written, now, raw, told):
     assert spread.read(written, now, raw) == {spread.STALE: told}
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"protocol": "p"}', "<<<<<<< ours"])
+def test_a_damaged_file_is_named(written, content):
+    written.write_text(content)
+    with pytest.raises(PipelineError, match=r"vae.json: not what `make thorough` writes"):
+        spread.read(written, RUNS[0, 0], RAW)
+
+
 def test_another_processor_is_no_other_code(written):
     assert "fid_trained_mean" in spread.read(written, {**RUNS[0, 0], "fid": 4.03}, RAW)
 

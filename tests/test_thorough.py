@@ -1,18 +1,24 @@
 import json
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from ruamel.yaml import YAML
 
 from pipeline import launch, replicas, thorough
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 
+ROOT = Path(__file__).parents[1]
 RAW = {
+    "data": {"folder": ""},
     "train": {"seed": 5, "budget": 1.0},
     "sample": {"seed": 7, "n": 20},
-    "evaluate": {"split": "test"},
+    "evaluate": {"split": "test", "inception": {"weights": ""}},
     "thorough": {"trainings": 3, "sample_sets": 2, "inverted": 4},
     "models": {"vae": {"family": "vae"}, "gan": {"family": "gan"}},
 }
@@ -48,7 +54,7 @@ def metrics(name, train_seed, sample_seed):
 def test_each_model_has_its_runs(project, monkeypatch):
     asked = []
 
-    def measure(train_seed, sample_seed, jobs):
+    def measure(train_seed, sample_seed, jobs, before):
         asked.append((train_seed, sample_seed, jobs))
         return {name: metrics(name, train_seed, sample_seed) for name in RAW["models"]}
 
@@ -63,7 +69,7 @@ def test_each_model_has_its_runs(project, monkeypatch):
 
 
 def test_nothing_is_written_where_a_run_fails(project, monkeypatch):
-    def measure(train_seed, sample_seed, jobs):
+    def measure(train_seed, sample_seed, jobs, before):
         raise PipelineError("failed")
 
     monkeypatch.setattr(replicas, "measure", measure)
@@ -73,12 +79,82 @@ def test_nothing_is_written_where_a_run_fails(project, monkeypatch):
 
 
 def test_two_at_once_are_refused(project):
-    paths.LOCKS.mkdir(parents=True)
-    with (
-        FileLock(paths.LOCKS / "thorough.lock"),
-        pytest.raises(PipelineError, match="already running"),
-    ):
+    with replicas.alone(), pytest.raises(PipelineError, match="already running"):
         thorough.run(1)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda: dump({**RAW, "sample": {"seed": 7, "n": 30}}),
+        lambda: paths.CODE.joinpath("code.py").write_text("other"),
+        lambda: paths.CODE.joinpath("more.py").write_text("new"),
+        lambda: paths.DVC_YAML.write_text("stages: {other: {}}"),
+    ],
+)
+def test_what_is_edited_meanwhile_is_not_mixed(project, monkeypatch, edit):
+    def measure(train_seed, sample_seed, jobs, before):
+        replicas.confirm(before)
+        edit()
+        return {name: metrics(name, train_seed, sample_seed) for name in RAW["models"]}
+
+    monkeypatch.setattr(replicas, "measure", measure)
+    with pytest.raises(PipelineError, match="changed since this began"):
+        thorough.run(1)
+    assert not paths.THOROUGH.exists()
+
+
+def test_a_comment_is_no_other_state(project):
+    before = replicas.state()
+    paths.PARAMS.write_text("# a comment\n" + paths.PARAMS.read_text())
+    replicas.confirm(before)
+
+
+def test_a_replica_is_of_the_state_that_the_others_are_of(project, monkeypatch):
+    monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
+    monkeypatch.setattr(launch, "to_its_end", lambda *_, **__: pytest.fail("it ran"))
+    with pytest.raises(PipelineError, match="changed since this began"):
+        replicas.measure(6, 8, 1, "another state")
+
+
+def test_what_is_named_from_this_folder_is_found_from_a_copy(project, monkeypatch):
+    monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
+    (project / "given").mkdir()
+    (project / "given/weights.pth").write_text("weights")
+    raw = {
+        **RAW,
+        "data": {"folder": "given"},
+        "evaluate": {"inception": {"weights": "given/weights.pth"}},
+    }
+    for _ in range(2):
+        replicas._copy(paths.replica(6, 8), raw)
+        assert (paths.replica(6, 8) / "given/weights.pth").read_text() == "weights"
+    elsewhere = {"inception": {"weights": str(project / "given/weights.pth")}}
+    replicas._copy(paths.replica(7, 9), {**RAW, "evaluate": elsewhere})
+    assert not (paths.replica(7, 9) / "given").exists()
+
+
+CHAIN = """
+import sys
+from pipeline import launch
+code = "import sys, time; open(sys.argv[1], 'w').close(); time.sleep(60)"
+inner = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}, sys.argv[1]])"
+launch.to_its_end([sys.executable, "-c", inner, sys.argv[1]])
+"""
+
+
+def test_what_is_asked_to_end_takes_its_children_along(tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHAIN, str(tmp_path / "started")],
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    while not (tmp_path / "started").exists():
+        time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(20) != 0
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert str(tmp_path / "started") not in listed.stdout
 
 
 def test_a_copy_has_other_seeds_and_this_code_alone(project, monkeypatch):

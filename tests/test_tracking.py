@@ -620,7 +620,7 @@ def summary() -> list[tuple]:
     """What must not depend on crashes: all but ids, versions and times."""
     rows = []
     for run in all_runs():
-        tags = {key: run.data.tags[key] for key in run.data.tags if key != "lock_hash"}
+        tags = {k: v for k, v in run.data.tags.items() if k not in ("lock_hash", "mirrored")}
         rows.append((sorted(tags.items()), run.info.status, sorted(run.data.metrics.items())))
         rows[-1] += (sorted(run.data.params.items()), artifacts(run.info.run_id))
     return sorted(rows)
@@ -677,6 +677,23 @@ def test_run_that_a_crash_left_is_deleted(project, monkeypatch):
     track()
     assert [run.info.status for run in all_runs()] == ["FINISHED"] * 3
     assert len(all_runs(ViewType.DELETED_ONLY)) == 1
+
+
+def test_runs_that_others_write_to_a_server_just_now_are_left_alone(project):
+    track()
+    run = all_runs()[0]
+    experiments = tracking.experiments(client())
+    for ago, kept in ((10, True), (tracking.CRASHED_SECONDS + 10, False)):
+        half = client().create_run(
+            run.info.experiment_id,
+            tags={"lock_hash": "of others", "mirrored": str(time.time() - ago)},
+        )
+        tracking._finished_runs(client(), "http://server")
+        state = client().get_run(half.info.run_id).info.lifecycle_stage
+        assert (state == "active") == kept
+        tracking._finished_runs(client(), tracking.store_uri())
+        assert client().get_run(half.info.run_id).info.lifecycle_stage == "deleted"
+    assert len(experiments) == 1
 
 
 def test_runs_of_others_are_left_alone(project):
