@@ -162,7 +162,7 @@ def test_the_model_that_moves_most_sets_what_is_allowed():
 
 
 def test_what_two_trainings_say_is_far_but_finite():
-    one = Baseline(PROTOCOL, {"ddpm": {"fid": Entry(5.8, 5.8, 2)}})
+    one = Baseline(PROTOCOL, {"ddpm": {"fid": Entry(5.8, 580.0, 2)}})
     (check,) = gate.compare(one, {"ddpm": {"protocol": PROTOCOL, "fid": 1e9}}, rules())
     assert np.isfinite(check.allowed) and check.allowed > 1e9
 
