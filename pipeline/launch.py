@@ -17,6 +17,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
@@ -32,6 +33,8 @@ JUDGE_STAGES = ("judge", "reference")
 """Needed by `evaluate` alone, so they run beside the trainings."""
 LAST_STAGES = ("report", "track")
 """They run each time, since they show what dvc.lock says, on which no stage can depend."""
+ENDING_SECONDS = 30
+"""The longest wait for what was asked to end: where nobody reaps the dead, they stay listed."""
 UNCHANGED = re.compile(r"^Stage '([^']+)' didn't change, skipping")
 MENTIONED = re.compile(r"[Ss]tage '([^']+)'")
 
@@ -232,8 +235,11 @@ def to_its_end(command: Sequence[str], **options: Any) -> int:
     try:
         return child.wait()
     except BaseException:
-        with suppress(ProcessLookupError):  # it ended by itself just now
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it ended by itself just now
+            started = psutil.Process(child.pid).children(recursive=True)
             os.killpg(child.pid, signal.SIGTERM)
+            # The child may end before what it started, which still writes to the same files.
+            psutil.wait_procs(started, timeout=ENDING_SECONDS)
         child.wait()
         raise
 

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -134,16 +135,22 @@ def test_what_is_named_from_this_folder_is_found_from_a_copy(project, monkeypatc
     assert not (paths.replica(7, 9) / "given").exists()
 
 
-CHAIN = """
+CHAIN = '''
 import sys
 from pipeline import launch
-code = "import sys, time; open(sys.argv[1], 'w').close(); time.sleep(60)"
+code = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(3), sys.exit()))
+open(sys.argv[1], "w").close()
+time.sleep(60)
+"""
 inner = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}, sys.argv[1]])"
 launch.to_its_end([sys.executable, "-c", inner, sys.argv[1]])
-"""
+'''
 
 
 def test_what_is_asked_to_end_takes_its_children_along(tmp_path):
+    """Also those that outlive their parents for a while."""
     child = subprocess.Popen(
         [sys.executable, "-c", CHAIN, str(tmp_path / "started")],
         cwd=ROOT,
@@ -151,10 +158,12 @@ def test_what_is_asked_to_end_takes_its_children_along(tmp_path):
     )
     while not (tmp_path / "started").exists():
         time.sleep(0.1)
+    started = psutil.Process(child.pid).children(recursive=True)
+    assert len(started) == 2
     child.send_signal(signal.SIGINT)
     assert child.wait(20) != 0
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
-    assert str(tmp_path / "started") not in listed.stdout
+    _, alive = psutil.wait_procs(started, timeout=0.5)  # what has ended may not be reaped yet
+    assert not alive
 
 
 def test_a_copy_has_other_seeds_and_this_code_alone(project, monkeypatch):
