@@ -193,11 +193,9 @@ class _Runner:
             self.slots.put(slot)
 
     def stop(self) -> None:
-        """End what runs. DVC does not take its child along, so the whole group is told."""
+        """End what runs."""
         self.stopping.set()
-        for child in list(self.children):
-            with suppress(ProcessLookupError):  # it ended by itself just now
-                os.killpg(child.pid, signal.SIGTERM)
+        _end(*self.children)
 
     def _start(self, targets: Sequence[str], environment: dict[str, str]) -> subprocess.Popen:
         return subprocess.Popen(
@@ -235,13 +233,23 @@ def to_its_end(command: Sequence[str], **options: Any) -> int:
     try:
         return child.wait()
     except BaseException:
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it ended by itself just now
-            started = psutil.Process(child.pid).children(recursive=True)
-            os.killpg(child.pid, signal.SIGTERM)
-            # The child may end before what it started, which still writes to the same files.
-            psutil.wait_procs(started, timeout=ENDING_SECONDS)
+        _end(child)
         child.wait()
         raise
+
+
+def _end(*children: subprocess.Popen) -> None:
+    """End processes that have a session of their own, with what they have started.
+
+    DVC does not take its child along, so the whole group is told. It may also end before its
+    child, which still writes to the same files, so all are waited for.
+    """
+    started = []
+    for child in children:
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it ended by itself just now
+            started += psutil.Process(child.pid).children(recursive=True)
+            os.killpg(child.pid, signal.SIGTERM)
+    psutil.wait_procs(started, timeout=ENDING_SECONDS)
 
 
 def _dvc(*arguments: str) -> None:

@@ -136,8 +136,9 @@ def test_what_is_named_from_this_folder_is_found_from_a_copy(project, monkeypatc
 
 
 CHAIN = '''
-import sys
+import signal, sys
 from pipeline import launch
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # as pipeline/__main__.py has it
 code = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: (time.sleep(3), sys.exit()))
@@ -160,7 +161,7 @@ def test_what_is_asked_to_end_takes_its_children_along(tmp_path):
         time.sleep(0.1)
     started = psutil.Process(child.pid).children(recursive=True)
     assert len(started) == 2
-    child.send_signal(signal.SIGINT)
+    child.send_signal(signal.SIGTERM)
     assert child.wait(20) != 0
     _, alive = psutil.wait_procs(started, timeout=0.5)  # what has ended may not be reaped yet
     assert not alive
