@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pipeline import gate_rules
-from pipeline.core import params, paths
+from pipeline import families, gate_rules
+from pipeline.core import params, paths, stage
 from pipeline.core.errors import PipelineError
 from pipeline.datasets import sources
 
@@ -39,9 +39,17 @@ def check(path: Path = paths.PARAMS) -> None:
     except PipelineError as error:
         problems.append(str(error))
         models = {}
+    device = None
+    if "runtime" in shared:
+        try:
+            device = stage.device_of(shared["runtime"])
+        except PipelineError as error:
+            problems.append(str(error))
     for name in models:
         try:
-            params.model(raw, name, path=path)
+            model = params.model(raw, name, path=path)
+            if device is not None:
+                families.check_device(model, device)
         except PipelineError as error:
             problems.append(str(error))
     try:

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import torch
 
-from pipeline import training
+from pipeline import families, training
 from pipeline.core import files, params, paths, precision, stage, weights
 from pipeline.datasets.store import Store
 
@@ -18,6 +18,7 @@ def main(model: str) -> None:
         runtime: params.Runtime = params.section(raw, "runtime")
         chosen = params.model(raw, model, blocks=("network", "training"))
         device = stage.prepare_torch(runtime)
+        families.check_device(chosen, device)
         precision.warn_if_emulated(device, chosen.training, f"models.{model}.training")
         store = Store(paths.DATA / chosen.data)
         split = store.split("train")

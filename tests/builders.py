@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -79,6 +80,14 @@ def tiny_model(
 ) -> Family:
     """A small model with initial weights; see `tiny_params` for its name and blocks."""
     return weights.build(tiny_params(name, **blocks), spec, seed, torch.device(device))
+
+
+def skip_if_unsupported(name: str, device: str = "cpu", **blocks: dict[str, Any] | None) -> None:
+    """Skip a test of a model that this device cannot train, for the reason that `check` gives."""
+    chosen = tiny_params(name, **blocks)
+    reason = families.load(chosen.family).unsupported(chosen, torch.device(device))
+    if reason:
+        pytest.skip(reason)
 
 
 def some_images(n: int, spec: ImageSpec = SMALL, seed: int = 0) -> Tensor:

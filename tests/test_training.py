@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import MODELS, some_images, some_labels, tiny_model, tiny_params, trainer
+from builders import (
+    MODELS,
+    skip_if_unsupported,
+    some_images,
+    some_labels,
+    tiny_model,
+    tiny_params,
+    trainer,
+)
 from torch import nn
 
 from pipeline import training
@@ -69,6 +77,7 @@ def assert_same(one, other):
 def test_resuming_is_bit_exact(name, precision, tmp_path, monkeypatch, counted):
     monkeypatch.setattr(training, "HISTORY_POINTS", 3)  # stop within a window of the history
     blocks = {"training": {"precision": precision}}
+    skip_if_unsupported(name, **blocks)
     whole = trainer(tiny_model(name, **blocks), steps=STEPS)
     whole.run()
     stopped = trainer(tiny_model(name, **blocks), steps=STEPS)

@@ -133,6 +133,15 @@ class Family(nn.Module, ABC):
         self.spec = spec
         self.params = params
 
+    @classmethod
+    def unsupported(cls, params: ModelParams, device: torch.device) -> str | None:
+        """Why such a model cannot be trained on this device, and what to set instead; else None.
+
+        The reason begins with the key, below the model's own, that has to be set otherwise. Of
+        ``params`` the training block is there.
+        """
+        return None
+
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""

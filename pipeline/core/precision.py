@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,6 +23,23 @@ def is_emulated(device: torch.device) -> bool:
     if device.type == "cuda":
         return not torch.cuda.is_bf16_supported(including_emulation=False)
     return not torch.cpu._is_avx512_bf16_supported()
+
+
+@cache
+def lstm_takes_bf16(device: torch.device) -> bool:
+    """Whether a recurrent layer can be trained in bfloat16 on this device.
+
+    oneDNN has none on processors without AVX512 and ends in an error; what else it lacks where, it
+    does not say, so the smallest one is tried.
+    """
+    layer = torch.nn.LSTM(2, 2, batch_first=True).to(device)
+    try:
+        with autocast(device, "bf16"):
+            found, _ = layer(torch.zeros(1, 1, 2, device=device))
+        found.float().sum().backward()
+    except RuntimeError:
+        return False
+    return True
 
 
 def warn_if_emulated(device: torch.device, block: Any, key: str) -> None:

@@ -155,10 +155,7 @@ def prepare_torch(runtime: params.Runtime) -> Any:
     import torch
     from threadpoolctl import threadpool_limits
 
-    if runtime.device == "cuda" and not torch.cuda.is_available():
-        raise PipelineError(
-            f"{paths.PARAMS}: runtime.device = 'cuda': torch sees no GPU; use auto or cpu"
-        )
+    device = device_of(runtime)
     torch.set_num_threads(runtime.threads)
     threadpool_limits(runtime.threads)
     _keep_freed_memory()
@@ -173,8 +170,23 @@ def prepare_torch(runtime: params.Runtime) -> Any:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    use_cuda = runtime.device == "cuda" or (runtime.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if use_cuda else "cpu")
+    return device
+
+
+def device_of(runtime: params.Runtime) -> Any:
+    """The ``torch.device`` that stages compute on.
+
+    Raises:
+        PipelineError: if a GPU was asked for and there is none.
+    """
+    import torch
+
+    there = runtime.device != "cpu" and torch.cuda.is_available()
+    if runtime.device == "cuda" and not there:
+        raise PipelineError(
+            f"{paths.PARAMS}: runtime.device = 'cuda': torch sees no GPU; use auto or cpu"
+        )
+    return torch.device("cuda" if there else "cpu")
 
 
 def _keep_freed_memory() -> None:

@@ -11,10 +11,12 @@ rows just above (`blocks.rows.RowDecoder`).
 
 from typing import Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.blocks.rows import RowNetwork, RowTokens
+from pipeline.core import precision
 from pipeline.core.family import ImageSpec
 from pipeline.core.params import ModelParams
 
@@ -38,6 +40,16 @@ class Lstm(RowTokens):
             self.token, network.state, num_layers=network.recurrent_layers, batch_first=True
         )
         self.known = nn.Linear(network.state, self.outputs)
+
+    @classmethod
+    def unsupported(cls, params: ModelParams, device: torch.device) -> str | None:
+        """See `Family.unsupported`: not every processor has a bfloat16 LSTM."""
+        if params.training.precision == "bf16" and not precision.lstm_takes_bf16(device):
+            return (
+                f"training.precision = 'bf16': the family lstm needs a recurrent layer in "
+                f"bfloat16, which this {device.type} does not have; use fp32"
+            )
+        return None
 
     def read(self, tokens: Tensor, labels: Tensor | None, state: Any = None) -> tuple[Tensor, Any]:
         """See `RowTokens.read`; the state is that of the LSTM, hidden and cell."""

@@ -5,6 +5,7 @@ from builders import (
     MODELS,
     sampled,
     scored,
+    skip_if_unsupported,
     some_images,
     tiny_model,
     tiny_params,
@@ -49,6 +50,7 @@ def on_both(name, folder):
 @EVERY
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_trains_with_the_images_on_the_device(name, precision):
+    skip_if_unsupported(name, "cuda", training={"precision": precision})
     model = tiny_model(name, device="cuda", training={"precision": precision})
     before = [p.detach().clone() for p in model.parameters()]
     one = trainer(model, steps=2)
