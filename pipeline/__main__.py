@@ -1,168 +1,267 @@
-"""``python -m pipeline <command>``: what is not a stage of the graph."""
+"""``python -m pipeline <command>``: what is not a stage of the graph.
+
+Each command is declared once, below: its name is that of the function, its help the first line of
+the docstring, and its arguments stand above it. Rooms know nothing of each other that they do not
+need; where a command takes several of them, they meet here.
+"""
 
 import argparse
+import inspect
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.core.errors import PipelineError
 
+COMMANDS: dict[str, "Command"] = {}
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 if it succeeded, 1 for a mistake that is told in one line."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("check", help="validate the whole of params.yaml")
-    repro = commands.add_parser("repro", help="bring everything up to date, models side by side")
-    repro.add_argument("--jobs", type=_positive, help="models at a time (default: cores or GPUs)")
-    repro.add_argument("--models", type=_names, help="only these, separated by commas")
-    repro.add_argument("--force", action="store_true", help="run what did not change, too")
-    repro.add_argument("--no-compare", action="store_true", help="stop once models are evaluated")
-    thorough = commands.add_parser(
-        "thorough", help="error bars: more trainings and sample sets of each model, and inversions"
+
+class Command:
+    """A function of parsed options, and how it is called from a shell."""
+
+    def __init__(
+        self,
+        function: Callable[[argparse.Namespace], int | None],
+        arguments: Sequence[tuple[tuple[str, ...], dict[str, Any]]],
+        failure: int,
+    ) -> None:
+        self.function, self.arguments, self.failure = function, arguments, failure
+        self.name = function.__name__.replace("_", "-")
+        self.help, _, self.more = inspect.getdoc(function).partition("\n")
+
+
+def argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """What argparse's ``add_argument`` is given."""
+    return names, options
+
+
+def command(
+    *arguments: tuple[tuple[str, ...], dict[str, Any]], failure: int = 1
+) -> Callable[[Callable], Callable]:
+    """Declare a command; ``failure`` is its exit code for a mistake that is told in one line."""
+
+    def declare(function: Callable) -> Callable:
+        made = Command(function, arguments, failure)
+        COMMANDS[made.name] = made
+        return function
+
+    return declare
+
+
+def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Reads whole numbers from ``least`` on."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number, at least {least}, not {text!r}"
+            )
+        if most is not None and int(text) > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most}, not {text!r}")
+        return int(text)
+
+    return read
+
+
+def names(text: str) -> list[str]:
+    """Names, separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+JOBS = argument("--jobs", type=at_least(1), help="models at a time (default: cores or GPUs)")
+
+# Libraries are imported within, so that help texts and mistakes do not wait for them.
+
+
+@command()
+def check(options: argparse.Namespace) -> None:
+    """Validate the whole of params.yaml."""
+    validate()
+    print("params.yaml is valid")
+
+
+def validate() -> None:
+    """Refuse what some stage or command would refuse later."""
+    from pipeline.gate import rules
+    from pipeline.orchestration.check import check
+
+    check(sections={"gate": rules.section})
+
+
+@command(
+    JOBS,
+    argument("--models", type=names, help="only these, separated by commas"),
+    argument("--force", action="store_true", help="run what did not change, too"),
+    argument("--no-compare", action="store_true", help="stop once models are evaluated"),
+)
+def repro(options: argparse.Namespace) -> None:
+    """Bring everything up to date, models side by side."""
+    from pipeline.orchestration import launch
+
+    launch.reproduce(
+        options.jobs,
+        options.models,
+        force=options.force,
+        compare=not options.no_compare,
+        check=validate,
     )
-    thorough.add_argument("--jobs", type=_positive, help="models at a time, as of repro")
-    ui = commands.add_parser("ui", help="compare the runs in MLflow's pages, on loopback")
-    ui.add_argument("--port", type=_port, help="default: 5000 or the next free one")
-    others = commands.add_parser(
-        "evaluate-images",
-        help="judge images of another generator, and compare them with the models",
-    )
-    others.add_argument("source", type=Path, help="a folder of image files, or an .npy file, uint8")
-    others.add_argument("--name", required=True, help="what they are called in the comparison")
-    others.add_argument("--labels", type=Path, help="an .npy file: the class of each, if asked for")
-    gate = commands.add_parser(
-        "gate", help="fail (1) if a metric is worse than its baseline; 2 if nothing compares"
-    )
-    gate.add_argument(
+
+
+@command()
+def recommend(options: argparse.Namespace) -> None:
+    """Say which model to take, for which purpose, and with which caveats."""
+    from pipeline.comparison import collect, recommendation
+    from pipeline.core import params, paths
+
+    reference = collect.read_reference(paths.REFERENCE)
+    print(recommendation.text(collect.committed(params.read(), reference)))
+
+
+@command(JOBS)
+def thorough(options: argparse.Namespace) -> None:
+    """Make error bars: more trainings and sample sets of each model, and inversions."""
+    from pipeline.orchestration import thorough
+
+    validate()
+    thorough.run(options.jobs)
+
+
+@command(argument("--port", type=at_least(1024, 65535), help="default: 5000 or the next free one"))
+def ui(options: argparse.Namespace) -> None:
+    """Compare the runs in MLflow's pages, on loopback."""
+    from pipeline.tracking import ui
+
+    ui.serve(options.port)
+
+
+@command(
+    argument("source", type=Path, help="a folder of image files, or an .npy file, uint8"),
+    argument("--name", required=True, help="what they are called in the comparison"),
+    argument("--labels", type=Path, help="an .npy file: the class of each, if asked for"),
+)
+def evaluate_images(options: argparse.Namespace) -> None:
+    """Judge images of another generator, and compare them with the models."""
+    from pipeline.comparison import collect, tables
+    from pipeline.core import params, paths
+    from pipeline.evaluation import external
+    from pipeline.orchestration import launch
+
+    external.check(options.source, options.name)
+    launch.make_judges()
+    external.evaluate(options.source, options.name, options.labels)
+    written = paths.external_metrics(options.name)
+    print(f"{written}: written; `make repro` takes it into the comparison")
+    reference = collect.read_reference(paths.REFERENCE)
+    print(tables.summary(collect.committed(params.read(), reference)))
+
+
+@command(
+    argument(
         "--base",
         metavar="REVISION",
         help="compare with the baseline of a revision of git; this folder's own by default",
-    )
-    gate.add_argument("--all", action="store_true", help="show the checks that pass, too")
-    gate.add_argument(
+    ),
+    argument("--all", action="store_true", help="show the checks that pass, too"),
+    argument(
         "--accept", metavar="REASON", help="take the present values into the baseline, and say why"
-    )
-    gate.add_argument(
-        "--out", type=Path, default=None, help="folder of gate.json and junit.xml (work/gate)"
-    )
-    baseline = commands.add_parser(
-        "baseline", help="train with several seeds and write metrics/baseline.json"
-    )
-    baseline.add_argument("--seeds", type=_several, default=3, help="how many (default: 3)")
-    baseline.add_argument("--jobs", type=_positive, help="models at a time, as of repro")
-    register = commands.add_parser(
-        "register", help="put a model into MLflow's registry, to draw its images from"
-    )
-    register.add_argument("model", help="a model of params.yaml")
-    register.add_argument(
+    ),
+    argument("--out", type=Path, help="folder of gate.json and junit.xml (work/gate)"),
+    # A gate that could not compare has found no regression, and has passed nothing either.
+    failure=2,
+)
+def gate(options: argparse.Namespace) -> int:
+    """Fail (1) if a metric is worse than its baseline; 2 if nothing compares."""
+    from pipeline.gate import command as gate_command
+
+    return gate_command.run(options.base, options.accept, options.out, every=options.all)
+
+
+@command(
+    # One training says nothing of what another one would give.
+    argument("--seeds", type=at_least(2), default=3, help="how many (default: 3)"),
+    JOBS,
+)
+def baseline(options: argparse.Namespace) -> None:
+    """Train with several seeds and write metrics/baseline.json."""
+    from pipeline.gate import command as gate_command
+    from pipeline.orchestration import replicas
+
+    validate()
+    gate_command.renew(options.seeds, lambda: replicas.trainings(options.seeds, options.jobs))
+
+
+@command(
+    argument("model", help="a model of params.yaml"),
+    argument(
         "--alias",
         default="champion",
         choices=["champion", "baseline"],
         help="what the version is called (default: champion)",
+    ),
+)
+def register(options: argparse.Namespace) -> None:
+    """Put a model into MLflow's registry, to draw its images from."""
+    from pipeline.tracking import registry
+
+    registry.register(options.model, options.alias)
+
+
+@command()
+def live(options: argparse.Namespace) -> None:
+    """Follow trainings into MLflow while they run, until Ctrl-C."""
+    from pipeline.tracking import live
+
+    validate()
+    live.follow()
+
+
+@command()
+def docs(options: argparse.Namespace) -> None:
+    """Write the tables of README.md and docs/, from metrics/."""
+    from pipeline.report import documents
+
+    documents.write()
+
+
+@command(argument("file", help="a JSON file: {model: {at_most | at_least: {metric: limit}}}"))
+def floors(options: argparse.Namespace) -> None:
+    """Fail if a committed floor is missed."""
+    from pipeline.gate import floors
+
+    floors.check(options.file)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 if it succeeded, its ``failure`` for a mistake that is told in one line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline", description=__doc__.partition("\n")[0]
     )
-    commands.add_parser("live", help="follow trainings into MLflow while they run, until Ctrl-C")
-    commands.add_parser("readme", help="write the tables of README.md, from metrics/")
-    floors = commands.add_parser("floors", help="fail if a committed floor is missed")
-    floors.add_argument("file", help="a JSON file: {model: {metric: worst allowed value}}")
+    known = parser.add_subparsers(dest="command", required=True)
+    for each in COMMANDS.values():
+        sub = known.add_parser(each.name, help=each.help, description=each.help)
+        for flags, options in each.arguments:
+            sub.add_argument(*flags, **options)
     options = parser.parse_args(arguments)
+    chosen = COMMANDS[options.command]
     # What is asked to end, ends its children too, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _run(options) or 0
+        return chosen.function(options) or 0
     except PipelineError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
-        # A gate that could not compare has found no regression, and has passed nothing either.
-        return 2 if options.command == "gate" else 1
+        return chosen.failure
     except Exception:
-        if options.command != "gate":
+        if chosen.failure == 1:
             raise
-        traceback.print_exc()  # Python's own exit code, 1, would read as a regression
-        return 2
+        traceback.print_exc()  # Python's own exit code, 1, would read as this command's answer
+        return chosen.failure
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-
-
-def _run(options: argparse.Namespace) -> int | None:
-    # Imported here, so that help texts and mistakes do not wait for libraries.
-    if options.command == "check":
-        from pipeline import check
-
-        check.check()
-        print("params.yaml is valid")
-    elif options.command == "repro":
-        from pipeline import launch
-
-        launch.reproduce(
-            options.jobs, options.models, force=options.force, compare=not options.no_compare
-        )
-    elif options.command == "thorough":
-        from pipeline import thorough
-
-        thorough.run(options.jobs)
-    elif options.command == "ui":
-        from pipeline import ui
-
-        ui.serve(options.port)
-    elif options.command == "evaluate-images":
-        from pipeline import external
-
-        external.evaluate(options.source, options.name, options.labels)
-    elif options.command == "gate":
-        from pipeline import gate_command
-
-        return gate_command.run(options.base, options.accept, options.out, every=options.all)
-    elif options.command == "baseline":
-        from pipeline import gate_command
-
-        gate_command.renew(options.seeds, options.jobs)
-    elif options.command == "live":
-        from pipeline import live
-
-        live.follow()
-    elif options.command == "register":
-        from pipeline import registry
-
-        registry.register(options.model, options.alias)
-    elif options.command == "readme":
-        from pipeline import readme
-
-        readme.write()
-    elif options.command == "floors":
-        from pipeline import floors
-
-        floors.check(options.file)
-    return None
-
-
-def _positive(text: str) -> int:
-    return _at_least(1, text)
-
-
-def _port(text: str) -> int:
-    port = _at_least(1024, text)
-    if port > 65535:
-        raise argparse.ArgumentTypeError(f"must be at most 65535, not {text!r}")
-    return port
-
-
-def _several(text: str) -> int:
-    # One training says nothing of what another one would give.
-    return _at_least(2, text)
-
-
-def _at_least(least: int, text: str) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number, at least {least}, not {text!r}")
-    return int(text)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 import sys
 
-from pipeline import comparison, pictures, tables
+from pipeline.comparison import collect, tables
 from pipeline.core import files, params, paths, stage
 from pipeline.datasets.store import Store
+from pipeline.sampling import pictures
 
 
 def main() -> None:
@@ -12,13 +13,13 @@ def main() -> None:
     with stage.guard("compare") as guard:
         raw = params.read()
         models = params.model_blocks(raw)
-        reference = comparison.read_reference(paths.REFERENCE)
-        rows = comparison.committed(raw, reference)
-        curves = comparison.curves(models, paths.curve)
+        reference = collect.read_reference(paths.REFERENCE)
+        rows = collect.committed(raw, reference)
+        curves = collect.curves(models, paths.curve)
         real = Store().split(reference["reference_split"]).images
-        picture = pictures.labelled_rows(comparison.pictured(rows, paths.samples_dir, real))
+        picture = pictures.labelled_rows(collect.pictured(rows, paths.samples_dir, real))
         guard.confirm()
-        files.write_text(paths.COMPARISON_CSV, comparison.to_csv(rows))
+        files.write_text(paths.COMPARISON_CSV, collect.to_csv(rows))
         files.write_text(paths.COMPARISON_MD, tables.to_markdown(rows, reference))
         files.write_text(paths.ALL_CURVES, curves)
         pictures.save_png(paths.SAMPLES_PICTURE, picture)

@@ -4,10 +4,21 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import evaluation, inception, judge, protocol, translation
-from pipeline.core import files, params, paths, stage, weights
-from pipeline.core.family import Translates
+from pipeline.core import files, params, paths, stage
+from pipeline.core.contract import Translates
 from pipeline.datasets.store import Store
+from pipeline.evaluation import (
+    inception,
+    judge,
+    likelihood,
+    nearest,
+    protocol,
+    quality,
+    reconstruction,
+    translation,
+)
+from pipeline.models import entries, weights
+from pipeline.sampling import pictures
 
 
 def main(model: str) -> None:
@@ -16,20 +27,18 @@ def main(model: str) -> None:
         raw = params.read()
         section: params.Evaluate = params.section(raw, "evaluate")
         n = params.section(raw, "sample").n
-        chosen = params.model(raw, model, blocks=("network", "scoring"))
+        chosen = entries.read(raw, model, blocks=("network", "scoring"))
         device = stage.prepare_torch(params.section(raw, "runtime"))
         store = Store()
-        reference = protocol.reference_images(store, section.split, n, section.seed)
+        protocol.check_size(store, section.split, n)
         judges = judge.load(paths.JUDGE, store.spec, device)
         samples = _array(paths.samples_dir(model) / "samples.npy")
-        wanted = _array(paths.samples_dir(model) / "labels.npy")
+        asked = _array(paths.samples_dir(model) / "labels.npy")
         family, facts = weights.load(paths.model_dir(model), chosen, store.spec, device)
         split, train = store.split(section.split), store.split("train")
         shares = np.bincount(train.labels, minlength=store.spec.classes) / len(train)
-        common = protocol.protocol(
-            store, judge.read_facts(paths.JUDGE), n, section.split, section.seed
-        )
-        likelihood, nats = evaluation.likelihood(
+        common = protocol.protocol(store, protocol.judge_facts(), n, section.split, section.seed)
+        likely, nats = likelihood.measure(
             family,
             split.images,
             split.labels,
@@ -44,14 +53,17 @@ def main(model: str) -> None:
             **files.read_json(paths.samples_dir(model) / "cost.json"),
             **common,
             "protocol": protocol.protocol_id(common),
-            **evaluation.sample_quality(judges, samples, reference),
-            **evaluation.memorisation(judges, samples, np.array(train.images), reference),
-            **evaluation.label_fidelity(judges, samples, wanted, split, train),
-            **evaluation.reconstruction_error(family, split.images, split.labels, section.batch),
-            **evaluation.own_errors(family, split.images, split.labels, section.batch),
-            **likelihood,
-            **inception.quality(section.inception, samples, reference, train.images, device),
+            **quality.NOTHING,
+            **reconstruction.measure(family, split.images, split.labels, section.batch),
+            **reconstruction.own_errors(family, split.images, split.labels, section.batch),
+            **likely,
         }
+        if samples is not None:
+            real = quality.real_images(store, judges, section.split, n, section.seed)
+            result |= quality.of_samples(judge.see(judges, samples), asked, real)
+            result |= inception.quality(
+                section.inception, samples, real.reference.images, train.images, device
+            )
         if isinstance(family, Translates):
             result |= translation.quality(
                 family,
@@ -64,6 +76,9 @@ def main(model: str) -> None:
         guard.confirm()
         with files.replacing_folder(paths.scores_dir(model)) as folder:
             np.save(folder / "nats.npy", np.empty(0) if nats is None else nats)
+            if samples is not None:
+                picture = nearest.picture(samples, real.train.images)
+                pictures.save_rows(folder / "nearest.png", picture)
         files.write_json(paths.model_metrics(model), files.rounded(result))
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from pipeline import judge
 from pipeline.core import params, paths, stage
 from pipeline.datasets.store import Store
+from pipeline.evaluation import judge
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Measure the reference rows: data and judges in, metrics/reference.json out."""
 
-from pipeline import judge, protocol, reference
 from pipeline.core import files, params, paths, stage
 from pipeline.datasets.store import Store
+from pipeline.evaluation import judge, protocol, reference
 
 
 def main() -> None:
@@ -13,9 +13,7 @@ def main() -> None:
         section: params.Evaluate = params.section(raw, "evaluate")
         device = stage.prepare_torch(params.section(raw, "runtime"))
         store = Store()
-        common = protocol.protocol(
-            store, judge.read_facts(paths.JUDGE), n, section.split, section.seed
-        )
+        common = protocol.protocol(store, protocol.judge_facts(), n, section.split, section.seed)
         judges = judge.load(paths.JUDGE, store.spec, device)
         rows = reference.rows(store, judges, n=n, split=section.split, seed=section.seed)
         result = {

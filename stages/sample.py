@@ -1,13 +1,13 @@
 """Sample one model: weights in, uint8 images and pictures out."""
 
 import time
-from pathlib import Path
 
 import numpy as np
 
-from pipeline import illustration, pictures, sampling
-from pipeline.core import files, params, paths, precision, stage, weights
+from pipeline.core import files, params, paths, precision, stage
 from pipeline.datasets.store import Store
+from pipeline.models import entries, weights
+from pipeline.sampling import drawing, illustration, pictures
 
 
 def main(model: str) -> None:
@@ -15,15 +15,15 @@ def main(model: str) -> None:
     with stage.guard("sample", model) as guard:
         raw = params.read()
         section: params.Sample = params.section(raw, "sample")
-        chosen = params.model(raw, model, blocks=("network", "sampling"))
+        chosen = entries.read(raw, model, blocks=("network", "sampling"))
         device = stage.prepare_torch(params.section(raw, "runtime"))
         precision.warn_if_emulated(device, chosen.sampling, f"models.{model}.sampling")
         store = Store(paths.DATA / chosen.data)
         family, _ = weights.load(paths.model_dir(model), chosen, store.spec, device)
         started = time.time()
-        drawn = sampling.everything(family, store, section, label=f"sample {model}")
+        drawn = drawing.everything(family, store, section, label=f"sample {model}")
         seconds = time.time() - started
-        counted = sampling.cost_of(family, store)
+        counted = drawing.cost_of(family, store)
         shown = illustration.everything(family, store, drawn, section.seed)
         guard.confirm()
         with files.replacing_folder(paths.samples_dir(model)) as folder:
@@ -32,17 +32,11 @@ def main(model: str) -> None:
             files.write_json(folder / "cost.json", counted)
         with files.replacing_folder(paths.pictures_dir(model)) as folder:
             for name, picture in shown.items():
-                _save(folder / f"{name}.png", picture)
+                pictures.save_rows(folder / f"{name}.png", picture)
         files.write_json(
             paths.timing("sample", model, weights.digest(paths.model_dir(model))),
             {"started": started, "seconds": seconds, "device": stage.device_name(device)},
         )
-
-
-def _save(path: Path, picture: np.ndarray) -> None:
-    """Write a picture [rows, columns, C, H, W]."""
-    columns = picture.shape[1]
-    pictures.save_png(path, pictures.grid(picture.reshape(-1, *picture.shape[2:]), columns))
 
 
 if __name__ == "__main__":

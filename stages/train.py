@@ -5,9 +5,10 @@ import time
 import numpy as np
 import torch
 
-from pipeline import families, training
-from pipeline.core import files, params, paths, precision, stage, weights
+from pipeline.core import files, params, paths, precision, stage
 from pipeline.datasets.store import Store
+from pipeline.models import entries, weights
+from pipeline.training.trainer import Trainer, steps_of
 
 
 def main(model: str) -> None:
@@ -16,21 +17,21 @@ def main(model: str) -> None:
         raw = params.read()
         shared: params.Train = params.section(raw, "train")
         runtime: params.Runtime = params.section(raw, "runtime")
-        chosen = params.model(raw, model, blocks=("network", "training"))
+        chosen = entries.read(raw, model, blocks=("network", "training"))
         device = stage.prepare_torch(runtime)
-        families.check_device(chosen, device)
+        entries.check_device(chosen, device)
         precision.warn_if_emulated(device, chosen.training, f"models.{model}.training")
         store = Store(paths.DATA / chosen.data)
         split = store.split("train")
         family = weights.build(chosen, store.spec, shared.seed, device)
         checkpoint = paths.checkpoint(model, guard.fingerprint)
-        trainer = training.Trainer(
+        trainer = Trainer(
             family,
             torch.from_numpy(np.array(split.images)),
             torch.from_numpy(np.array(split.labels)),
             others=None if split.others is None else torch.from_numpy(np.array(split.others)),
             seed=shared.seed,
-            steps=training.steps_of(chosen.training, shared.budget),
+            steps=steps_of(chosen.training, shared.budget),
             checkpoint=checkpoint,
             checkpoint_seconds=runtime.checkpoint_seconds,
             label=f"train {model}",

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from pipeline.core.images import ImageSpec
 from torch import Tensor
 
 from pipeline import families
-from pipeline.core import params, weights
-from pipeline.core.family import Batch, Family, ImageSpec, Likelihood
-from pipeline.training import Trainer
+from pipeline.core import params
+from pipeline.core.contract import Batch, Family, Likelihood
+from pipeline.models import weights
+from pipeline.training.trainer import Trainer
 
 MODELS = params.model_blocks(params.read(Path(__file__).parents[1] / "params.yaml"))
 """The models of params.yaml, unvalidated."""

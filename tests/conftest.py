@@ -12,7 +12,7 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def _uncounted(request, monkeypatch):
     """No training step is done twice, since tests watch what steps do, unless one asks for it."""
-    training = sys.modules.get("pipeline.training")
+    training = sys.modules.get("pipeline.training.trainer")
     if training is not None and "counted" not in request.fixturenames:
         monkeypatch.setattr(training.Trainer, "_count_one_step", lambda self: None)
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from pipeline.blocks import inversion
 from pipeline.blocks.nets import great_circle, quarter
-from pipeline.core.family import Batch, Family, ImageSpec, to_uint8
+from pipeline.core.contract import Batch, Family, to_uint8
+from pipeline.core.images import ImageSpec
 from pipeline.core.seeds import ImageNoise
 
 NORMALISATION_BATCHES = 50

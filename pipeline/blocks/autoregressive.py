@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pipeline.blocks.likelihoods import categorical_sample
 from pipeline.blocks.nets import warm_cosine
-from pipeline.core.family import (
+from pipeline.core.contract import (
     Batch,
     Family,
     Group,

@@ -4,7 +4,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from pipeline.blocks.nets import quarter
-from pipeline.core.family import ImageSpec
+from pipeline.core.images import ImageSpec
 
 
 class Encoder(nn.Module):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pipeline.core.family import to_signed, to_uint8
+from pipeline.core.contract import to_signed, to_uint8
 
 STARTS = 4
 STEPS = 200

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.core.family import to_signed
+from pipeline.core.contract import to_signed
 
 HALF_STEP = 1 / 255
 MIN_LOG_SCALE = -7.0

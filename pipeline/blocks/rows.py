@@ -22,7 +22,8 @@ from pipeline.blocks.autoregressive import (
     features,
     places,
 )
-from pipeline.core.family import ImageSpec, to_signed
+from pipeline.core.contract import to_signed
+from pipeline.core.images import ImageSpec
 from pipeline.core.params import ModelParams, Section
 
 

@@ -1,8 +1,8 @@
 """The typed, validated view of ``params.yaml``; nothing else reads that file.
 
-The shared sections are declared here. Hyperparameters of a model are declared by its family
-(`core.family.Family`), so that adding a family touches no other file. A stage reads the
-sections that it depends on and no others (`section`, `model`); `pipeline.check` reads it all.
+The shared sections are declared here. Hyperparameters of a model are declared by its family and
+read by `pipeline.models.entries`, so that adding a family touches no other file. A stage reads
+the sections that it depends on and no others; `pipeline.orchestration.check` reads it all.
 """
 
 import difflib
@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
-from pipeline import families
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 
@@ -172,46 +171,25 @@ def section(raw: dict[str, Any], name: str, path: Path = paths.PARAMS) -> Any:
     return validate(SHARED[name], raw[name], name, path)
 
 
-def model(
-    raw: dict[str, Any],
-    name: str,
-    blocks: Iterable[str] = BLOCKS,
-    path: Path = paths.PARAMS,
-) -> ModelParams:
-    """One model with the given blocks validated by its family, the others None."""
+def entry(raw: dict[str, Any], name: str, path: Path = paths.PARAMS) -> dict[str, Any]:
+    """One entry under ``models:`` with all its keys, its blocks as they stand there."""
     models = model_blocks(raw, path)
     where = f"models.{name}"
     if name not in models:
         raise PipelineError(f"{path}: models: {one_of('model', name, models)}")
-    entry = models[name]
-    if not isinstance(entry, dict):
+    found = models[name]
+    if not isinstance(found, dict):
         raise PipelineError(f"{path}: {where}: must be a block with the key 'family'")
-    unknown = [key for key in entry if key not in ENTRY]
+    unknown = [key for key in found if key not in ENTRY]
     if unknown:
         raise PipelineError(f"{path}: {where}.{unknown[0]}: {one_of('key', unknown[0], ENTRY)}")
-    missing = [key for key in ENTRY if key not in entry]
+    missing = [key for key in ENTRY if key not in found]
     if missing:
         raise PipelineError(
             f"{path}: {where}.{missing[0]}: missing; a model has the keys "
             f"{', '.join(ENTRY)} (a block may be {{}})"
         )
-    if entry["family"] not in families.names():
-        message = one_of("family", entry["family"], families.names())
-        raise PipelineError(f"{path}: {where}.family: {message}")
-    family = families.load(entry["family"])
-    if entry["data"] != family.data:
-        # It says what dvc.yaml needs to know, which cannot ask the family.
-        raise PipelineError(
-            f"{path}: {where}.data = {entry['data']!r}: models of the family "
-            f"{entry['family']} are trained on {family.data}"
-        )
-    schemas = {block: getattr(family, block.capitalize()) for block in BLOCKS}
-    return ModelParams(
-        name=name,
-        family=entry["family"],
-        data=entry["data"],
-        **{b: validate(schemas[b], entry[b], f"{where}.{b}", path) for b in blocks},
-    )
+    return found
 
 
 def model_blocks(raw: dict[str, Any], path: Path = paths.PARAMS) -> dict[str, Any]:

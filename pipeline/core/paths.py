@@ -40,6 +40,9 @@ LOCKS = WORK / "locks"
 TIMINGS = WORK / "timings"
 REPLICAS = WORK / "replicas"
 INCEPTION = WORK / "inception"
+LOGS = WORK / "logs"
+DURATIONS = WORK / "durations.json"
+SHOWN = WORK / "shown.json"
 
 
 def model_dir(model: str) -> Path:
@@ -56,13 +59,23 @@ def samples_dir(model: str) -> Path:
 
 
 def scores_dir(model: str) -> Path:
-    """``nats.npy`` of a model with a likelihood: -log p of each image of the evaluated split."""
+    """What the evaluation of a model leaves beside its metrics.
+
+    ``nats.npy`` of a model with a likelihood: -log p of each image of the evaluated split; and of
+    one that draws images ``nearest.png``, samples above the training images that they resemble.
+    """
     return SCORES / model
 
 
 def pictures_dir(model: str) -> Path:
-    """Pictures of a model, each ``<name>.png``."""
+    """Pictures of what a model makes, each ``<name>.png``."""
     return PICTURES / model
+
+
+def pictures(model: str) -> dict[str, Path]:
+    """All pictures of a model that there are, by name."""
+    folders = (pictures_dir(model), scores_dir(model))
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.png"))}
 
 
 def model_metrics(model: str) -> Path:

@@ -5,9 +5,14 @@ batches then needs no generator to be saved: the numbers are the same because th
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
+
+if TYPE_CHECKING:
+    # Imported where it is used: what only names its randomness does not wait for it.
+    import torch
+    from torch import Tensor
 
 
 def derive(*name: int | str) -> int:
@@ -16,19 +21,39 @@ def derive(*name: int | str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def generator(*name: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+def generator(*name: int | str, device: "torch.device | str" = "cpu") -> "torch.Generator":
     """A generator on ``device`` for the given name (see `derive`)."""
+    import torch
+
     return torch.Generator(device=device).manual_seed(derive(*name))
 
 
-def image_seeds(n: int, *name: int | str) -> Tensor:
+def image_seeds(n: int, *name: int | str) -> "Tensor":
     """One seed per image, int64 [n].
 
     They count up from a derived start: torch's CPU generator uses 32 bits of its seed, and
     consecutive ones cannot collide, where 10,000 random ones would in 1 % of all runs.
     """
+    import torch
+
     start = derive(*name) % 2**32
     return (torch.arange(n) + start) % 2**32
+
+
+def subset(total: int, n: int, *name: int | str) -> np.ndarray:
+    """Which n of ``total`` items to take, int64 [n], ascending and without replacement.
+
+    All of them if n is ``total``; otherwise a choice that is a function of the name (see
+    `derive`). Raw Philox output is sorted rather than ``Generator.choice`` called: NumPy
+    promises that the former never changes and reserves the right to change the latter.
+
+    Raises:
+        ValueError: if n is not in 0..total.
+    """
+    if not 0 <= n <= total:
+        raise ValueError(f"cannot take {n} of {total} items")
+    keys = np.random.Philox(derive(*name)).random_raw(total)
+    return np.sort(np.argsort(keys, kind="stable")[:n])
 
 
 class ImageNoise:
@@ -38,21 +63,29 @@ class ImageNoise:
     numbers are drawn on the CPU and moved, so they do not depend on the device either.
     """
 
-    def __init__(self, seeds: Tensor, device: torch.device | str = "cpu") -> None:
+    def __init__(self, seeds: "Tensor", device: "torch.device | str" = "cpu") -> None:
+        import torch
+
         self._generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         self._device = device
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, *shape: int) -> "Tensor":
         """Standard normal float32 [n, *shape]."""
+        import torch
+
         draws = [torch.randn(shape, generator=each) for each in self._generators]
         return torch.stack(draws).to(self._device)
 
-    def uniform(self, *shape: int) -> Tensor:
+    def uniform(self, *shape: int) -> "Tensor":
         """Uniform on [0, 1), float32 [n, *shape]."""
+        import torch
+
         draws = [torch.rand(shape, generator=each) for each in self._generators]
         return torch.stack(draws).to(self._device)
 
-    def integers(self, high: int, *shape: int) -> Tensor:
+    def integers(self, high: int, *shape: int) -> "Tensor":
         """Uniform integers in 0..high-1, int64 [n, *shape]."""
+        import torch
+
         draws = [torch.randint(high, shape, generator=each) for each in self._generators]
         return torch.stack(draws).to(self._device)

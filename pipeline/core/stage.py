@@ -78,11 +78,9 @@ def declared(stage: str, model: str | None = None) -> Declared:
     body = raw.get("do", raw)
     replacements = {}
     if model is not None:
-        chosen = params.model(params.read(), model, blocks=())
-        replacements = {
-            "${key}": model,
-            "${item.family}": chosen.family,
-            "${item.data}": chosen.data,
+        chosen = params.entry(params.read(), model)
+        replacements = {"${key}": model} | {
+            f"${{item.{key}}}": chosen[key] for key in ("family", "data")
         }
 
     def resolve(text: str) -> str:
@@ -187,6 +185,15 @@ def device_of(runtime: params.Runtime) -> Any:
             f"{paths.PARAMS}: runtime.device = 'cuda': torch sees no GPU; use auto or cpu"
         )
     return torch.device("cuda" if there else "cpu")
+
+
+def count_gpus(runtime: params.Runtime) -> int:
+    """How many GPUs stages may use; 0 on processors."""
+    if runtime.device == "cpu":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _keep_freed_memory() -> None:

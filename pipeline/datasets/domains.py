@@ -11,8 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline import protocol
-from pipeline.core import paths
+from pipeline.core import paths, seeds
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import Domains
 from pipeline.datasets.store import SPLITS, Split, Store
@@ -152,7 +151,7 @@ def halves(
         members = np.flatnonzero(labels == label)
         n = (len(members) + odd % 2) // 2
         odd += len(members) % 2
-        chosen = protocol.subset(len(members), n, seed, "domains", split, label)
+        chosen = seeds.subset(len(members), n, seed, "domains", split, label)
         first.append(members[chosen])
     one = np.sort(np.concatenate(first))
     return one, np.setdiff1d(np.arange(len(labels)), one)

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.core import files, paths
 from pipeline.core.errors import PipelineError
-from pipeline.core.family import ImageSpec
+from pipeline.core.images import ImageSpec
 
 SPLITS = ("train", "val", "test")
 

@@ -21,17 +21,9 @@ from torch.nn import functional as F
 from pipeline.blocks.convolutional import Decoder, Encoder
 from pipeline.blocks.mixture import CodeMixture
 from pipeline.blocks.nets import warm_cosine
+from pipeline.core.contract import Batch, Family, Group, TrainingParams, Update, to_signed, to_uint8
 from pipeline.core.errors import PipelineError
-from pipeline.core.family import (
-    Batch,
-    Family,
-    Group,
-    ImageSpec,
-    TrainingParams,
-    Update,
-    to_signed,
-    to_uint8,
-)
+from pipeline.core.images import ImageSpec
 from pipeline.core.params import ModelParams, Section
 from pipeline.core.seeds import ImageNoise
 

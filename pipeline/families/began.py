@@ -29,16 +29,8 @@ from torch import Tensor, nn
 from pipeline.blocks import inversion
 from pipeline.blocks.convolutional import Decoder, Encoder
 from pipeline.blocks.nets import warm_cosine
-from pipeline.core.family import (
-    Batch,
-    Family,
-    Group,
-    ImageSpec,
-    TrainingParams,
-    Update,
-    to_signed,
-    to_uint8,
-)
+from pipeline.core.contract import Batch, Family, Group, TrainingParams, Update, to_signed, to_uint8
+from pipeline.core.images import ImageSpec
 from pipeline.core.params import ModelParams, Section
 from pipeline.core.seeds import ImageNoise
 

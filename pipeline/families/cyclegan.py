@@ -23,16 +23,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.blocks.nets import ChannelNorm
-from pipeline.core.family import (
-    Batch,
-    Family,
-    Group,
-    ImageSpec,
-    TrainingParams,
-    Update,
-    to_signed,
-    to_uint8,
-)
+from pipeline.core.contract import Batch, Family, Group, TrainingParams, Update, to_signed, to_uint8
+from pipeline.core.images import ImageSpec
 from pipeline.core.params import ModelParams, Section
 
 Direction = Literal["ab", "ba"]

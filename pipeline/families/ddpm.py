@@ -26,18 +26,18 @@ from torch import Tensor, nn
 from pipeline.blocks import likelihoods, nets
 from pipeline.blocks.diffusion import Diffusion, expand
 from pipeline.core import precision
-from pipeline.core.errors import PipelineError
-from pipeline.core.family import (
+from pipeline.core.contract import (
     Batch,
     Family,
     Group,
-    ImageSpec,
     Likelihood,
     TrainingParams,
     Update,
     to_signed,
     to_uint8,
 )
+from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
 from pipeline.core.params import ModelParams, Section
 from pipeline.core.seeds import ImageNoise
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.blocks.rows import RowNetwork, RowTokens
 from pipeline.core import precision
-from pipeline.core.family import ImageSpec
+from pipeline.core.images import ImageSpec
 from pipeline.core.params import ModelParams
 
 

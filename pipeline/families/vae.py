@@ -29,17 +29,17 @@ from torch import Tensor, nn
 
 from pipeline.blocks import convolutional, likelihoods, nets
 from pipeline.blocks.mixture import CodeMixture
-from pipeline.core.family import (
+from pipeline.core.contract import (
     Batch,
     Family,
     Group,
-    ImageSpec,
     Likelihood,
     TrainingParams,
     Update,
     to_signed,
     to_uint8,
 )
+from pipeline.core.images import ImageSpec
 from pipeline.core.params import ModelParams, Section
 from pipeline.core.seeds import ImageNoise
 

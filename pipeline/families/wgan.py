@@ -21,7 +21,8 @@ from pipeline.blocks.adversarial import (
     Opponent,
 )
 from pipeline.core import precision
-from pipeline.core.family import Batch, Group, ImageSpec, TrainingParams, Update, to_signed
+from pipeline.core.contract import Batch, Group, TrainingParams, Update, to_signed
+from pipeline.core.images import ImageSpec
 from pipeline.core.params import ModelParams, Section
 
 

@@ -8,7 +8,7 @@ from test_tracking import track
 from test_ui import free_port, serving
 from test_ui import project as project
 
-from pipeline import tracking_views
+from pipeline.tracking import views as tracking_views
 
 pytest.importorskip("playwright", reason="make test-browser installs it")
 pytestmark = [

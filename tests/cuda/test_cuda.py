@@ -12,8 +12,9 @@ from builders import (
     trainer,
 )
 
-from pipeline.core import seeds, weights
-from pipeline.core.family import HasLikelihood, Samples, Translates
+from pipeline.core import seeds
+from pipeline.core.contract import HasLikelihood, Samples, Translates
+from pipeline.models import weights
 
 pytestmark = [
     pytest.mark.cuda,

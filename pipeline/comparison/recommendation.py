@@ -1,0 +1,199 @@
+"""Which model to take: the answers of all tables in a few lines, each with its caveats.
+
+Ties are those of the tables (`tables.interval`): what they do not tell apart is not told apart
+here. No answer is better than the numbers that it names.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline.comparison import tables
+from pipeline.comparison.collect import OK, Row
+from pipeline.comparison.questions import TIE_FACTOR, number
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to take for one purpose.
+
+    Attributes:
+        purpose: such as ``best samples``.
+        model: its name.
+        value: its numbers, for people.
+        tied: models from which nothing tells it apart, best first.
+        caveats: what a reader must know, a sentence each.
+    """
+
+    purpose: str
+    model: str
+    value: str
+    tied: tuple[str, ...]
+    caveats: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """All of it but the purpose, in one line."""
+        told = f"{self.model}, {self.value}"
+        if self.tied:
+            told += f", tied with {', '.join(self.tied)}"
+        return f"{told} ({'; '.join(self.caveats)})" if self.caveats else told
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What is looked for: the smallest value of ``key``.
+
+    Attributes:
+        name: for people.
+        key: the metric.
+        value: shows it.
+        guess: whether single trainings are a tie within `TIE_FACTOR`, as FIDs are.
+        caveats: what there is to know of the best row.
+        serves: which rows are looked at.
+    """
+
+    name: str
+    key: str
+    value: Callable[[Row], str]
+    guess: bool
+    caveats: Callable[[Row], list[str]]
+    serves: Callable[[Row], bool] = lambda row: True
+
+
+def _sample_caveats(row: Row) -> list[str]:
+    found = []
+    if row.get("label_accuracy") is not None:
+        found.append("it is told which class to draw, which models without labels are not")
+    if row.get("coverage") is not None and row["coverage"] < 0.9:
+        found.append(
+            f"its samples cover {100 * row['coverage']:.0f} % of the real images' neighbourhoods"
+        )
+    for key in ("latent_density", "prior"):
+        if row.get(key):
+            found.append(f"its samples are as much those of its {key.replace('_', ' ')}")
+    return found
+
+
+def _likelihood_caveats(row: Row) -> list[str]:
+    if row.get("likelihood_bound") == "exact":
+        return []
+    return [f"an upper bound ({row.get('likelihood_bound')}), so the true value may be lower"]
+
+
+def _code_caveats(row: Row) -> list[str]:
+    return ["codes differ in size, so this ranks reconstructions and not models"]
+
+
+PURPOSES = (
+    Purpose(
+        "best samples",
+        "fid",
+        lambda row: f"FID {number('fid', '.2f')(row)} on the judges' features",
+        True,
+        _sample_caveats,
+    ),
+    Purpose(
+        "best samples without labels",
+        "fid",
+        lambda row: f"FID {number('fid', '.2f')(row)}",
+        True,
+        _sample_caveats,
+        lambda row: row.get("label_accuracy") is None,
+    ),
+    Purpose(
+        "best likelihood",
+        "bits_per_dim",
+        lambda row: f"{number('bits_per_dim', '.3f')(row)} bits/dim",
+        False,
+        _likelihood_caveats,
+    ),
+    Purpose(
+        "best reconstruction",
+        "reconstruction_mse",
+        lambda row: f"MSE {number('reconstruction_mse', '.5f')(row)}",
+        False,
+        _code_caveats,
+    ),
+)
+
+
+def answers(rows: Sequence[Row]) -> list[Answer]:
+    """The best for each of `PURPOSES` that some model serves, and the cheapest that ties with it.
+
+    Args:
+        rows: from `collect.committed`.
+    """
+    found = []
+    for purpose in PURPOSES:
+        best, tied = standing(rows, purpose)
+        if best is None:
+            continue
+        caveats = [*purpose.caveats(best), *_trained_once(purpose, best, tied)]
+        names = tuple(row["model"] for row in tied)
+        found.append(
+            Answer(purpose.name, best["model"], purpose.value(best), names, tuple(caveats))
+        )
+        found += _cheapest(purpose, [best, *tied])
+    return found
+
+
+def standing(rows: Sequence[Row], purpose: Purpose) -> tuple[Row | None, list[Row]]:
+    """The best model, and those whose intervals overlap with its own, best first."""
+    listed = [
+        row
+        for row in tables.ranked(rows, purpose.key)
+        if row["kind"] == "model" and row["status"] == OK and purpose.serves(row)
+    ]
+    if not listed:
+        return None, []
+    best, *others = listed
+    known = [row for row in others if _comparable(purpose, best, row)]
+    letters = tables.ties([tables.interval(row, purpose.key) for row in (best, *known)])
+    mine = set(letters[0].split())
+    return best, [
+        row for row, each in zip(known, letters[1:], strict=True) if mine & set(each.split())
+    ]
+
+
+def text(rows: Sequence[Row]) -> str:
+    """A line for each answer, for a terminal."""
+    found = answers(rows)
+    width = max((len(each.purpose) for each in found), default=0)
+    lines = [f"{each.purpose.ljust(width)}  {each.sentence()}" for each in found]
+    return "\n".join(lines).replace("±", "+-")
+
+
+def _comparable(purpose: Purpose, *rows: Row) -> bool:
+    """Whether anything is known of what another training would give."""
+    return purpose.guess or all(_several(purpose, row) for row in rows)
+
+
+def _several(purpose: Purpose, row: Row) -> bool:
+    return row.get(f"{purpose.key}_trained_low") is not None
+
+
+def _trained_once(purpose: Purpose, best: Row, tied: Sequence[Row]) -> list[str]:
+    if all(_several(purpose, row) for row in (best, *tied)):
+        return []
+    if purpose.guess:
+        return [
+            f"of a single training each, so what is within a factor of {TIE_FACTOR} is a tie "
+            "(make thorough tells more)"
+        ]
+    return ["of a single training, so nothing is known of ties (make thorough tells)"]
+
+
+def _cheapest(purpose: Purpose, tied: Sequence[Row]) -> list[Answer]:
+    """Which of several models that tie takes the fewest operations to train."""
+    costed = [row for row in tied if row.get("training_flops_per_image") is not None]
+    if len(tied) < 2 or not costed:
+        return []
+    row = min(costed, key=_training_flops)
+    value = f"{_training_flops(row) / 1e12:.2f} TFLOP of training"
+    if row.get("sampling_flops"):
+        value += f" and {row['sampling_flops'] / 1e6:,.1f} MFLOP per sample"
+    caveats = (purpose.value(row), "operations are no measure of time")
+    return [Answer("  cheapest of these", row["model"], value, (), caveats)]
+
+
+def _training_flops(row: Row) -> float:
+    return row["training_flops_per_image"] * row["images_seen"]

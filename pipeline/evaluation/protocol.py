@@ -1,0 +1,91 @@
+"""What has to agree before two results may be ranked against each other, in one place.
+
+Every result carries these facts and a short hash of them. The reference rows, the evaluation of
+each model and the comparison all take them from here.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core import files, paths, seeds
+from pipeline.core.errors import PipelineError
+from pipeline.datasets.store import Store
+
+METRIC_VERSION = "1"
+"""Raised by hand whenever a metric's code gives other numbers for the same images."""
+
+
+def reference_images(store: Store, split_name: str, n: int, seed: int) -> np.ndarray:
+    """The n images of a split that samples are compared with, uint8 [n, C, H, W].
+
+    The whole split in its order if n is its size, otherwise a subset chosen by ``seed``. Only
+    these n images are read into memory.
+
+    Raises:
+        PipelineError: if the split has fewer than n images.
+    """
+    check_size(store, split_name, n)
+    images = store.split(split_name).images
+    return np.array(images[reference_index(len(images), split_name, n, seed)])
+
+
+def check_size(store: Store, split_name: str, n: int) -> None:
+    """Refuse to compare n samples with a split of fewer images.
+
+    Raises:
+        PipelineError: with the largest ``sample.n`` that there are images for.
+    """
+    images = store.split(split_name).images
+    if n > len(images):
+        raise PipelineError(
+            f"{paths.PARAMS}: sample.n = {n}: the {split_name} split of {store.name} has only "
+            f"{len(images)} images, and FID takes as many real images as samples; "
+            f"set sample.n to at most {len(images)}"
+        )
+
+
+def reference_index(total: int, split_name: str, n: int, seed: int) -> np.ndarray:
+    """Which n of a split's ``total`` images samples are compared with, int64 [n], ascending."""
+    return seeds.subset(total, n, seed, "reference", split_name)
+
+
+def judge_facts(folder: Path = paths.JUDGE) -> dict[str, Any]:
+    """``judge.json``: recipe, number of features, and `pipeline.evaluation.judge.facts` of each.
+
+    Raises:
+        PipelineError: if no judge was trained.
+    """
+    try:
+        return files.read_json(folder / "judge.json")
+    except FileNotFoundError:
+        raise PipelineError(f"{folder}: no judge; run `dvc repro judge`") from None
+
+
+def protocol(store: Store, judges: dict[str, Any], n: int, split: str, seed: int) -> dict[str, Any]:
+    """The flat facts that two results must share to be comparable; hashes as 16 hex digits.
+
+    Args:
+        store: the data set.
+        judges: what `judge_facts` returns.
+        n: how many samples are judged, against as many real images.
+        split: the split that these real images are from.
+        seed: of their choice where they are not the whole split.
+    """
+    return {
+        "dataset": store.name,
+        "data_sha256": store.sha256[:16],
+        "judge_recipe": judges["recipe"][:16],
+        "n_samples": n,
+        "n_reference": n,
+        "reference_split": split,
+        "reference_seed": seed,
+        "fid_features": f"judge-{judges['features']}x{len(judges['judges'])}",
+        "metric_version": METRIC_VERSION,
+    }
+
+
+def protocol_id(facts: dict[str, Any]) -> str:
+    """16 hex digits that name the facts of `protocol`."""
+    return files.sha256_of(facts)[:16]

@@ -1,0 +1,1 @@
+"""Did a change make it worse? New metrics against a committed baseline."""

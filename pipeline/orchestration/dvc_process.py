@@ -1,0 +1,184 @@
+"""DVC in a process of ours: started once for many calls, and with three of its habits made quick.
+
+``python -m pipeline.orchestration.dvc_process repro vae`` does what ``dvc repro vae`` does. Without
+arguments it is a worker: it takes calls from its standard input, one JSON list of arguments on
+each line, and ends the output of each with a line of `END` and the exit code.
+
+DVC takes seconds to start, parses params.yaml once for each stage, and after each stage it reads
+and writes the whole of dvc.lock with a parser that keeps comments, of which there are none. Each
+stage is a Python that imports torch, which takes as long as some trainings. Here dvc.lock goes
+through the fast parser, params.yaml is parsed again when it changed, and a stage is a copy of this
+process (fork) in which libraries are imported already, but nothing of the project is. What is
+written is the same, which a test compares with plain DVC; if a later DVC has none of what is
+replaced here, it runs as it is.
+"""
+
+import copy
+import importlib
+import json
+import os
+import re
+import runpy
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ruamel.yaml import YAML
+
+END = "\x1e"
+"""Begins the line that ends the output of a call; no stage prints it."""
+STAGE = re.compile(r"python -m (stages\.\w+)((?: \w+)*)")
+PROJECT = ("pipeline", "stages")
+"""Packages that a stage imports afresh, as they are when it starts."""
+PRELOADED = ("numpy", "torch", "pydantic", "ruamel.yaml", "safetensors.torch", "tqdm", "PIL.Image")
+"""What most stages import and nobody edits."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what ``dvc`` does with these arguments, and return its exit code."""
+    import dvc.cli
+
+    _make_quick()
+    return dvc.cli.main(list(arguments))
+
+
+def serve() -> None:
+    """Answer calls until standard input ends."""
+    # Stages inherit standard input: they get none, and cannot read what is meant for this loop.
+    calls = os.fdopen(os.dup(0), encoding="utf-8")
+    os.set_inheritable(calls.fileno(), False)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    for line in calls:
+        code = main(json.loads(line))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        print(f"{END}{code}", flush=True)
+
+
+def _make_quick() -> None:
+    import dvc.dependency.param
+    import dvc.dvcfile
+    import dvc.stage.run
+
+    for module, name, quicker in (
+        (dvc.dvcfile, "modify_yaml", _modifying),
+        (dvc.dependency.param, "load_path", _remembering),
+        (dvc.stage.run, "_run", _copying),
+    ):
+        found = getattr(module, name, None)
+        if found is not None and not hasattr(found, "quicker_than"):
+            made = quicker(found)
+            made.quicker_than = found
+            setattr(module, name, made)
+
+
+def _modifying(slowly: Callable[..., Any]) -> Callable[..., Any]:
+    """As DVC's own, but for files of DVC's that hold no comments; an unchanged one is left."""
+
+    @contextmanager
+    def modify(path: Any, fs: Any = None) -> Iterator[dict[str, Any]]:
+        file = Path(path)
+        if file.name != "dvc.lock" or not file.exists():
+            with slowly(path, fs=fs) as data:
+                yield data
+            return
+        data = YAML(typ="safe").load(file.read_text(encoding="utf-8")) or {}
+        before = copy.deepcopy(data)
+        yield data
+        if data != before:
+            yaml = YAML(typ="safe")
+            yaml.default_flow_style = False
+            yaml.sort_base_mapping_type_on_output = False
+            temporary = file.with_name(f".{file.name}.{os.getpid()}")
+            with temporary.open("w", encoding="utf-8") as stream:
+                yaml.dump(_plain(data), stream)
+            os.replace(temporary, file)
+
+    return modify
+
+
+def _plain(value: Any) -> Any:
+    """What DVC hands over, such as ordered dictionaries, in types that every writer knows."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
+
+
+def _remembering(slowly: Callable[..., Any]) -> Callable[..., Any]:
+    """As DVC's own, but a file that did not change is parsed once."""
+    known: dict[str, tuple[tuple[int, int, int], Any]] = {}
+
+    def load(path: Any, fs: Any = None, **options: Any) -> Any:
+        facts = os.stat(path)
+        version = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+        if known.get(str(path), (None,))[0] != version:
+            known[str(path)] = (version, slowly(path, fs, **options))
+        return copy.deepcopy(known[str(path)][1])
+
+    return load
+
+
+def _copying(slowly: Callable[..., Any]) -> Callable[..., Any]:
+    """As DVC's own, but a stage runs in a copy of this process, where that is safe."""
+
+    def run(executable: Any, cmd: str, **options: Any) -> None:
+        found = STAGE.fullmatch(cmd)
+        if found is None or not _copies_well():
+            slowly(executable, cmd, **options)
+            return
+        for name in PRELOADED:
+            importlib.import_module(name)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child = os.fork()
+        if child == 0:
+            _become(found[1], found[2].split(), options)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code != 0:
+            from dvc.stage.exceptions import StageCmdFailedError
+
+            raise StageCmdFailedError(cmd, code)
+
+    return run
+
+
+def _copies_well() -> bool:
+    """Whether this process may be copied: a copy has no threads, which macOS's libraries need."""
+    return sys.platform == "linux" and threading.active_count() == 1
+
+
+def _become(module: str, arguments: list[str], options: dict[str, Any]) -> NoReturn:
+    """Be the stage that ``python -m module arguments`` is."""
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.environ.clear()
+        os.environ.update(options["env"])
+        os.chdir(options["cwd"])
+        for name in [each for each in sys.modules if each.partition(".")[0] in PROJECT]:
+            del sys.modules[name]
+        sys.argv = [module, *arguments]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # what DVC would do at its end is not this process's to do
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit(main(sys.argv[1:]))
+    serve()

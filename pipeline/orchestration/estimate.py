@@ -1,0 +1,75 @@
+"""How long stages take: as long as last time here, or what their cost suggests."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pipeline.core import files, paths
+
+SECONDS_PER_TFLOP = 30.0
+"""Of a training on one core, about; measured times replace it as soon as there are some."""
+TYPICAL = {"train": 30.0, "sample": 8.0, "evaluate": 8.0, "judge": 20.0, "reference": 15.0}
+"""Seconds of stages of which nothing else is known."""
+OTHER = 5.0
+
+
+class Durations:
+    """Seconds that stages took in this folder, remembered below ``work/``."""
+
+    def __init__(self) -> None:
+        try:
+            self.known: dict[str, float] = files.read_json(paths.DURATIONS)
+        except (FileNotFoundError, ValueError):
+            self.known = {}
+        self._guessed = 0.0
+        self._measured = 0.0
+
+    def expected(self, stage: str) -> float:
+        """Seconds that a stage will take, as far as one can know."""
+        if stage in self.known:
+            return self.known[stage]
+        # What was guessed of others turned out to be so much too short or too long.
+        factor = self._measured / self._guessed if self._guessed else 1.0
+        return factor * guess(stage)
+
+    def took(self, stage: str, seconds: float) -> None:
+        """Remember what a stage took."""
+        self._guessed += guess(stage)
+        self._measured += seconds
+        self.known[stage] = round(seconds, 1)
+
+    def save(self) -> None:
+        """Keep it for the next run."""
+        files.write_json(paths.DURATIONS, self.known)
+
+
+def guess(stage: str) -> float:
+    """Seconds by the stage's kind, or, of a training, by the operations of the last one."""
+    kind, _, model = stage.partition("@")
+    if kind == "train" and paths.model_metrics(model).exists():
+        try:
+            found: dict[str, Any] = files.read_json(paths.model_metrics(model))
+        except ValueError:
+            return TYPICAL[kind]
+        flops, images = (found.get(key) for key in ("training_flops_per_image", "images_seen"))
+        if flops and images:
+            return 10.0 + SECONDS_PER_TFLOP * flops * images / 1e12
+    return TYPICAL.get(kind, OTHER)
+
+
+def left(chains: Iterable[Sequence[float]], slots: int) -> float:
+    """Seconds until all chains are through, each the seconds of its stages in their order.
+
+    As many chains at a time as there are slots, the next one in the first slot that is free.
+    """
+    ends = [0.0] * slots
+    for chain in chains:
+        first = min(range(slots), key=ends.__getitem__)
+        ends[first] += sum(chain)
+    return max(ends, default=0.0)
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, and hours where there are some."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

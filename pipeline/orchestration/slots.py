@@ -1,0 +1,134 @@
+"""Slots in which DVC runs, one chain of stages after the other in each, and how they end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any
+
+import psutil
+
+from pipeline.orchestration import dvc_process
+
+WORKER = (sys.executable, "-m", "pipeline.orchestration.dvc_process")
+ENDING_SECONDS = 30
+"""The longest wait for what was asked to end: where nobody reaps the dead, they stay listed."""
+
+
+class Slots:
+    """So many DVCs side by side, each started when it is first needed.
+
+    Several may share a repository if each waits for its locks. All that they and their stages print
+    is handed on line by line.
+    """
+
+    def __init__(self) -> None:
+        """Prepare one slot; `grow` makes more."""
+        self._free: SimpleQueue[int] = SimpleQueue()
+        self._free.put(0)
+        self._number = 1
+        self._gpus = 0
+        self._workers: dict[int, subprocess.Popen] = {}
+        self._stopping = threading.Event()
+
+    def grow(self, number: int, gpus: int) -> None:
+        """Have so many slots; with several GPUs, each sees one of them in turn."""
+        if gpus > 1:
+            self.close()  # what was started sees all of them
+        self._gpus = gpus
+        for slot in range(self._number, number):
+            self._free.put(slot)
+        self._number = max(number, self._number)
+
+    def run(self, arguments: Sequence[str], line: Callable[[str], None]) -> int:
+        """Do what ``dvc --wait-for-lock`` does with these arguments in the next free slot.
+
+        Args:
+            arguments: of DVC.
+            line: is given each line of the output.
+
+        Returns:
+            DVC's exit code; 130 if everything was stopped meanwhile.
+        """
+        slot = self._free.get()
+        try:
+            if self._stopping.is_set():
+                return 130
+            worker = self._worker(slot)
+            worker.stdin.write(json.dumps(["--wait-for-lock", *arguments]) + "\n")
+            worker.stdin.flush()
+            for text in worker.stdout:
+                if text.startswith(dvc_process.END):
+                    return int(text[1:])
+                line(text.rstrip("\n"))
+            self._workers.pop(slot, None)
+            return worker.wait() or 1  # it ended without an answer
+        except BrokenPipeError:
+            self._workers.pop(slot, None)
+            return 1
+        finally:
+            self._free.put(slot)
+
+    def _worker(self, slot: int) -> subprocess.Popen:
+        if slot not in self._workers:
+            environment = dict(os.environ)
+            if self._gpus > 1:
+                environment["CUDA_VISIBLE_DEVICES"] = str(slot % self._gpus)
+            self._workers[slot] = subprocess.Popen(
+                WORKER,
+                env=environment,
+                start_new_session=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                bufsize=1,
+                errors="replace",
+            )
+        return self._workers[slot]
+
+    def close(self) -> None:
+        """Let the workers end by themselves, when nothing runs any more."""
+        for worker in self._workers.values():
+            with suppress(OSError):
+                worker.stdin.close()
+            worker.wait()
+        self._workers.clear()
+
+    def stop(self) -> None:
+        """End what runs."""
+        self._stopping.set()
+        end(*self._workers.values())
+
+
+def to_its_end(command: Sequence[str], **options: Any) -> int:
+    """Run a command and return its exit code; if this process is interrupted, end it first.
+
+    It has a session of its own, so that it is told once, together with what it has started.
+    """
+    child = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, **options)
+    try:
+        return child.wait()
+    except BaseException:
+        end(child)
+        child.wait()
+        raise
+
+
+def end(*children: subprocess.Popen) -> None:
+    """End processes that have a session of their own, with what they have started.
+
+    DVC does not take its child along, so the whole group is told. It may also end before its
+    child, which still writes to the same files, so all are waited for.
+    """
+    started = []
+    for child in children:
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it ended by itself just now
+            started += psutil.Process(child.pid).children(recursive=True)
+            os.killpg(child.pid, signal.SIGTERM)
+    psutil.wait_procs(started, timeout=ENDING_SECONDS)

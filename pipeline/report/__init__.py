@@ -1,0 +1,1 @@
+"""The page for people, and the tables in README and docs."""

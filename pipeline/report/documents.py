@@ -1,0 +1,224 @@
+"""The tables in README.md and docs/, from params.yaml, the families' own words and the metrics.
+
+Nobody types a number or a paper: what stands between two markers is made here.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline import families
+from pipeline.comparison import collect
+from pipeline.comparison.collect import FAILED, OTHER, Row
+from pipeline.core import files, params, paths
+from pipeline.core.contract import Family, HasLikelihood, Reconstructs, Samples, Translates
+from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
+from pipeline.gate import baseline, compare
+from pipeline.gate import rules as gate_rules
+from pipeline.models import entries, weights
+
+README = Path("README.md")
+GATE = Path("docs/gate.md")
+ANY_SHAPE = ImageSpec(channels=1, height=28, width=28, classes=10)
+"""Of images that models are built for here: what a family can do does not depend on it."""
+FIGURES = (
+    ("fid", "FID {:.2f}"),
+    ("bits_per_dim", "{:.3f} bits/dim"),
+    ("reconstruction_mse", "MSE {:.4f}"),
+    ("label_accuracy", "label accuracy {:.3f}"),
+    ("translation_fid_ab", "FID {:.2f} from A to B"),
+    ("translation_fid_ba", "FID {:.2f} from B to A"),
+)
+"""The figures of a result that the table of models shows, where it has them."""
+SIMULATED = 2000
+"""Runs of the gate of which the rate of false alarms is taken."""
+ARXIV = r"arXiv:(\d{4}\.\d{4,5})"
+NAME = r"(?:(?:van|von|den|der|de) )*[A-Z][\w'-]+"
+AUTHORS = rf"{NAME}(?:, {NAME})*(?: (?:&|and) {NAME}| et al\.)? \d{{4}}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is written between two markers, which stand in their document once each."""
+
+    begin: str
+    end: str
+    text: Callable[[], str]
+
+
+def write() -> None:
+    """Put the tables between the markers of README.md and docs/gate.md.
+
+    Raises:
+        PipelineError: if a file or a marker is missing.
+    """
+    for path in DOCUMENTS:
+        files.write_text(path, rendered(path.read_text(encoding="utf-8"), path))
+
+
+def rendered(text: str, path: Path = README) -> str:
+    """The ``text`` of a document with what belongs between its markers.
+
+    Raises:
+        PipelineError: if a marker is not there once, or what it should show is missing.
+    """
+    for part in DOCUMENTS[path]:
+        if text.count(part.begin) != 1 or text.count(part.end) != 1:
+            raise PipelineError(f"{path}: must hold {part.begin} and {part.end} once each")
+        before, rest = text.split(part.begin)
+        _, marker, after = rest.partition(part.end)
+        if not marker:
+            raise PipelineError(f"{path}: {part.end} must follow {part.begin}")
+        text = f"{before}{part.begin}\n\n{part.text()}\n\n{part.end}{after}"
+    return text
+
+
+def results() -> str:
+    """metrics/comparison.md without its title, its headings one level lower."""
+    if not paths.COMPARISON_MD.exists():
+        raise PipelineError(f"{paths.COMPARISON_MD}: no comparison; run make repro")
+    _, _, page = paths.COMPARISON_MD.read_text(encoding="utf-8").partition("\n")
+    return f"\n{page.strip()}".replace("\n## ", "\n### ").strip()
+
+
+def models() -> str:
+    """A table of all models of params.yaml: papers, what they can do, and how well."""
+    raw = params.read()
+    reference = collect.read_reference(paths.REFERENCE)
+    rows = collect.rows(params.model_blocks(raw), paths.model_metrics, reference)
+    lines = ["| model | family | papers | can | result |", "|---|---|---|---|---|"]
+    for row in rows:
+        if row["kind"] != "model":
+            continue
+        family = weights.build(entries.read(raw, row["model"]), ANY_SHAPE, 0, torch.device("cpu"))
+        source = f"[{row['family']}](pipeline/families/{row['family']}.py)"
+        cells = [
+            row["model"],
+            source,
+            papers(row["model"], documentation(row["family"])),
+            ", ".join(capabilities(family, row)),
+            result(row),
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def sensitivity() -> str:
+    """What the gate stops: of each metric of each model, the first value that fails."""
+    rules = gate_rules.section(params.read())
+    base = baseline.read()
+    found = {(check.model, check.metric): check for check in compare.smallest(base, rules)}
+    metrics = [m for m, rule in rules.metrics.items() if rule.level == "fail"]
+    lines = ["| model | " + " | ".join(metrics) + " |", "|---|" + "---:|" * len(metrics)]
+    for model in base.models:
+        cells = [_limit(found.get((model, metric))) for metric in metrics]
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    rate = compare.false_alarm_rate(base, rules, runs=SIMULATED)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"In {SIMULATED:,} simulated runs in which nothing had changed, of baselines and "
+            "candidates that spread as the committed trainings do, "
+            f"{100 * rate:.1f} % raised a false alarm.",
+        ]
+    )
+
+
+def _limit(check: compare.Check | None) -> str:
+    """Baseline and the first value that fails."""
+    if check is None:
+        return ""
+    limit = check.baseline + (check.allowed if check.better == "lower" else -check.allowed)
+    stopped = check.verdict == compare.WORSE
+    return f"{check.baseline:.4g} → {f'{limit:.4g}' if stopped else 'warns'}"
+
+
+def documentation(family: str) -> str:
+    """The docstring that heads a family's file."""
+    return sys.modules[families.load(family).__module__].__doc__
+
+
+def papers(model: str, documented: str) -> str:
+    """The papers of a model, with links, from the docstring that heads its family's file.
+
+    Each model has an entry there, ``- <model>: Authors year, "Title", arXiv:NNNN.NNNNN``. Its
+    first paper is given with its title, the others as authors and year. A model without an entry
+    has the docstring's first line.
+    """
+    entry = re.search(rf"^- {model}: (.*(?:\n  .*)*)", documented, re.MULTILINE)
+    if entry is None:
+        return linked(documented.partition("\n")[0])
+    text = " ".join(entry[1].replace("``", "`").split())
+    first = re.match(rf'({AUTHORS}), ("[^"]+")(?:, {ARXIV})?', text)
+    if first is None:
+        return linked(text)
+    who, title, number = first.groups()
+    found = [f"{link(who, number) if number else who}, {title}"]
+    rest = text[first.end() :]
+    for other in re.finditer(ARXIV, rest):
+        cited = re.search(rf'({AUTHORS})(?:, "[^"]*")?(?: \([^)]*\))?, $', rest[: other.start()])
+        found.append(link(cited[1] if cited else other[0], other[1]))
+    return "; ".join(found)
+
+
+def link(text: str, number: str) -> str:
+    """A Markdown link to a paper on arXiv."""
+    return f"[{text}](https://arxiv.org/abs/{number})"
+
+
+def linked(text: str) -> str:
+    """``text`` with every arXiv number made a link."""
+    return re.sub(ARXIV, lambda match: link(match[0], match[1]), text)
+
+
+def capabilities(family: Family, row: Row) -> list[str]:
+    """What a model can do, in a few words each; ``row`` tells which bound its likelihood is."""
+    found = []
+    if isinstance(family, Samples):
+        found.append("samples by class" if family.conditional else "samples")
+    if isinstance(family, HasLikelihood):
+        bound = row.get("likelihood_bound")
+        found.append(f"likelihood ({bound})" if bound else "likelihood")
+    if isinstance(family, Reconstructs):
+        found.append("reconstructs")
+    if isinstance(family, Translates):
+        found.append("translates")
+    return found
+
+
+def result(row: Row) -> str:
+    """The main figures of a model's metrics."""
+    if row["status"] == FAILED:
+        return "not run"
+    shown = [form.format(row[key]) for key, form in FIGURES if row.get(key) is not None]
+    return ("by another protocol: " if row["status"] == OTHER else "") + ", ".join(shown)
+
+
+PARTS = (
+    Part(
+        "<!-- results: written by `python -m pipeline readme` -->",
+        "<!-- end of results -->",
+        results,
+    ),
+    Part(
+        "<!-- models: written by `python -m pipeline readme` -->",
+        "<!-- end of models -->",
+        models,
+    ),
+)
+DOCUMENTS = {
+    README: PARTS,
+    GATE: (
+        Part(
+            "<!-- sensitivity: written by `python -m pipeline readme` -->",
+            "<!-- end of sensitivity -->",
+            sensitivity,
+        ),
+    ),
+}

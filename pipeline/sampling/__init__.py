@@ -1,0 +1,1 @@
+"""Images from trained models, one seed each, and the pictures that people look at."""

@@ -1,0 +1,1 @@
+"""Results as MLflow shows them: runs, views, live curves and the registry."""

@@ -1,0 +1,337 @@
+"""Mirror the pipeline's results into MLflow: one current run for each model, and nothing twice.
+
+Training only writes files. What is mirrored here may just as well have been restored from a cache
+or pulled, so a run is keyed by what DVC recorded of its model (the entries of dvc.lock), not by
+the process that trained it. Losing the store loses nothing: the next time fills it again.
+"""
+
+import logging
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from pipeline.comparison import dvc_lock
+from pipeline.core import files, params, paths
+from pipeline.core.errors import PipelineError
+from pipeline.models import entries
+from pipeline.tracking import runs as tracking_runs
+from pipeline.tracking import views as tracking_views
+from pipeline.tracking.runs import Result
+
+if TYPE_CHECKING:
+    # Importing MLflow takes seconds, so what only needs a link does not wait for it.
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+RUNS_PER_PAGE = 1000
+LOCK_SECONDS = 300
+CRASHED_SECONDS = 3600
+"""A run on a server that is not complete after so long is nobody's."""
+
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # MLflow's own settings wait for minutes before they say that a server is down.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+"""Environment of MLflow; what a person has set wins."""
+
+CHATTER = {
+    "alembic": logging.WARNING,
+    "mlflow.pyfunc": logging.WARNING,
+    "mlflow.store.db.utils": logging.WARNING,
+    "urllib3.connectionpool": logging.ERROR,  # each retry; the error says enough
+}
+"""Loggers of libraries, and what is still worth printing of them."""
+
+
+def store_uri() -> str:
+    """MLFLOW_TRACKING_URI if it is set, else the SQLite file of this folder."""
+    path = str(paths.MLFLOW_DB.absolute()).replace("%", "%25")
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{path}"
+
+
+def is_server(uri: str) -> bool:
+    """Whether a store is reached over HTTP, so that others look after it."""
+    return uri.startswith(("http://", "https://"))
+
+
+def artifact_root() -> str:
+    """Where runs of a local store keep their files, as an absolute URI."""
+    return paths.MLFLOW_ARTIFACTS.absolute().as_uri()
+
+
+@contextmanager
+def connected(uri: str) -> "Iterator[MlflowClient]":
+    """A client of a store, without MLflow's telemetry, minutes of retries and chatter.
+
+    Raises:
+        PipelineError: for what MLflow, its database or the network raise in the block.
+    """
+    for key, value in SETTINGS.items():
+        os.environ.setdefault(key, value)  # before the import, which starts the telemetry
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    for name, level in CHATTER.items():
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        if is_server(uri):
+            hint = "; is the server that MLFLOW_TRACKING_URI names up?"
+        elif isinstance(error, MlflowException | SQLAlchemyError):
+            hint = (
+                "; if the store is damaged, delete it, and the next run fills it again, "
+                "but for registered models"
+            )
+        else:
+            hint = ""
+        raise PipelineError(without_password(f"MLflow at {uri}: {lines[0]}{hint}")) from None
+
+
+def experiments(client: "MlflowClient") -> "list[Experiment]":
+    """The experiments that `mirror` made."""
+    found = _pages(lambda token: client.search_experiments(page_token=token))
+    return [each for each in found if "protocol" in each.tags]
+
+
+def tracked(uri: str) -> dict[str, str]:
+    """Ids of the experiments that `mirror` made in a store, by name.
+
+    Raises:
+        PipelineError: if the store cannot be reached or is damaged.
+    """
+    with store_locked(), connected(uri) as client:
+        return {each.name: each.experiment_id for each in experiments(client)}
+
+
+def view_urls(server: str, experiment_id: str) -> dict[str, str]:
+    """The pages that compare the current models of an experiment, by name."""
+    return {
+        name: tracking_views.link(without_password(server), experiment_id, key)
+        for key, (name, _) in tracking_views.views().items()
+    }
+
+
+def read() -> tuple[list[Result], dict[str, str]]:
+    """Read the results of the models in params.yaml, and why each of the others has none.
+
+    Raises:
+        PipelineError: if params.yaml, dvc.lock or a metrics file cannot be read.
+    """
+    raw = params.read()
+    entries = dvc_lock.entries()
+    results, missing = [], {}
+    places: Counter[str] = Counter()
+    for model, block in params.model_blocks(raw).items():
+        place = places[block["family"]]
+        places[block["family"]] += 1
+        metrics = paths.model_metrics(model)
+        unknown = dvc_lock.missing(model, entries)
+        if not metrics.exists():
+            missing[model] = f"no {metrics}: it failed, or was not run"
+        elif unknown:
+            missing[model] = f"{paths.DVC_LOCK} has no {unknown[0]}: run it through `make repro`"
+        else:
+            lock_hash = dvc_lock.of_model(model, entries)
+            content = _read_metrics(metrics)
+            shared = _shared(raw, model, content)
+            results.append(Result(model, lock_hash, content, block, place, shared))
+    return results, missing
+
+
+def mirror(results: Sequence[Result], missing: dict[str, str]) -> None:
+    """Bring the store in line with ``results``, and say what was done for each model.
+
+    Afterwards the runs of ``results`` are current and no others: neither those of earlier
+    versions, nor those of models that failed (``missing``, with reasons) or are gone.
+
+    Raises:
+        PipelineError: if the store cannot be reached or is damaged. What was not mirrored is
+            the next time.
+    """
+    uri = store_uri()
+    with store_locked(), connected(uri) as client:
+        homes = {result.model: experiment(client, uri, result.metrics) for result in results}
+        for each in experiments(client):  # also older ones, whose links are printed, too
+            tracking_views.publish(client, each)
+        runs = _finished_runs(client, uri)
+        # A run of an older format stays, and the result is mirrored once more.
+        latest = {
+            (run.data.tags["model"], run.data.tags["lock_hash"]): run
+            for run in runs
+            if run.data.tags.get("format") == tracking_runs.FORMAT
+        }
+        followed = _followed(client)
+        current = set()
+        for result in results:
+            known = latest.get((result.model, result.lock_hash))
+            if known is None:
+                outcome = "new"
+                tracking_runs.create(client, homes[result.model], result, followed)
+            else:
+                outcome = "unchanged" if _is_current(known) else "current again"
+                _set_current(client, known, True)
+                current.add(known.info.run_id)
+            print(f"{result.model}: {outcome}")
+        for run in runs:
+            if run.info.run_id not in current:
+                _set_current(client, run, False)
+        for run in _followed(client).values():
+            mine = run.data.tags.get("followed_from") == tracking_runs.place()
+            if mine and not tracking_runs.in_training(run.data.tags["model"]):
+                client.set_tag(run.info.run_id, "current", "false")
+                client.set_terminated(run.info.run_id, "KILLED")
+        _report(missing, {run.data.tags["model"] for run in runs if _is_current(run)}, results)
+        _say_where(uri, sorted(set(homes.values()), key=int))
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        return files.read_json(path)
+    except ValueError as error:
+        raise PipelineError(f"{path}: not valid JSON ({error}); run `make repro`") from None
+
+
+def _shared(raw: dict[str, Any], model: str, metrics: dict[str, Any]) -> dict[str, str]:
+    """The few parameters that models of all families have; the rest is in ``params.json``."""
+    train: params.Train = params.section(raw, "train")
+    training = entries.read(raw, model, blocks=("training",)).training.model_dump()
+    values = {
+        "family": metrics["family"],
+        "dataset": metrics["dataset"],
+        "split": metrics.get("reference_split"),
+        "parameters": metrics.get("parameters"),
+        **{key: training.get(key) for key in ("images", "batch", "learning_rate", "precision")},
+        "train.seed": train.seed,
+        "train.budget": train.budget,
+    }
+    return {key: str(value) for key, value in values.items() if value is not None}
+
+
+@contextmanager
+def store_locked() -> Iterator[None]:
+    """Let in one process at a time, since two that initialise an empty SQLite file destroy it."""
+    paths.LOCKS.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(paths.LOCKS / "mlflow.lock", timeout=LOCK_SECONDS)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise PipelineError(
+            f"another process has held {lock.lock_file} for {LOCK_SECONDS} s; stop it first"
+        ) from None
+
+
+def without_password(text: str) -> str:
+    """A text without the passwords of the URLs in it."""
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
+
+
+def _pages(fetch: Callable[[str | None], Any]) -> list[Any]:
+    """All items of a search whose pages ``fetch`` returns, by token."""
+    found, token = [], None
+    while True:
+        page = fetch(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def experiment(client: "MlflowClient", uri: str, metrics: dict[str, Any]) -> str:
+    """The id of the experiment of a data set and protocol, made or brought back if need be."""
+    dataset, protocol = metrics["dataset"], metrics["protocol"]
+    name = f"{dataset} · {protocol}"
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # A server has its own idea of where files go.
+        location = None if is_server(uri) else artifact_root()
+        tags = {
+            "dataset": dataset,
+            "protocol": protocol,
+            "mlflow.note.content": tracking_views.NOTE,
+            # Without it the list of experiments leads to pages about language models.
+            "mlflow.experimentKind": "custom_model_development",
+        }
+        found = client.get_experiment(client.create_experiment(name, location, tags))
+    elif found.lifecycle_stage == "deleted":
+        # Its name stays taken until MLflow's trash is emptied.
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def _finished_runs(client: "MlflowClient", uri: str) -> "list[Run]":
+    """Our runs, oldest first; those that a crash left half-written are deleted.
+
+    On a server somebody else may be writing one just now, so there only old ones are.
+    """
+    ids = [each.experiment_id for each in experiments(client)]
+    if not ids:
+        return []
+    found = _pages(
+        lambda token: client.search_runs(
+            ids, max_results=RUNS_PER_PAGE, order_by=["attributes.start_time"], page_token=token
+        )
+    )
+    finished = []
+    for run in found:
+        if "lock_hash" not in run.data.tags:
+            continue  # somebody else's
+        if run.data.tags.get("complete") == "true":
+            finished.append(run)
+        elif not is_server(uri) or tracking_runs.mirrored_before(run, CRASHED_SECONDS):
+            client.delete_run(run.info.run_id)
+    return finished
+
+
+def _followed(client: "MlflowClient") -> "dict[str, Run]":
+    """Runs that `live` made of trainings whose results were not mirrored yet, by key."""
+    ids = [each.experiment_id for each in experiments(client)]
+    if not ids:
+        return {}
+    found = _pages(
+        lambda token: client.search_runs(
+            ids, "tags.current = 'live'", max_results=RUNS_PER_PAGE, page_token=token
+        )
+    )
+    return {run.data.tags["live"]: run for run in found}
+
+
+def _is_current(run: "Run") -> bool:
+    return run.data.tags.get("current") == "true"
+
+
+def _set_current(client: "MlflowClient", run: "Run", current: bool) -> None:
+    if _is_current(run) != current:
+        client.set_tag(run.info.run_id, "current", str(current).lower())
+
+
+def _report(missing: dict[str, str], before: set[str], results: Sequence[Result]) -> None:
+    """Say which models were skipped, and which were current ``before`` but are gone."""
+    for model, reason in missing.items():
+        print(f"{model}: skipped, {reason}", file=sys.stderr)
+    for model in sorted(before - {result.model for result in results} - set(missing)):
+        print(f"{model}: no longer in {paths.PARAMS}; its runs are kept")
+
+
+def _say_where(uri: str, experiment_ids: Iterable[str]) -> None:
+    if is_server(uri):
+        for experiment_id in experiment_ids:
+            for name, url in view_urls(uri, experiment_id).items():
+                print(f"{name}: {url}")
+    else:
+        print("compare them: make ui")

@@ -1,0 +1,1 @@
+"""The one training loop, what it logs, and how it goes on after an interruption."""

@@ -1,0 +1,236 @@
+"""The one training loop: devices, precision, averages, clipping, checkpoints, progress, history.
+
+A step's randomness is derived from (seed, purpose, step) and the order of the data from (seed,
+epoch), so a checkpoint needs weights, optimisers, averages, history and the step, and a resumed
+training is bit for bit the one that was not interrupted.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.blocks.nets import Ema
+from pipeline.core import cost, precision, seeds
+from pipeline.core.contract import Batch, Family, Group, count_parameters
+from pipeline.core.errors import PipelineError
+from pipeline.core.progress import Progress
+from pipeline.training import checkpoints
+from pipeline.training.history import History
+
+HISTORY_POINTS = 100
+
+
+class Trainer:
+    """Trains one family on images that fit into memory as uint8."""
+
+    def __init__(
+        self,
+        family: Family,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        others: Tensor | None = None,
+        seed: int,
+        steps: int,
+        checkpoint: Path | None = None,
+        checkpoint_seconds: float = 20.0,
+        label: str = "train",
+    ) -> None:
+        """Prepare to train ``family`` for ``steps`` steps.
+
+        Args:
+            family: the model, on the device where it is to be trained.
+            images: uint8 [N, C, H, W]; moved to that device once.
+            labels: int64 [N].
+            others: uint8 [M, C, H, W] of a second domain, shuffled independently.
+            seed: names the randomness of this training.
+            steps: how many times `Family.training_step` is called in all.
+            checkpoint: a file to resume from if it exists, and to write to meanwhile.
+            checkpoint_seconds: time between checkpoints.
+            label: shown in front of the progress bar.
+
+        Raises:
+            PipelineError: if there are fewer images than a batch holds.
+        """
+        self.family = family
+        self.device = family.device
+        self.hyperparameters: Any = family.params.training
+        self.batch = self.hyperparameters.batch
+        self.images = images.to(self.device)
+        self.labels = labels.to(self.device)
+        self.others = None if others is None else others.to(self.device)
+        for each in (self.images, self.others):
+            if each is not None and len(each) < self.batch:
+                raise PipelineError(
+                    f"training.batch is {self.batch}, but there are only {len(each)} images"
+                )
+        self.seed = seed
+        self.steps = steps
+        self.checkpoint = checkpoint
+        self.checkpoint_seconds = checkpoint_seconds
+        self.label = label
+
+        self.step = 0
+        self.history = History()
+        self.groups: dict[str, Group] = family.groups()
+        self.optimisers = {k: g.optimiser(g.parameters) for k, g in self.groups.items()}
+        self.base_rates = {
+            k: [each["lr"] for each in o.param_groups] for k, o in self.optimisers.items()
+        }
+        self.averages = {
+            k: Ema(g.parameters, g.ema) for k, g in self.groups.items() if g.ema is not None
+        }
+        self.updates = dict.fromkeys(self.groups, 0)
+        self.kinds: dict[str, int] = {}
+        self.flops: dict[str, int] = {}
+        self._updated: list[str] = []
+        self._orders: dict[str, tuple[int, Tensor]] = {}
+
+    @property
+    def images_seen(self) -> int:
+        """Training images drawn so far."""
+        return self.step * self.batch
+
+    def facts(self) -> dict[str, Any]:
+        """What a description of the trained model holds."""
+        return {
+            "model": self.family.params.name,
+            "family": self.family.params.family,
+            "parameters": count_parameters(self.family),
+            "images_seen": self.images_seen,
+            "steps": self.step,
+            "updates": self.updates,
+            "training_flops_per_image": self.flops_per_image,
+            **self.family.facts(),
+        }
+
+    @property
+    def flops_per_image(self) -> int | None:
+        """Floating-point operations (`pipeline.core.cost`) for each image drawn so far.
+
+        Steps of one kind, that is with the same updates in the same order, cost the same; one of
+        each kind is counted. None if training ended before some kind came a second time.
+        """
+        if not self.kinds or self.kinds.keys() - self.flops.keys():
+            return None
+        total = sum(count * self.flops[kind] for kind, count in self.kinds.items())
+        return round(total / self.images_seen)
+
+    def run(self, stop_at: int | None = None) -> None:
+        """Train to the end, or to step ``stop_at``, from the checkpoint where there is one.
+
+        Afterwards the family holds its final weights (the averages where it keeps them), unless
+        training was stopped early.
+        """
+        if self.checkpoint is not None and self.checkpoint.exists():
+            self.load(self.checkpoint)
+        last = self.steps if stop_at is None else min(stop_at, self.steps)
+        window = max(1, self.steps // HISTORY_POINTS)
+        saved = time.monotonic()
+        self.family.train()
+        with Progress(self.label, self.steps, self.step, unit_scale=self.batch) as progress:
+            while self.step < last:
+                self._train_one_step()
+                if self.step % window == 0 or self.step == self.steps:
+                    progress.show(self.history.flush(self.step, self.images_seen))
+                progress.advance()
+                due = time.monotonic() - saved > self.checkpoint_seconds
+                if self.checkpoint is not None and due and self.step < self.steps:
+                    self.save(self.checkpoint)
+                    saved = time.monotonic()
+        if self.step == self.steps:
+            for average in self.averages.values():
+                average.apply()
+            self.family.eval()
+            rng = seeds.generator(self.seed, "finish", device=self.device)
+            batches = max(self.steps, len(self.images) // self.batch)
+            self.family.finish((self._batch(step) for step in range(batches)), rng)
+        self.family.eval()
+
+    def _train_one_step(self) -> None:
+        # Of which kind a step is, is known after it, so steps are counted until no kind is left.
+        if not self.kinds or self.kinds.keys() - self.flops.keys():
+            self._count_one_step()
+        terms = self._call_training_step()
+        kind = "+".join(self._updated)
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        self.history.add(terms)
+        self.step += 1
+
+    def _count_one_step(self) -> None:
+        """Do the next step, count its operations and undo it: counting may change last bits."""
+        with tempfile.TemporaryDirectory() as folder:
+            before = Path(folder) / "before.ckpt"
+            self.save(before)
+            with cost.Counter() as counter:
+                self._call_training_step()
+            kind = "+".join(self._updated)
+            self.load(before)
+        self.flops[kind] = counter.flops
+
+    def _call_training_step(self) -> dict[str, Tensor]:
+        # Modules such as dropout draw from the global generator: name its state by the step too.
+        torch.manual_seed(seeds.derive(self.seed, "modules", self.step))
+        rng = seeds.generator(self.seed, "noise", self.step, device=self.device)
+        self._updated = []
+        with precision.autocast(self.device, self.hyperparameters.precision):
+            return self.family.training_step(self._batch(self.step), self._update, rng)
+
+    def _batch(self, step: int) -> Batch:
+        """Batch number ``step`` of an endless run of shuffled epochs; the tail is dropped."""
+        index = self._shuffled(step, len(self.images), "order")
+        others = None
+        if self.others is not None:
+            others = self.others[self._shuffled(step, len(self.others), "order of others")]
+        return Batch(self.images[index], self.labels[index], others)
+
+    def _shuffled(self, step: int, n: int, purpose: str) -> Tensor:
+        """Which of n images are in batch number ``step``, int64 [batch]."""
+        epoch, place = divmod(step, n // self.batch)
+        if self._orders.get(purpose, (None,))[0] != epoch:
+            rng = seeds.generator(self.seed, purpose, epoch)
+            self._orders[purpose] = (epoch, torch.randperm(n, generator=rng).to(self.device))
+        return self._orders[purpose][1][place * self.batch : (place + 1) * self.batch]
+
+    def _update(self, name: str, loss: Tensor) -> None:
+        group, optimiser = self.groups[name], self.optimisers[name]
+        optimiser.zero_grad(set_to_none=True)
+        with precision.autocast(self.device, "fp32"):
+            loss.backward(inputs=group.parameters)
+        if group.clip is not None:
+            torch.nn.utils.clip_grad_norm_(group.parameters, group.clip)
+        if group.schedule is not None:
+            factor = group.schedule(self.step / self.steps)
+            for each, rate in zip(optimiser.param_groups, self.base_rates[name], strict=True):
+                each["lr"] = rate * factor
+        optimiser.step()
+        if group.after_step is not None:
+            group.after_step()
+        # Autocast caches bfloat16 copies of the weights, which are now out of date: without this
+        # the other player's update, later in the same step, would face the old ones.
+        torch.clear_autocast_cache()
+        if name in self.averages:
+            self.averages[name].update()
+        self.updates[name] += 1
+        self._updated.append(name)
+
+    def save(self, path: Path) -> None:
+        """Write everything that resuming needs to one file, atomically (`checkpoints`)."""
+        checkpoints.save(path, self)
+
+    def load(self, path: Path) -> None:
+        """Continue from what `save` wrote.
+
+        Raises:
+            PipelineError: if the file is damaged.
+        """
+        checkpoints.load(path, self)
+
+
+def steps_of(training: Any, budget: float) -> int:
+    """Steps that make a model see ``training.images * budget`` images, at least one."""
+    return max(1, round(training.images * budget / training.batch))

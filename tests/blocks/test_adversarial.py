@@ -1,0 +1,272 @@
+import pytest
+import torch
+from builders import COLOUR, SMALL, some_batch, some_labels, tiny_model, trained, trainer
+from pipeline.core.images import ImageSpec
+from torch import nn
+
+from pipeline.blocks import adversarial
+from pipeline.blocks.nets import great_circle
+from pipeline.core import seeds
+from pipeline.core.contract import to_uint8
+
+MODELS = {
+    "gan": ("gan", {"network": {"architecture": "dense", "hidden": 16}}),
+    "dcgan": ("gan", {}),
+    "cgan": ("gan", {"network": {"conditional": True}}),
+    "lsgan": ("gan", {"training": {"loss": "least_squares"}}),
+    "all of it": (
+        "gan",
+        {
+            "network": {"architecture": "dense", "hidden": 16, "conditional": True},
+            "training": {"loss": "least_squares"},
+        },
+    ),
+    "wgan": ("wgan", {"training": {"constraint": "clip"}}),
+    "wgan_gp": ("wgan", {"training": {"constraint": "penalty"}}),
+}
+EVERY = pytest.mark.parametrize("name", MODELS)
+CONDITIONAL = pytest.mark.parametrize("name", ["cgan", "all of it"])
+SHAPES = [SMALL, COLOUR, ImageSpec(1, 28, 28, 10), ImageSpec(3, 32, 32, 10), ImageSpec(1, 9, 23, 2)]
+
+
+def model_of(name, spec=SMALL):
+    family, blocks = MODELS[name]
+    return tiny_model(family, spec, **blocks)
+
+
+def opponent_of(model):
+    return model.critic if hasattr(model, "critic") else model.discriminator
+
+
+def gradients(module):
+    return [None if p.grad is None else p.grad.clone() for p in module.parameters()]
+
+
+def values(module):
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def same(ones, others):
+    return all(
+        one is other if one is None or other is None else torch.equal(one, other)
+        for one, other in zip(ones, others, strict=True)
+    )
+
+
+@EVERY
+def test_opponents_loss_has_no_gradient_in_the_generator(name):
+    """Whatever does the backward pass: here it goes to every parameter that it reaches."""
+    model, reached = model_of(name), []
+
+    def update(group, loss):
+        model.zero_grad(set_to_none=True)
+        loss.backward(retain_graph=True)
+        if group != "generator":
+            assert all(p.grad is None for p in model.generator.parameters())
+            assert all(p.grad.abs().sum() > 0 for p in opponent_of(model).parameters())
+        else:
+            assert all(p.grad.abs().sum() > 0 for p in model.generator.parameters())
+        reached.append(group)
+
+    for step in range(2):
+        model.training_step(some_batch(model), update, seeds.generator(step))
+    assert set(reached) == set(model.groups())
+
+
+@EVERY
+def test_each_players_update_leaves_the_other_alone(name):
+    model = model_of(name)
+    training = trainer(model, steps=4)
+    update, seen = training._update, []
+    players = {key: opponent_of(model) for key in model.groups()} | {"generator": model.generator}
+
+    def watched(group, loss):
+        (other,) = (player for key, player in players.items() if key != group)
+        before = values(other), gradients(other), values(players[group])
+        update(group, loss)
+        assert same(values(other), before[0])
+        assert same(gradients(other), before[1])
+        assert not same(values(players[group]), before[2])
+        seen.append(group)
+
+    training._update = watched
+    training.run()
+    assert seen[0] != "generator" and "generator" in seen
+
+
+@EVERY
+def test_final_statistics_are_those_of_the_averaged_weights(name):
+    model = model_of(name)
+    training = trainer(model, steps=80)
+    training.run()
+    generator = model.generator
+    assert same(values(generator), training.averages["generator"].shadow)
+    found = {key: value.clone() for key, value in generator.state_dict().items()}
+    inputs = {}
+    kinds = nn.BatchNorm1d | nn.BatchNorm2d
+    norms = {key: each for key, each in generator.named_modules() if isinstance(each, kinds)}
+    for key, norm in norms.items():
+        norm.register_forward_hook(
+            lambda _, args, __, key=key: inputs.setdefault(key, []).append(args[0])
+        )
+    rng = seeds.generator(0, "finish")
+    generator.train()
+    with torch.no_grad():
+        for step in range(adversarial.NORMALISATION_BATCHES):
+            given = torch.randn(8, 4, generator=rng)
+            if model.conditional:
+                labels = training._batch(step).labels
+                given = torch.cat([given, nn.functional.one_hot(labels, 10).float()], dim=1)
+            generator(given)
+    assert len(norms) == 2
+    for key, batches in inputs.items():
+        axes = [0, *range(2, batches[0].ndim)]
+        means = torch.stack([each.mean(dim=axes) for each in batches]).mean(dim=0)
+        variances = torch.stack([each.var(dim=axes) for each in batches]).mean(dim=0)
+        close = {"rtol": 1e-4, "atol": 1e-6}
+        torch.testing.assert_close(found[f"{key}.running_mean"], means, **close)
+        torch.testing.assert_close(found[f"{key}.running_var"], variances, **close)
+
+
+@EVERY
+def test_measuring_leaves_weights_and_momenta_alone(name):
+    model = model_of(name)
+    norms = [each for each in model.modules() if hasattr(each, "momentum")]
+    momenta, before = [each.momentum for each in norms], values(model)
+    model.finish(iter([some_batch(model)] * 3), seeds.generator(0))
+    assert [each.momentum for each in norms] == momenta
+    assert same(values(model), before)
+
+
+@EVERY
+def test_sampling_normalises_by_the_measured_statistics_and_restores_the_mode(name):
+    model = trained(model_of(name))
+    every, labels = seeds.image_seeds(6, 0), some_labels(6)
+    expected = model.sample(every, labels)
+    batch, before = some_batch(model, 10), {k: v.clone() for k, v in model.state_dict().items()}
+    pictures = model.illustrate(batch, seeds.image_seeds(10, 1))
+    model.train()
+    assert torch.equal(model.sample(every, labels), expected)
+    again = model.illustrate(batch, seeds.image_seeds(10, 1))
+    assert all(torch.equal(again[key], picture) for key, picture in pictures.items())
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_the_mode_is_restored_after_an_error():
+    module = nn.Linear(1, 1)
+    with pytest.raises(KeyError), adversarial.evaluating(module):
+        assert not module.training
+        raise KeyError
+    assert module.training
+
+
+@EVERY
+@pytest.mark.parametrize("spec", SHAPES, ids=lambda spec: "x".join(map(str, spec.shape)))
+def test_networks_take_any_shape(name, spec):
+    model = model_of(name, spec)
+    labels = model.one_hot(some_labels(3, spec))
+    images = model.generate(model.noise(3, seeds.generator(0)), labels)
+    assert images.shape == (3, *spec.shape) and images.abs().max() <= 1
+    assert opponent_of(model)(images, labels).shape == (3,)
+
+
+@EVERY
+def test_opponents_answers_have_no_bounds(name):
+    """A sigmoid anywhere would keep them within 1."""
+    opponent = opponent_of(model_of(name)).eval()
+    labels = torch.eye(10)[:8] if name in ("cgan", "all of it") else None
+    with torch.no_grad():
+        opponent.head.weight.mul_(1e6)
+        found = opponent(torch.randn(8, *SMALL.shape, generator=seeds.generator(0)), labels)
+    assert found.abs().max() > 10
+
+
+@CONDITIONAL
+def test_labels_matter_to_both_players(name):
+    model = trained(model_of(name))
+    noise = model.noise(1, seeds.generator(0)).expand(10, -1)
+    labels = torch.eye(10)
+    images = model.generate(noise, labels)
+    answers = model.discriminator(images[:1].expand(10, -1, -1, -1), labels)
+    for found in (images.flatten(1), answers[:, None]):
+        assert torch.pdist(found).min() > 0
+    every = seeds.image_seeds(1, 0).expand(10)
+    sampled = model.sample(every, torch.arange(10))
+    assert len({image.numpy().tobytes() for image in sampled}) == 10
+
+
+def test_each_label_adds_a_linear_function_of_the_features():
+    opponent = tiny_model("gan", network={"conditional": True}).discriminator.eval()
+    images = torch.randn(10, *SMALL.shape, generator=seeds.generator(0))
+    features = opponent.features(images)
+    weight = opponent.head.weight
+    expected = [features[i] @ (weight[0] + weight[1 + i]) for i in range(10)]
+    torch.testing.assert_close(opponent(images, torch.eye(10)), torch.stack(expected))
+    torch.testing.assert_close(opponent(images), features @ weight[0])
+
+
+@pytest.mark.parametrize("name", ["gan", "dcgan"])
+def test_labels_are_passed_over_by_models_that_are_not_conditional(name):
+    model = model_of(name)
+    assert not model.conditional and model.one_hot(some_labels(3)) is None
+
+
+def test_flattening_is_undone_and_copies_nothing():
+    maps = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    flat = adversarial.Flatten()(maps)
+    back = adversarial.Unflatten(3, 4, 5)(flat)
+    assert flat.shape == (2, 60) and torch.equal(back, maps)
+    assert flat.data_ptr() == maps.data_ptr() == back.data_ptr()
+    assert back.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("family", ["gan", "wgan"])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d, nn.Linear])
+def test_initial_weights_have_the_papers_spread(family, kind):
+    model = tiny_model(family, network={"channels": 32, "latent": 64})
+    layers = [module for module in model.modules() if isinstance(module, kind)]
+    assert layers
+    weights = torch.cat([layer.weight.flatten() for layer in layers])
+    assert weights.std().item() == pytest.approx(0.02, rel=0.05)
+    assert weights.mean().abs() < 0.002
+
+
+@EVERY
+def test_interpolations_go_from_one_sample_to_another(name):
+    model = trained(model_of(name))
+    batch, every = some_batch(model, 10), seeds.image_seeds(10, 0)
+    picture = model.illustrate(batch, every)["interpolations"]
+    assert picture.shape == (10, 12, *SMALL.shape) and picture.dtype == torch.uint8
+    noise = seeds.ImageNoise(every).normal(2, 4)
+    labels = model.one_hot(batch.labels)
+    steps = great_circle(noise[:, 0], noise[:, 1], 12)
+    for column in (0, 4, 11):
+        with torch.no_grad():
+            expected = to_uint8(model.generate(steps[:, column], labels))
+        assert (expected.int() - picture[:, column].int()).abs().max() <= 1
+    torch.testing.assert_close(steps[:, 0], noise[:, 0])
+    torch.testing.assert_close(steps[:, -1], noise[:, 1])
+
+
+@CONDITIONAL
+@pytest.mark.parametrize("classes", [2, 10, 15])
+def test_picture_of_classes_has_one_noise_a_row_and_one_label_a_column(name, classes):
+    model = trained(model_of(name, ImageSpec(1, 8, 8, classes)))
+    every, columns = seeds.image_seeds(10, 0), min(classes, 12)
+    picture = model.illustrate(some_batch(model, 10), every)["classes"]
+    assert picture.shape == (10, columns, *SMALL.shape)
+    noise = seeds.ImageNoise(every).normal(2, 4)[:, 0]
+    for column in range(columns):
+        labels = model.one_hot(torch.full((10,), column))
+        with torch.no_grad():
+            expected = to_uint8(model.generate(noise, labels))
+        assert (expected.int() - picture[:, column].int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", ["gan", "dcgan", "wgan"])
+def test_only_conditional_models_show_classes(name):
+    model = trained(model_of(name))
+    assert set(model.illustrate(some_batch(model, 10), seeds.image_seeds(10, 0))) == {
+        "interpolations"
+    }

@@ -1,0 +1,222 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from pipeline.blocks import likelihoods
+from pipeline.core.contract import to_signed, to_uint8
+
+LEVELS = torch.arange(256, dtype=torch.uint8)
+CENTRES = 2 * np.arange(256) / 255 - 1
+EDGES = np.concatenate([[-np.inf], CENTRES[:-1] + 1 / 255, [np.inf]])
+
+
+def mixture(logits, means, log_scales):
+    """Parameters [1, 3K, 1] of one pixel."""
+    return torch.tensor([*logits, *means, *log_scales], dtype=torch.float32)[None, :, None]
+
+
+def random_mixture(seed, components=3, spread=0.5, scales=(-5.0, 0.0)):
+    rng = np.random.default_rng(seed)
+    return mixture(
+        rng.normal(size=components),
+        spread * rng.normal(size=components),
+        rng.uniform(*scales, components),
+    )
+
+
+def level_log_probs(params):
+    """log P of all 256 levels, float64 [256]."""
+    expanded = params.expand(256, -1, -1)
+    return likelihoods.logistic_mixture_log_prob(LEVELS[:, None], expanded)[:, 0].double()
+
+
+def interval_probability(distribution, lower, upper):
+    """P(lower < X <= upper) in float64, from whichever tail is shorter."""
+    right = lower > distribution.mean()
+    return np.where(
+        right,
+        distribution.sf(lower) - distribution.sf(upper),
+        distribution.cdf(upper) - distribution.cdf(lower),
+    )
+
+
+def brute_force(params):
+    """P of all 256 levels from scipy's logistic distribution."""
+    logits, means, log_scales = params[0, :, 0].double().numpy().reshape(3, -1)
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    total = np.zeros(256)
+    for weight, mean, log_scale in zip(probabilities, means, log_scales, strict=True):
+        distribution = stats.logistic(mean, np.exp(log_scale))
+        total += weight * interval_probability(distribution, EDGES[:-1], EDGES[1:])
+    return total
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mixture_sums_to_one(seed):
+    assert level_log_probs(random_mixture(seed)).exp().sum() == pytest.approx(1, abs=2e-5)
+
+
+@pytest.mark.parametrize("mean", [-1e6, -1e4, -100.0, -1.5, -1.0, 0.0, 0.3, 1.0, 1.5, 100.0, 1e6])
+@pytest.mark.parametrize("log_scale", [-100.0, -7.0, -3.0, 0.0, 4.0, 100.0])
+def test_mixture_sums_to_one_at_the_extremes(mean, log_scale):
+    log_probs = level_log_probs(mixture([0.0], [mean], [log_scale]))
+    assert torch.isfinite(log_probs).all()
+    assert log_probs.exp().sum() == pytest.approx(1, abs=5e-5)
+
+
+@pytest.mark.parametrize("mean", [-1e6, -1.0, 0.0, 1e6])
+@pytest.mark.parametrize("log_scale", [-100.0, -7.0, 4.0])
+def test_mixture_gradients_are_finite_at_the_extremes(mean, log_scale):
+    params = mixture([0.0, 1.0], [mean, 0.1], [log_scale, -1.0]).requires_grad_()
+    expanded = params.expand(256, -1, -1)
+    likelihoods.logistic_mixture_log_prob(LEVELS[:, None], expanded).sum().backward()
+    assert torch.isfinite(params.grad).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mixture_equals_brute_force(seed):
+    params = random_mixture(seed, scales=(-6.9, 1.0))
+    expected = brute_force(params)
+    visible = expected > 1e-300
+    found = level_log_probs(params).numpy()
+    np.testing.assert_allclose(found[visible], np.log(expected[visible]), rtol=1e-4, atol=1e-4)
+
+
+def test_mixture_scores_each_pixel_and_channel_by_its_own_parameters():
+    rng = torch.Generator().manual_seed(0)
+    params = torch.randn(2, 6, 3, 4, 5, generator=rng)
+    images = torch.randint(256, (2, 3, 4, 5), generator=rng, dtype=torch.uint8)
+    found = likelihoods.logistic_mixture_log_prob(images, params)
+    assert found.shape == images.shape
+    alone = likelihoods.logistic_mixture_log_prob(
+        images[1:, 2:, 1:2, 3:4], params[1:, :, 2:, 1:2, 3:4]
+    )
+    assert found[1, 2, 1, 3] == alone.item()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mixture_samples_have_the_probabilities(seed):
+    params = random_mixture(seed, scales=(-5.0, 0.0))
+    n = 200_000
+    rng = torch.Generator().manual_seed(seed)
+    choice, position = torch.rand(2, 1, n, generator=rng)
+    drawn = likelihoods.logistic_mixture_sample(params.expand(1, -1, n), choice, position)
+    counts = np.bincount(drawn.flatten().numpy(), minlength=256)
+    expected = n * level_log_probs(params).exp().numpy()
+    often = expected >= 5
+    observed = np.append(counts[often], counts[~often].sum())
+    expected = np.append(expected[often], expected[~often].sum())
+    chi_square = ((observed - expected) ** 2 / np.maximum(expected, 1e-9)).sum()
+    assert stats.chi2.sf(chi_square, len(observed) - 1) > 1e-4
+
+
+def test_mixture_samples_of_extreme_variates_are_levels():
+    edge = torch.tensor([[0.0, 1 - 2**-24, 0.0, 1 - 2**-24]])
+    drawn = likelihoods.logistic_mixture_sample(
+        mixture([0.0], [0.0], [4.0]).expand(1, -1, 4), edge, edge.flip(1)
+    )
+    assert set(drawn.flatten().tolist()) == {0, 255}
+
+
+@pytest.mark.parametrize("spread", [0.5, 3.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_mixture_mean_is_the_expected_level(seed, spread):
+    params = random_mixture(seed, spread=spread, scales=(-5.0, 1.0))
+    expected = (level_log_probs(params).exp().numpy() * CENTRES).sum()
+    found = likelihoods.logistic_mixture_mean(params).item()
+    assert found == pytest.approx(expected, abs=0.5 / 255)
+
+
+def test_mixture_mean_counts_what_is_outside_as_the_outermost_level():
+    params = mixture([0.0, 0.0], [-5.0, 3.0], [-5.0, -5.0])
+    assert likelihoods.logistic_mixture_mean(params).item() == pytest.approx(0, abs=1e-5)
+
+
+def gaussian_log_probs(mean, log_scale):
+    means = torch.full((256,), mean, dtype=torch.float64)
+    scale = torch.tensor(log_scale, dtype=torch.float64)
+    return likelihoods.gaussian_interval_log_prob(LEVELS, means, scale).double()
+
+
+@pytest.mark.parametrize("mean", [-3.0, -1.0, -0.3, 0.0, 0.001, 0.9, 1.0, 2.0])
+@pytest.mark.parametrize("log_scale", [-20.0, -9.0, -5.0, -2.0, 0.0, 3.0, 10.0])
+def test_gaussian_sums_to_one_at_the_extremes(mean, log_scale):
+    log_probs = gaussian_log_probs(mean, log_scale)
+    assert torch.isfinite(log_probs).all()
+    assert log_probs.exp().sum() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("log_scale", [-5.0, -2.0, 0.0, 3.0])
+@pytest.mark.parametrize("mean", [-1.2, 0.1, 0.8])
+def test_gaussian_equals_brute_force(mean, log_scale):
+    expected = interval_probability(stats.norm(mean, np.exp(log_scale)), EDGES[:-1], EDGES[1:])
+    visible = expected > 1e-300
+    found = gaussian_log_probs(mean, log_scale).numpy()
+    np.testing.assert_allclose(found[visible], np.log(expected[visible]), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("log_scale", [25.0, 40.0, 100.0])
+def test_gaussian_far_wider_than_the_range_is_its_density_times_the_width(log_scale):
+    log_probs = gaussian_log_probs(0.0, log_scale)
+    expected = np.log(2 / 255) - log_scale - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(log_probs[1:-1], expected, rtol=1e-4)
+    np.testing.assert_allclose(log_probs[[0, -1]].exp(), 0.5, rtol=1e-6)
+
+
+def test_log1mexp_neither_cancels_nor_overflows():
+    x = torch.logspace(-6, 3, 100)
+    expected = np.log(-np.expm1(-x.double().numpy()))
+    np.testing.assert_allclose(likelihoods.log1mexp(x), expected, rtol=1e-6, atol=1e-7)
+
+
+def random_gaussians(n=50):
+    return torch.randn(4, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_gaussian_kl_equals_the_distribution_library():
+    mean1, log_var1, mean2, log_var2 = random_gaussians()
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean1, (log_var1 / 2).exp()),
+        torch.distributions.Normal(mean2, (log_var2 / 2).exp()),
+    )
+    torch.testing.assert_close(likelihoods.gaussian_kl(mean1, log_var1, mean2, log_var2), expected)
+
+
+def test_gaussian_kl_takes_a_standard_normal_as_numbers():
+    mean, log_var, _, _ = random_gaussians()
+    expected = likelihoods.gaussian_kl(mean, log_var, torch.zeros(50), torch.zeros(50))
+    assert torch.equal(likelihoods.gaussian_kl(mean, log_var, 0.0, 0.0), expected)
+    assert likelihoods.gaussian_kl(torch.zeros(1), torch.zeros(1), 0.0, 0.0).item() == 0
+
+
+def test_gaussian_log_density_equals_the_distribution_library():
+    x, mean, log_var, _ = random_gaussians()
+    expected = torch.distributions.Normal(mean, (log_var / 2).exp()).log_prob(x)
+    torch.testing.assert_close(likelihoods.gaussian_log_density(x, mean, log_var), expected)
+
+
+@pytest.mark.parametrize("dimensions", [1, 784, 3072])
+def test_uniform_is_exactly_eight_bits(dimensions):
+    assert likelihoods.bits_per_dim(dimensions * np.log(256), dimensions) == 8
+
+
+def test_half_a_level_is_half_the_distance_between_levels():
+    signed = to_signed(LEVELS).double()
+    np.testing.assert_allclose(signed.diff().numpy() / 2, likelihoods.HALF_STEP, rtol=1e-4)
+    assert signed[0] == -1 and signed[255] == 1
+
+
+def test_levels_survive_the_round_trip_to_floats():
+    assert torch.equal(to_uint8(to_signed(LEVELS)), LEVELS)
+
+
+def test_levels_are_clipped_and_rounded_to_the_nearest():
+    values = torch.tensor([-9.0, -1 + 0.9 / 255, -1 + 1.1 / 255, 9.0])
+    assert to_uint8(values).tolist() == [0, 0, 1, 255]
+
+
+def test_values_that_are_not_finite_are_no_image():
+    with pytest.raises(ValueError, match="not finite"):
+        to_uint8(torch.tensor([0.0, float("nan")]))

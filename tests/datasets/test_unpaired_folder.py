@@ -1,0 +1,227 @@
+"""A folder with trainA, trainB, testA and testB as a data set with two classes."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.core import files, params
+from pipeline.core.errors import PipelineError
+from pipeline.core.params import Data, Domains
+from pipeline.datasets import domains, sources, splits
+from pipeline.datasets.store import Store, write
+from pipeline.orchestration import check
+
+ROOT = Path(__file__).parents[2]
+SHARED = Path(os.environ.get("GENERATIVE_SHARED", "../shared")) / "datasets" / "apple2tomato"
+FOLDERS = ("trainA", "trainB", "testA", "testB")
+COUNTS = {"trainA": 5, "trainB": 6, "testA": 2, "testB": 3}
+
+
+def picture(seed, size=(20, 20), mode="RGB"):
+    width, height = size
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """cat2dog: lossless images of the size that they are read in."""
+    made = tmp_path / "cat2dog"
+    for place, (name, n) in enumerate(COUNTS.items()):
+        (made / name).mkdir(parents=True)
+        for i in range(n):
+            picture(100 * place + i).save(made / name / f"{i}.png")
+    return made
+
+
+def configured(folder, size=20):
+    data = Data(name="unpaired-folder", folder=str(folder), size=size)
+    return sources.load(data.name).configured(data)
+
+
+def fetched(folder, tmp_path, size=20):
+    """What the two stages do, one after the other."""
+    raw = tmp_path / "raw"
+    with files.replacing_folder(raw) as temporary:
+        configured(folder, size).fetch(temporary)
+    return configured(folder, size).read(raw)
+
+
+def test_images_are_read_by_domain_in_the_order_of_their_names(folder, tmp_path):
+    raw = fetched(folder, tmp_path)
+    assert raw.classes == ["cat", "dog"]
+    for part, names in ((raw.train, FOLDERS[:2]), (raw.test, FOLDERS[2:])):
+        expected = [
+            np.asarray(Image.open(folder / name / f"{i}.png")).transpose(2, 0, 1)
+            for name in names
+            for i in range(COUNTS[name])
+        ]
+        np.testing.assert_array_equal(part.images, np.stack(expected))
+        assert part.images.dtype == np.uint8 and part.labels.dtype == np.int64
+        assert part.labels.tolist() == [0] * COUNTS[names[0]] + [1] * COUNTS[names[1]]
+
+
+def test_original_files_are_copied_as_they_are_and_nothing_else(folder, tmp_path):
+    (folder / "trainA" / "notes.txt").write_text("mine")
+    (folder / "trainA" / "._0.png").write_bytes(b"a file system's")
+    (folder / "README.md").write_text("mine")
+    fetched(folder, tmp_path)
+    raw = tmp_path / "raw"
+    assert {each.name for each in raw.iterdir()} == set(FOLDERS)
+    for name in FOLDERS:
+        assert len(list((raw / name).iterdir())) == COUNTS[name]
+        for file in (raw / name).iterdir():
+            assert file.read_bytes() == (folder / name / file.name).read_bytes()
+
+
+@pytest.mark.parametrize("size", [(40, 20), (20, 40), (41, 23)])
+def test_the_centre_is_kept_and_the_aspect_ratio_too(folder, tmp_path, size):
+    """A centred white square stays a centred square; a stretched one would not."""
+    width, height = size
+    image = Image.new("RGB", size)
+    image.paste((255, 255, 255), (width // 2 - 5, height // 2 - 5, width // 2 + 5, height // 2 + 5))
+    image.save(folder / "trainA" / "0.png")
+    square = fetched(folder, tmp_path).train.images[0, 0] > 127
+    scale = 20 / min(size)
+    assert abs(square.any(axis=0).sum() - 10 * scale) <= 1
+    assert abs(square.any(axis=1).sum() - 10 * scale) <= 1
+    ys, xs = np.nonzero(square)
+    assert ys.mean() == pytest.approx(9.5, abs=0.6) and xs.mean() == pytest.approx(9.5, abs=0.6)
+
+
+def test_shrinking_averages_over_all_pixels(folder, tmp_path):
+    """A checkerboard becomes grey; reading single pixels would leave it black and white."""
+    board = np.indices((80, 80)).sum(axis=0) % 2 * np.uint8(255)
+    Image.fromarray(board.astype(np.uint8)).save(folder / "trainA" / "0.png")
+    found = fetched(folder, tmp_path).train.images[0]
+    assert found.min() > 110 and found.max() < 145
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK"])
+def test_other_colour_models_become_rgb(folder, tmp_path, mode):
+    image = picture(7, mode=mode)
+    (folder / "trainA" / "0.png").unlink()
+    image.save(folder / "trainA" / f"0.{'tif' if mode == 'CMYK' else 'png'}")
+    found = fetched(folder, tmp_path).train.images[0]
+    np.testing.assert_array_equal(found, np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+
+
+def test_photographs_are_turned_upright(folder, tmp_path):
+    image, exif = picture(7), Image.Exif()
+    exif[0x0112] = 6  # to be shown after a quarter turn clockwise
+    image.save(folder / "trainA" / "0.png", exif=exif)
+    found = fetched(folder, tmp_path).train.images[0]
+    turned = np.rot90(np.asarray(image), -1).transpose(2, 0, 1)
+    np.testing.assert_array_equal(found, turned)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("horse2zebra", ["horse", "zebra"]),
+        ("summer2winter_yosemite", ["summer", "winter_yosemite"]),
+        ("photos", ["A", "B"]),
+        ("cat2dog2", ["A", "B"]),
+        ("2dog", ["A", "B"]),
+    ],
+)
+def test_domains_are_named_after_the_folder(tmp_path, name, classes):
+    assert configured(tmp_path / name).classes() == classes
+
+
+# Mistakes ----------------------------------------------------------------------------------
+
+
+def refused(folder, tmp_path, match):
+    """It fails in one line, and leaves nothing behind."""
+    raw = tmp_path / "out" / "raw"
+    with pytest.raises(PipelineError, match=match) as error, files.replacing_folder(raw) as made:
+        configured(folder).fetch(made)
+    assert "\n" not in str(error.value)
+    assert not raw.exists() and not list(raw.parent.iterdir())
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    refused(tmp_path / "gone", tmp_path, r"params\.yaml: data\.folder = '.*gone': there is no such")
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_part_that_is_not_there(folder, tmp_path, name):
+    (folder / name).rename(folder / "renamed")
+    refused(folder, tmp_path, rf"data\.folder = '.*cat2dog': it has no folder {name}$")
+
+
+def test_a_part_without_images(folder, tmp_path):
+    for file in (folder / "testB").iterdir():
+        file.rename(file.with_suffix(".txt"))
+    refused(folder, tmp_path, r"data\.folder = .*: testB holds no images; .*\.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", "cut"])
+def test_a_file_that_cannot_be_read(folder, tmp_path, content):
+    file = folder / "trainB" / "3.png"
+    file.write_bytes(file.read_bytes()[:200] if content == "cut" else content)
+    refused(folder, tmp_path, r"trainB/3\.png: cannot be read as an image")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
+def test_an_image_that_is_more_than_rgb(folder, tmp_path, mode):
+    made = (
+        Image.fromarray(np.full((20, 20), 40000, np.uint16))
+        if mode == "I;16"
+        else picture(7, mode=mode)
+    )
+    made.save(folder / "trainB" / "3.png")
+    refused(folder, tmp_path, rf"trainB/3\.png: neither .*mode {mode}\)")
+
+
+def test_a_transparent_palette(folder, tmp_path):
+    picture(7, mode="P").save(folder / "trainB" / "3.png", transparency=0)
+    refused(folder, tmp_path, r"trainB/3\.png: neither .*transparency")
+
+
+def test_params_must_name_the_folder(tmp_path):
+    text = (ROOT / "params.yaml").read_text()
+    made = tmp_path / "params.yaml"
+    made.write_text(text.replace("name: mnist-5k", "name: unpaired-folder", 1))
+    with pytest.raises(PipelineError, match=r"params\.yaml: data\.folder = '': .*trainA, trainB"):
+        check.check(made)
+    named = made.read_text().replace('folder: ""', "folder: elsewhere/cat2dog", 1)
+    made.write_text(named)
+    check.check(made)  # whether it is there is the download stage's question
+
+
+def test_other_data_sets_take_no_notice_of_the_folder():
+    data = Data(name="mnist", folder="somewhere")
+    assert sources.load("mnist").configured(data) is sources.load("mnist")
+
+
+def test_every_key_of_the_section_has_a_default_that_the_file_shows():
+    section = params.section(params.read(ROOT / "params.yaml"), "data")
+    assert (section.folder, section.size) == ("", 64)
+
+
+# The real thing ----------------------------------------------------------------------------
+
+
+def test_a_real_folder_becomes_two_domains(tmp_path):
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the real files in {SHARED}; GENERATIVE_SHARED may name ../shared")
+    raw = fetched(SHARED, tmp_path, size=32)
+    assert raw.classes == ["apple", "tomato"]
+    assert raw.train.images.shape == (1200, 3, 32, 32)
+    assert raw.test.images.shape == (240, 3, 32, 32)
+    corners = raw.train.images[:, :, 0, 0]
+    assert (corners > 200).all()  # a white background
+    red, green = raw.train.images[:, :2, 16, 16].mean(axis=0)
+    assert red > green
+    parts = splits.split(raw, Data(name="unpaired-folder", folder=str(SHARED), size=32))
+    write(tmp_path / "processed", "unpaired-folder", raw.classes, parts)
+    made, names = domains.make(Store(tmp_path / "processed"), Domains(transformation="classes"))
+    assert names == ["apple", "tomato"]
+    sizes = {part: (len(each.images), len(each.others)) for part, each in made.items()}
+    assert sizes == {"train": (540, 540), "val": (60, 60), "test": (120, 120)}

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+
+from pipeline.core.errors import PipelineError
+from pipeline.datasets.store import Split, Store, write
+from pipeline.evaluation.protocol import (
+    METRIC_VERSION,
+    protocol,
+    protocol_id,
+    reference_images,
+    subset,
+)
+
+FROZEN = [151, 164, 481, 634, 823]
+JUDGE = {
+    "recipe": "r" * 64,
+    "features": 64,
+    "judges": [{"seed": seed, "scale": 1.0, "accuracy": 0.9} for seed in (1, 2, 3)],
+}
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Images that hold their own number."""
+    parts = {}
+    for name, n in (("train", 30), ("val", 5), ("test", 20)):
+        images = np.arange(n, dtype=np.uint8).repeat(12).reshape(n, 3, 2, 2)
+        parts[name] = Split(images, np.zeros(n, np.int64))
+    write(tmp_path / "processed", "toy", ["only"], parts)
+    return Store(tmp_path / "processed")
+
+
+def test_the_whole_split_comes_in_its_order(store):
+    images = reference_images(store, "test", 20, seed=3)
+    assert images.dtype == np.uint8
+    assert images[:, 0, 0, 0].tolist() == list(range(20))
+
+
+def test_a_subset_has_no_repeats_and_depends_on_the_seed_alone(store):
+    first = reference_images(store, "test", 8, seed=0)
+    assert first.shape == (8, 3, 2, 2)
+    assert len(np.unique(first[:, 0, 0, 0])) == 8
+    np.testing.assert_array_equal(first, reference_images(store, "test", 8, seed=0))
+    assert not np.array_equal(first, reference_images(store, "test", 8, seed=1))
+
+
+def test_a_subset_is_no_memory_map(store):
+    images = reference_images(store, "test", 8, seed=0)
+    assert not isinstance(images, np.memmap)
+    assert images.flags.writeable
+
+
+def test_too_few_images_name_the_parameter(store):
+    with pytest.raises(PipelineError, match=r"params.yaml: sample.n = 21: .* only 20 images"):
+        reference_images(store, "test", 21, seed=0)
+
+
+def test_subsets_are_uniform():
+    counts = np.bincount(
+        np.concatenate([subset(10, 3, seed, "test") for seed in range(2000)]), minlength=10
+    )
+    assert counts.sum() == 6000
+    # Seven standard deviations of a binomial with 2000 trials of probability 0.3.
+    assert abs(counts - 600).max() < 7 * np.sqrt(2000 * 0.3 * 0.7)
+
+
+def test_a_subset_never_changes():
+    """Frozen, since committed results depend on it."""
+    assert subset(1000, 5, 0, "reference", "test").tolist() == FROZEN
+
+
+@pytest.mark.parametrize("n", [-1, 11])
+def test_impossible_subsets_are_refused(n):
+    with pytest.raises(ValueError, match=f"cannot take {n} of 10"):
+        subset(10, n, 0)
+
+
+def test_the_facts(store):
+    assert protocol(store, JUDGE, 8, "test", 5) == {
+        "dataset": "toy",
+        "data_sha256": store.sha256[:16],
+        "judge_recipe": "r" * 16,
+        "n_samples": 8,
+        "n_reference": 8,
+        "reference_split": "test",
+        "reference_seed": 5,
+        "fid_features": "judge-64x3",
+        "metric_version": METRIC_VERSION,
+    }
+
+
+def test_the_id_follows_every_fact_and_not_their_order(store):
+    facts = protocol(store, JUDGE, 8, "test", 5)
+    name = protocol_id(facts)
+    assert len(name) == 16
+    assert int(name, 16) >= 0
+    assert protocol_id(dict(reversed(facts.items()))) == name
+    for key in facts:
+        assert protocol_id({**facts, key: "other"}) != name

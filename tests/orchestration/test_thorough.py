@@ -1,0 +1,180 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.core import paths
+from pipeline.core.errors import PipelineError
+from pipeline.orchestration import launch, replicas, thorough
+
+ROOT = Path(__file__).parents[2]
+RAW = {
+    "data": {"folder": ""},
+    "train": {"seed": 5, "budget": 1.0},
+    "sample": {"seed": 7, "n": 20},
+    "evaluate": {"split": "test", "inception": {"weights": ""}},
+    "thorough": {"trainings": 3, "sample_sets": 2, "inverted": 4},
+    "models": {"vae": {"family": "vae"}, "gan": {"family": "gan"}},
+}
+
+
+def dump(raw):
+    with paths.PARAMS.open("w") as stream:
+        YAML(typ="safe").dump(raw, stream)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder in which the default run is done, and in which nothing heavy is done."""
+    monkeypatch.chdir(tmp_path)
+    dump(RAW)
+    for name in ("pipeline", "stages"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "code.py").write_text(name)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    paths.MODEL_METRICS.mkdir(parents=True)
+    for name in RAW["models"]:
+        paths.model_metrics(name).write_text(json.dumps(metrics(name, 5, 7)))
+    monkeypatch.setattr(launch, "reproduce", lambda *_, **__: None)
+    monkeypatch.setattr(thorough, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(n))
+    monkeypatch.setattr(thorough, "invert", lambda name: {"inversion_mse": 1 / 3})
+    return tmp_path
+
+
+def metrics(name, train_seed, sample_seed):
+    return {"model": name, "protocol": "p", "fid": float(train_seed + sample_seed / 10)}
+
+
+def test_each_model_has_its_runs(project, monkeypatch):
+    asked = []
+
+    def measure(train_seed, sample_seed, jobs, before):
+        asked.append((train_seed, sample_seed, jobs))
+        return {name: metrics(name, train_seed, sample_seed) for name in RAW["models"]}
+
+    monkeypatch.setattr(replicas, "measure", measure)
+    thorough.run(2)
+    assert asked == [(6, 8, 2), (7, 9, 2), (5, 8, 2)]
+    for name in RAW["models"]:
+        found = json.loads(paths.thorough_metrics(name).read_text())
+        assert (found["model"], found["trainings"], found["sample_sets"]) == (name, 3, 2)
+        assert [run["fid"] for run in found["runs"]] == [5.7, 6.8, 7.9, 5.8]
+        assert found["inversion_mse"] == 0.33333333
+
+
+def test_nothing_is_written_where_a_run_fails(project, monkeypatch):
+    def measure(train_seed, sample_seed, jobs, before):
+        raise PipelineError("failed")
+
+    monkeypatch.setattr(replicas, "measure", measure)
+    with pytest.raises(PipelineError):
+        thorough.run(1)
+    assert not paths.THOROUGH.exists()
+
+
+def test_two_at_once_are_refused(project):
+    with replicas.alone(), pytest.raises(PipelineError, match="already running"):
+        thorough.run(1)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda: dump({**RAW, "sample": {"seed": 7, "n": 30}}),
+        lambda: paths.CODE.joinpath("code.py").write_text("other"),
+        lambda: paths.CODE.joinpath("more.py").write_text("new"),
+        lambda: paths.DVC_YAML.write_text("stages: {other: {}}"),
+    ],
+)
+def test_what_is_edited_meanwhile_is_not_mixed(project, monkeypatch, edit):
+    def measure(train_seed, sample_seed, jobs, before):
+        replicas.confirm(before)
+        edit()
+        return {name: metrics(name, train_seed, sample_seed) for name in RAW["models"]}
+
+    monkeypatch.setattr(replicas, "measure", measure)
+    with pytest.raises(PipelineError, match="changed since this began"):
+        thorough.run(1)
+    assert not paths.THOROUGH.exists()
+
+
+def test_a_comment_is_no_other_state(project):
+    before = replicas.state()
+    paths.PARAMS.write_text("# a comment\n" + paths.PARAMS.read_text())
+    replicas.confirm(before)
+
+
+def test_a_replica_is_of_the_state_that_the_others_are_of(project, monkeypatch):
+    monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
+    monkeypatch.setattr(launch, "to_its_end", lambda *_, **__: pytest.fail("it ran"))
+    with pytest.raises(PipelineError, match="changed since this began"):
+        replicas.measure(6, 8, 1, "another state")
+
+
+def test_what_is_named_from_this_folder_is_found_from_a_copy(project, monkeypatch):
+    monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
+    (project / "given").mkdir()
+    (project / "given/weights.pth").write_text("weights")
+    raw = {
+        **RAW,
+        "data": {"folder": "given"},
+        "evaluate": {"inception": {"weights": "given/weights.pth"}},
+    }
+    for _ in range(2):
+        replicas._copy(paths.replica(6, 8), raw)
+        assert (paths.replica(6, 8) / "given/weights.pth").read_text() == "weights"
+    elsewhere = {"inception": {"weights": str(project / "given/weights.pth")}}
+    replicas._copy(paths.replica(7, 9), {**RAW, "evaluate": elsewhere})
+    assert not (paths.replica(7, 9) / "given").exists()
+
+
+CHAIN = '''
+import signal, sys
+from pipeline import launch
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # as pipeline/__main__.py has it
+code = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(3), sys.exit()))
+open(sys.argv[1], "w").close()
+time.sleep(60)
+"""
+inner = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}, sys.argv[1]])"
+launch.to_its_end([sys.executable, "-c", inner, sys.argv[1]])
+'''
+
+
+def test_what_is_asked_to_end_takes_its_children_along(tmp_path):
+    """Also those that outlive their parents for a while."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHAIN, str(tmp_path / "started")],
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    while not (tmp_path / "started").exists():
+        time.sleep(0.1)
+    started = psutil.Process(child.pid).children(recursive=True)
+    assert len(started) == 2
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(20) != 0
+    _, alive = psutil.wait_procs(started, timeout=0.5)  # what has ended may not be reaped yet
+    assert not alive
+
+
+def test_a_copy_has_other_seeds_and_this_code_alone(project, monkeypatch):
+    monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
+    folder = paths.replica(6, 8)
+    for _ in range(2):
+        (folder / "stages").mkdir(parents=True, exist_ok=True)
+        (folder / "stages/old.py").write_text("of another version")
+        replicas._copy(folder, {**RAW, "train": {**RAW["train"], "seed": 6}})
+    assert YAML(typ="safe").load((folder / "params.yaml").read_text())["train"]["seed"] == 6
+    assert YAML(typ="safe").load(paths.PARAMS.read_text()) == RAW
+    assert [each.name for each in (folder / "stages").iterdir()] == ["code.py"]
+    assert f"dir = {project / 'cache'}" in (folder / ".dvc/config").read_text()

@@ -1,0 +1,189 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline import families
+from pipeline.comparison.collect import FAILED, OK, OTHER
+from pipeline.core import params, paths
+from pipeline.core.errors import PipelineError
+from pipeline.report import documents
+
+ROOT = Path(__file__).parents[2]
+RESULTS, MODELS = documents.PARTS
+SHARED = {"dataset": "toy", "protocol": "0123456789abcdef"}
+DOCUMENTED = """Families of a kind (arXiv:1111.11111).
+
+- first: Kingma & Welling 2014, "Auto-Encoding
+  Variational Bayes", arXiv:1312.6114.
+- second: van den Oord et al. 2016, "Pixels" (ICML), as analysed in Burgess et al. 2018,
+  "Understanding disentangling", arXiv:1804.03599, with p(x|y) and ``beta`` of Xiong, Li & Yang
+  2020, arXiv:2002.04745; see arXiv:2222.22222: the rest
+  is prose.
+- odd: a ``model`` without a paper, but see arXiv:3333.33333
+
+- not an entry, but a list.
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with three models, of which one was run and one was run by another protocol."""
+    monkeypatch.chdir(tmp_path)
+    block = {"data": "processed", "network": {}, "sampling": {}, "scoring": {}}
+    block |= {"training": {"images": 100}}
+    models = {
+        "vae": {"family": "vae", **block},
+        "dcgan": {"family": "gan", **block},
+        "cvae": {"family": "vae", **block, "network": {"conditional": True}},
+    }
+    paths.PARAMS.write_text(json.dumps({"models": models}))
+    paths.MODEL_METRICS.mkdir(parents=True)
+    paths.REFERENCE.write_text(json.dumps({**SHARED, "rows": []}))
+    write("vae", fid=15.658, bits_per_dim=1.33888, likelihood_bound="elbo", label_accuracy=None)
+    write("dcgan", fid=7.333, protocol="another")
+    paths.COMPARISON_MD.write_text("# Comparison\n\n## Quality\n\n| a |\n\n## Cost\n")
+    return tmp_path
+
+
+def write(model, **metrics):
+    result = {**SHARED, "model": model, "reconstruction_mse": None, **metrics}
+    paths.model_metrics(model).write_text(json.dumps(result))
+
+
+def row(**values):
+    return {"kind": "model", "status": OK, "model": "any", **values}
+
+
+def test_the_committed_readme_shows_the_committed_results(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = documents.README.read_text(encoding="utf-8")
+    assert documents.rendered(text) == text
+
+
+def test_what_stands_around_the_tables_stays(project):
+    page = (
+        f"top\n{MODELS.begin}\nold\n{MODELS.end}\nbetween\n{RESULTS.begin}{RESULTS.end}\nbottom\n"
+    )
+    text = documents.rendered(page)
+    assert text.startswith(f"top\n{MODELS.begin}\n\n| model | family |")
+    assert (
+        f"|\n\n{MODELS.end}\nbetween\n{RESULTS.begin}\n\n### Quality\n\n| a |\n\n### Cost" in text
+    )
+    assert text.endswith(f"### Cost\n\n{RESULTS.end}\nbottom\n")
+    assert documents.rendered(text) == text
+
+
+@pytest.mark.parametrize("part", documents.PARTS, ids=["results", "models"])
+@pytest.mark.parametrize("marker", ["begin", "end"])
+@pytest.mark.parametrize("change", ["", "{0}{0}"], ids=["missing", "twice"])
+def test_a_missing_marker_is_told(project, part, marker, change):
+    page = "".join(f"{each.begin}\n{each.end}\n" for each in documents.PARTS)
+    name = getattr(part, marker)
+    with pytest.raises(PipelineError, match=f"must hold .*{re.escape(name)}.* once each"):
+        documents.rendered(page.replace(name, change.format(name)))
+
+
+def test_markers_in_the_wrong_order_are_told(project):
+    page = f"{RESULTS.begin}{RESULTS.end}{MODELS.end}{MODELS.begin}"
+    with pytest.raises(PipelineError, match="must follow"):
+        documents.rendered(page)
+
+
+def test_without_results_there_is_nothing_to_write(project):
+    page = "".join(f"{each.begin}{each.end}" for each in documents.PARTS)
+    Path("README.md").write_text(page)
+    paths.REFERENCE.unlink()
+    with pytest.raises(PipelineError, match="dvc repro reference"):
+        documents.write()
+    paths.COMPARISON_MD.unlink()
+    with pytest.raises(PipelineError, match="no comparison; run make repro"):
+        documents.write()
+    assert Path("README.md").read_text() == page
+
+
+# --- the table of models -------------------------------------------------------------------------
+
+
+def test_each_model_has_a_row_in_the_order_of_params(project):
+    lines = documents.models().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["model", "family", "papers", "can", "result"]
+    assert [row[0] for row in cells[2:]] == ["vae", "dcgan", "cvae"]
+    vae, dcgan, cvae = cells[2:]
+    assert vae[1] == "[vae](pipeline/families/vae.py)"
+    assert vae[2] == (
+        "[Kingma & Welling 2014](https://arxiv.org/abs/1312.6114), "
+        '"Auto-Encoding Variational Bayes"'
+    )
+    assert vae[3:] == ["samples, likelihood (elbo), reconstructs", "FID 15.66, 1.339 bits/dim"]
+    assert dcgan[3:] == ["samples", "by another protocol: FID 7.33"]
+    # What it can do is known although it was not run.
+    assert cvae[3:] == ["samples by class, likelihood, reconstructs", "not run"]
+    assert "Sohn et al. 2015" in cvae[2]
+
+
+def test_cells_cannot_break_the_table(project, monkeypatch):
+    monkeypatch.setattr(documents, "documentation", lambda _: 'head\n\n- vae: p(x|y), "A|B".\n')
+    assert r"| p(x\|y), " + r'"A\|B". |' in documents.models()
+
+
+def test_papers_are_those_of_the_entry():
+    assert documents.papers("first", DOCUMENTED) == (
+        "[Kingma & Welling 2014](https://arxiv.org/abs/1312.6114), "
+        '"Auto-Encoding Variational Bayes"'
+    )
+
+
+def test_further_papers_are_links_by_their_authors():
+    assert documents.papers("second", DOCUMENTED) == (
+        'van den Oord et al. 2016, "Pixels"; '
+        "[Burgess et al. 2018](https://arxiv.org/abs/1804.03599); "
+        "[Xiong, Li & Yang 2020](https://arxiv.org/abs/2002.04745); "
+        "[arXiv:2222.22222](https://arxiv.org/abs/2222.22222)"
+    )
+
+
+def test_what_is_no_citation_is_shown_as_it_is():
+    assert documents.papers("odd", DOCUMENTED) == (
+        "a `model` without a paper, but see [arXiv:3333.33333](https://arxiv.org/abs/3333.33333)"
+    )
+
+
+def test_a_model_that_is_not_listed_has_the_first_line():
+    assert documents.papers("unknown", DOCUMENTED) == (
+        "Families of a kind ([arXiv:1111.11111](https://arxiv.org/abs/1111.11111))."
+    )
+
+
+@pytest.mark.parametrize("model", list(params.model_blocks(params.read(ROOT / "params.yaml"))))
+def test_each_model_of_params_has_a_paper_of_its_own(model):
+    family = params.read(ROOT / "params.yaml")["models"][model]["family"]
+    found = documents.papers(model, documents.documentation(family))
+    assert re.search(r'\d{4}(\]\(\S+\))?, "[^"]+"', found), found
+    assert "arXiv:" not in found.replace("[arXiv:", "")
+
+
+@pytest.mark.parametrize("family", families.names())
+def test_documentation_is_that_of_the_familys_file(family):
+    text = (ROOT / f"pipeline/families/{family}.py").read_text()
+    assert text.startswith(f'"""{documents.documentation(family)}')
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"fid": 5.1049, "bits_per_dim": 2.44444}, "FID 5.10, 2.444 bits/dim"),
+        ({"fid": 9.1, "reconstruction_mse": 0.00741}, "FID 9.10, MSE 0.0074"),
+        ({"fid": 9.1, "label_accuracy": 0.9516}, "FID 9.10, label accuracy 0.952"),
+        (
+            {"fid": None, "translation_fid_ab": 12.345, "translation_fid_ba": 10.0},
+            "FID 12.35 from A to B, FID 10.00 from B to A",
+        ),
+        ({"status": OTHER, "fid": 1.0}, "by another protocol: FID 1.00"),
+        ({"status": FAILED}, "not run"),
+    ],
+)
+def test_results_show_the_main_figures(values, expected):
+    assert documents.result(row(**values)) == expected

@@ -1,0 +1,130 @@
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_comparison import MODELS, PROTOCOL, metrics, reference
+from test_comparison import project as project
+
+from pipeline.comparison import collect
+from pipeline.core import params, paths
+from pipeline.report import page
+from stages import report as stage_report
+
+LOCK = "schema: '2.0'\nstages:\n" + "".join(
+    f"  {stage}@{name}:\n    cmd: {stage}\n"
+    for name in ("zeta", "alpha")
+    for stage in ("train", "sample", "evaluate")
+)
+
+
+class Page(HTMLParser):
+    """What a test asks of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links, self.images, self.open, self.cells = set(), [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids |= {found["id"]} if "id" in found else set()
+        self.links += [found["href"]] if tag == "a" else []
+        self.images += [found] if tag == "img" else []
+        self.open += [tag]
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th", "button", "a", "span"):
+            self.cells.append(data.strip())
+
+
+@pytest.fixture
+def made(project):
+    """The page of a project whose models have pictures, and what was asked of it."""
+    raw = params.read()
+    raw["models"] = MODELS
+    paths.DVC_LOCK.write_text(LOCK)
+    for name in ("zeta", "alpha", "exact"):
+        paths.pictures_dir(name).mkdir(parents=True)
+        for kind in ("samples", "nearest", "odd_one"):
+            Image.fromarray(np.zeros((8, 12), np.uint8)).save(
+                paths.pictures_dir(name) / f"{kind}.png"
+            )
+    for name in ("zeta", "alpha"):
+        found = json.loads(paths.model_metrics(name).read_text())
+        found |= {"training_flops_per_image": 1000, "sampling_flops": 20, "authenticity": 0.5}
+        paths.model_metrics(name).write_text(json.dumps(found))
+    return raw, page.render(raw, reference())
+
+
+def test_nothing_on_the_page_comes_from_elsewhere(made):
+    page = Page(made[1])
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.images)
+    assert all(link.startswith("#") for link in page.links)
+    assert not re.search(r"https?://|@import|url\(", made[1])
+
+
+def test_every_link_leads_somewhere_and_every_picture_says_what_it_shows(made):
+    page = Page(made[1])
+    assert {link[1:] for link in page.links} <= page.ids
+    assert page.images
+    for image in page.images:
+        assert image["alt"]
+        assert (image["width"], image["height"]) == ("12", "8")
+
+
+def test_every_model_has_a_page_with_its_numbers_and_what_made_it(made):
+    page = Page(made[1])
+    assert {f"model-{name}" for name in MODELS} <= page.ids
+    for text in ("6.00", "0.0071", "make repro MODELS=zeta", "not recorded", "odd one"):
+        assert text in made[1]
+    assert re.search(r"dvc\.lock: [0-9a-f]{64}", made[1])
+
+
+def test_failed_models_and_other_protocols_are_not_ranked(made):
+    leaders = made[1].split('id="leaderboard"')[1].split("</section>")[0]
+    assert "stranger" not in leaders
+    assert "broken" in leaders and "failed" in leaders
+    assert "uniform noise" in leaders and "PCA-32" not in leaders
+    assert "<strong>Failed</strong>, so without numbers: broken" in made[1]
+
+
+def test_values_on_the_page_are_those_of_the_metrics(made):
+    leaders = made[1].split('id="leaderboard"')[1].split("</section>")[0]
+    row = leaders.split("model-alpha")[1].split("</tr>")[0]
+    assert f"{metrics()['alpha']['fid']:.2f}" in row
+
+
+def test_code_is_marked_as_such(made):
+    notes = "".join(re.findall(r'<p class="note">.*?</p>', made[1], re.DOTALL))
+    assert "<code>make thorough</code>" in notes and "<code>exact</code>" in notes
+    assert "`" not in notes
+
+
+def test_equal_inputs_give_equal_bytes(made):
+    assert page.render(made[0], reference()) == made[1]
+
+
+def test_charts_need_two_models_that_have_both_values(made):
+    assert "FID (judge) against operations in training" in made[1]
+    assert "bits/dim against" not in made[1]
+
+
+def test_names_are_escaped(made):
+    raw, _ = made
+    block = {**MODELS, "zeta": {"family": "vae", "note": "<script>alert(1)</script>"}}
+    raw["models"] = block
+    assert "<script>alert" not in page.render(raw, reference())
+
+
+def test_the_stage_writes_one_file(made, monkeypatch):
+    Path("dvc.yaml").write_text("stages:\n  report:\n    params: [models]\n")
+    monkeypatch.setattr(collect, "read_reference", lambda path: reference())
+    shutil.rmtree(paths.REPORT, ignore_errors=True)
+    stage_report.main()
+    assert [path.name for path in paths.REPORT.iterdir()] == ["index.html"]
+    assert PROTOCOL["protocol"] in (paths.REPORT / "index.html").read_text()

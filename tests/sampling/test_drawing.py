@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+from builders import MODELS, SMALL, some_images, tiny_model, trained
+from test_evaluation import Mute, Painting
+
+from pipeline.core import params
+from pipeline.datasets import store
+from pipeline.sampling import drawing
+
+
+class Obeying(Mute):
+    """Images of the colour of their label."""
+
+    conditional = True
+
+    def sample(self, seeds, labels):
+        return labels.to(torch.uint8)[:, None, None, None].expand(-1, *SMALL.shape)
+
+
+class Inverting(Mute):
+    def translate(self, images, direction):
+        self.calls.append((direction, len(images)))
+        return 255 - images if direction == "ab" else images // 2
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data set with two domains, whose classes 0, 1 and 2 have 6, 3 and 1 training images."""
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    images = some_images(10).numpy()
+    part = store.Split(images, labels, others=images[:7], other_labels=labels[:7])
+    store.write(tmp_path / "set", "toy", list("abc"), dict.fromkeys(store.SPLITS, part), ["A", "B"])
+    return store.Store(tmp_path / "set")
+
+
+class Multiplying(Mute):
+    """A product of 3 x 5 by 5 x 7 numbers for each image that is drawn."""
+
+    network_evaluations = 4
+
+    def sample(self, seeds, labels):
+        torch.zeros(3 * len(seeds), 5) @ torch.zeros(5, 7)
+        return torch.zeros(len(seeds), *SMALL.shape, dtype=torch.uint8)
+
+
+class Translating(Mute):
+    """As many products as the direction says, for each image."""
+
+    def translate(self, images, direction):
+        for _ in range({"ab": 1, "ba": 3}[direction]):
+            torch.zeros(3 * len(images), 5) @ torch.zeros(5, 7)
+        return images
+
+
+def test_cost_is_that_of_one_image_whatever_is_drawn(data):
+    one = 2 * 3 * 5 * 7
+    assert drawing.cost_of(Multiplying(), data) == {
+        "sampling_flops": one,
+        "network_evaluations": 4,
+    }
+    assert drawing.cost_of(Translating(), data)["sampling_flops"] == 2 * one
+    assert drawing.cost_of(Mute(), data) == {}
+
+
+@pytest.mark.parametrize("name", [f"models.{model}" for model in MODELS])
+def test_every_model_has_a_cost_that_repeats(name, data):
+    model = trained(tiny_model(name))
+    found = drawing.cost_of(model, data)
+    assert found["sampling_flops"] > 0
+    assert found["network_evaluations"] >= 1
+    assert drawing.cost_of(model, data) == found
+
+
+def test_labels_of_equal_classes_take_turns():
+    assert drawing.balanced_labels(23, np.full(10, 360)).tolist() == [*range(10)] * 2 + [0, 1, 2]
+
+
+@pytest.mark.parametrize("counts", [[6, 3, 1], [1, 0, 5], [1000, 1], [7, 7, 7, 2]])
+def test_labels_have_the_shares_of_the_classes_whatever_their_number(counts):
+    shares = np.array(counts) / sum(counts)
+    for n in (1, 10, 99, 1000):
+        labels = drawing.balanced_labels(n, np.array(counts))
+        found = np.bincount(labels, minlength=len(counts))
+        assert (np.abs(found - n * shares) < 1.5).all()
+        np.testing.assert_array_equal(labels, drawing.balanced_labels(2000, np.array(counts))[:n])
+
+
+def test_a_rare_class_waits_until_half_an_image_is_its_share():
+    labels = drawing.balanced_labels(600, np.array([1000, 1]))
+    assert np.flatnonzero(labels == 1).tolist() == [500]
+
+
+def test_labels_need_a_class_that_has_images():
+    with pytest.raises(ValueError, match="no class has an image"):
+        drawing.balanced_labels(3, np.zeros(4))
+
+
+@pytest.mark.parametrize("batch", [1, 4, 64])
+def test_each_image_is_given_its_label(batch):
+    labels = np.arange(10)[::-1].copy()
+    drawn = drawing.draw(Obeying(), 10, seed=0, batch=batch, labels=labels)
+    np.testing.assert_array_equal(drawn[:, 0, 0, 0], labels)
+
+
+def test_labels_are_for_conditional_models_and_for_no_other():
+    with pytest.raises(ValueError, match="labels are for conditional models"):
+        drawing.draw(Painting(), 4, seed=0, batch=2, labels=np.arange(4))
+    with pytest.raises(ValueError, match="labels are for conditional models"):
+        drawing.draw(Obeying(), 4, seed=0, batch=2)
+
+
+def test_what_a_model_gives_depends_on_what_it_can_do(data):
+    section = params.Sample(n=10, seed=0, batch=4)
+    assert drawing.everything(Painting(), data, section).keys() == {"samples"}
+    found = drawing.everything(Obeying(), data, section)
+    assert np.bincount(found["labels"]).tolist() == [6, 3, 1]
+    np.testing.assert_array_equal(found["samples"][:, 0, 0, 0], found["labels"])
+    assert drawing.everything(Mute(), data, section) == {}
+
+
+def test_a_translator_gives_the_test_images_of_either_domain_as_of_the_other(data):
+    model, test = Inverting(), data.split("test")
+    found = drawing.everything(model, data, params.Sample(n=10, seed=0, batch=4))
+    assert found.keys() == {"a_to_b", "b_to_a"}
+    np.testing.assert_array_equal(found["a_to_b"], 255 - test.images)
+    np.testing.assert_array_equal(found["b_to_a"], test.others // 2)
+    assert set(model.calls) == {("ab", 4), ("ba", 4)}

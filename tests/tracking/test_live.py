@@ -1,0 +1,197 @@
+import json
+import os
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from test_tracking import METRICS, client, current, runs_of, track
+from test_tracking import fresh as fresh
+from test_tracking import migrated as migrated
+from test_tracking import project as project
+
+from pipeline.core import files, paths
+from pipeline.core.errors import PipelineError
+from pipeline.tracking import live, mirror
+from pipeline.tracking import runs as tracking_runs
+
+START = 1.7e9
+POINTS = [(10, START + 10.25, 1.5), (20, START + 20.5, 1.25)]
+
+
+@pytest.fixture
+def follower(project, monkeypatch):
+    """Follows trainings whose data and judges are ready."""
+    monkeypatch.setattr(
+        live.Follower,
+        "_experiment",
+        lambda self, client: mirror.experiment(client, self.uri, METRICS),
+    )
+    return live.Follower(mirror.store_uri())
+
+
+def checkpoint(model, points):
+    """What a training leaves below work/ after these points."""
+    paths.WORK.mkdir(exist_ok=True)
+    scalars = {
+        "step": points[-1][0] if points else 3,
+        "times": [(step, at) for step, at, _ in points],
+        "rows": [
+            {"step": step, "images": 32 * step, "generator/loss": value + 1e-9}
+            for step, _, value in points
+        ],
+    }
+    encoded = torch.tensor(list(json.dumps(scalars).encode()), dtype=torch.uint8)
+    path = paths.checkpoint(model, "0" * 64)
+    with files.replacing(path) as temporary:
+        save_file({"scalars": encoded}, temporary)
+    return path
+
+
+def finish(project, model):
+    """The training of ``model`` ends as `checkpoint` had it, and is judged."""
+    for path in paths.WORK.glob("*.ckpt"):
+        path.unlink()
+    project.write_curve(model, [(step, 32 * step, value, "") for step, _, value in POINTS])
+    project.write_timing(model)
+    timing = next(paths.TIMINGS.glob(f"train-{model}-*.json"))
+    found = json.loads(timing.read_text())
+    found["points"] = [[step, at] for step, at, _ in POINTS]
+    timing.write_text(json.dumps(found))
+
+
+def curve(run):
+    found = client().get_metric_history(run.info.run_id, "train/generator/loss")
+    return [(point.step, point.value, point.timestamp) for point in found]
+
+
+def test_points_appear_while_the_training_runs(follower):
+    assert follower.look() == []
+    checkpoint("vae", [])
+    assert follower.look() == [], "no point yet"
+    checkpoint("vae", POINTS[:1])
+    assert follower.look() == ["vae: step 10"]
+    assert follower.look() == [], "nothing new"
+    checkpoint("vae", POINTS)
+    assert follower.look() == ["vae: step 20"]
+    (run,) = runs_of("vae")
+    assert curve(run) == [(10, 1.5, 1_700_000_010_250), (20, 1.25, 1_700_000_020_500)]
+    assert run.info.status == "RUNNING" and run.data.tags["current"] == "live"
+
+
+def test_the_run_begins_when_the_training_did(follower):
+    checkpoint("vae", POINTS[:1])
+    lock = paths.LOCKS / "train@vae.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.touch()
+    os.utime(lock, (START + 2, START + 2))
+    follower.look()
+    assert runs_of("vae")[0].info.start_time == 1_700_000_002_000
+
+
+def test_another_follower_goes_on_with_the_same_run(follower):
+    checkpoint("vae", POINTS[:1])
+    follower.look()
+    checkpoint("vae", POINTS)
+    live.Follower(follower.uri).look()
+    (run,) = runs_of("vae")
+    assert len(curve(run)) == 2
+
+
+def test_track_takes_the_run_over(project, follower, capsys):
+    checkpoint("vae", POINTS)
+    follower.look()
+    (before,) = runs_of("vae")
+    finish(project, "vae")
+    track()
+    (run,) = runs_of("vae")
+    assert run.info.run_id == before.info.run_id
+    assert run.info.status == "FINISHED" and run.info.end_time == 1_700_000_021_500
+    assert run.data.metrics["eval/fid"] == METRICS["fid"]
+    assert curve(run) == [(10, 1.5, 1_700_000_010_250), (20, 1.25, 1_700_000_020_500)]
+    assert current()["vae"] == run.data.tags["lock_hash"]
+    track()
+    assert len(runs_of("vae")) == 1
+
+
+def test_another_training_of_the_model_is_another_run(project, follower):
+    checkpoint("vae", [(10, START + 500.0, 3.0)])
+    follower.look()
+    finish(project, "vae")
+    track()
+    assert sorted(run.info.status for run in runs_of("vae")) == ["FINISHED", "KILLED"]
+    assert "vae" in current()
+
+
+def test_track_leaves_trainings_that_still_run(project, follower):
+    track()
+    checkpoint("vae", POINTS)
+    follower.look()
+    track()
+    statuses = {run.data.tags["current"]: run.info.status for run in runs_of("vae")}
+    assert statuses == {"true": "FINISHED", "live": "RUNNING"}
+
+
+def test_a_training_that_was_stopped_is_no_longer_live(project, follower):
+    path = checkpoint("vae", POINTS)
+    follower.look()
+    long_ago = time.time() - tracking_runs.ALIVE_SECONDS - 1
+    os.utime(path, (long_ago, long_ago))
+    track()
+    statuses = {run.data.tags["current"]: run.info.status for run in runs_of("vae")}
+    assert statuses == {"true": "FINISHED", "false": "KILLED"}
+
+
+def test_what_others_follow_stays_live(project, follower, monkeypatch):
+    path = checkpoint("vae", POINTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking_runs, "place", lambda: "another machine")
+        follower.look()
+    path.unlink()
+    track()
+    assert {run.data.tags["current"] for run in runs_of("vae")} == {"true", "live"}
+
+
+def test_a_hiccup_is_told_once_and_survived(project, monkeypatch, capsys):
+    answers = iter([["vae: step 1"], "down", "down", ["vae: step 2"]])
+
+    def look(self):
+        answer = next(answers, None)
+        if answer is None:
+            raise KeyboardInterrupt
+        if isinstance(answer, str):
+            raise PipelineError(answer)
+        return answer
+
+    monkeypatch.setattr(live.check, "check", lambda: None)
+    monkeypatch.setattr(live.Follower, "look", look)
+    live.follow(seconds=0)
+    shown = capsys.readouterr()
+    assert "vae: step 2" in shown.out and "stopping" in shown.out
+    assert shown.err == "error: down; still trying\n"
+
+
+def test_a_store_that_is_down_at_the_start_ends_it(project, monkeypatch):
+    def look(self):
+        raise PipelineError("down")
+
+    monkeypatch.setattr(live.check, "check", lambda: None)
+    monkeypatch.setattr(live.Follower, "look", look)
+    with pytest.raises(PipelineError, match="down"):
+        live.follow(seconds=0)
+
+
+def test_a_checkpoint_that_is_damaged_or_gone_is_passed_over(follower):
+    paths.WORK.mkdir(exist_ok=True)
+    (paths.WORK / "vae-0.ckpt").write_bytes(b"half")
+    assert follower.look() == []
+    assert live.read(paths.WORK / "nowhere.ckpt") is None
+
+
+def test_checkpoints_that_were_left_behind_are_passed_over(follower):
+    checkpoint("removed_model", POINTS)
+    path = checkpoint("vae", POINTS)
+    long_ago = time.time() - tracking_runs.ALIVE_SECONDS - 1
+    os.utime(path, (long_ago, long_ago))
+    assert follower.look() == []
+    assert runs_of("vae") == []

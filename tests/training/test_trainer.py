@@ -1,0 +1,442 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from builders import (
+    MODELS,
+    skip_if_unsupported,
+    some_images,
+    some_labels,
+    tiny_model,
+    tiny_params,
+    trainer,
+)
+from torch import nn
+
+from pipeline.blocks import nets
+from pipeline.core.contract import Family, Group, TrainingParams
+from pipeline.core.errors import PipelineError
+from pipeline.training import trainer as training
+from pipeline.training.trainer import Trainer
+
+EVERY = pytest.mark.parametrize("name", [f"models.{model}" for model in MODELS])
+STEPS = 7
+
+
+class Stub(Family):
+    """A weight vector whose loss each test chooses."""
+
+    def __init__(self, *, precision="fp32", loss=None, terms=None, **group):
+        chosen = tiny_params("vae", network=None)
+        block = TrainingParams(images=64, batch=8, precision=precision)
+        super().__init__(some_spec(), chosen.model_copy(update={"training": block}))
+        self.weight = nn.Parameter(torch.ones(4))
+        self.loss = loss or (lambda weight: weight.sum())
+        self.terms = terms or {}
+        self.group = group
+        self.seen = []
+
+    def groups(self):
+        return {"model": Group([self.weight], lambda p: torch.optim.SGD(p, lr=1.0), **self.group)}
+
+    def training_step(self, batch, update, rng):
+        self.seen.append((batch, torch.rand(1, generator=rng).item(), torch.rand(1).item()))
+        update("model", self.loss(self.weight))
+        return {"model/loss": torch.zeros(()), **self.terms}
+
+
+def some_spec():
+    return tiny_model("vae").spec
+
+
+def state(training_):
+    """All that a finished training leaves."""
+    found = dict(training_.family.state_dict())
+    for name, average in training_.averages.items():
+        found |= {f"{name}/{i}": shadow for i, shadow in enumerate(average.shadow)}
+    return found
+
+
+def assert_same(one, other):
+    assert one.step == other.step
+    assert one.facts() == other.facts()
+    assert one.history.to_csv() == other.history.to_csv()
+    first, second = state(one), state(other)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+@EVERY
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resuming_is_bit_exact(name, precision, tmp_path, monkeypatch, counted):
+    monkeypatch.setattr(training, "HISTORY_POINTS", 3)  # stop within a window of the history
+    blocks = {"training": {"precision": precision}}
+    skip_if_unsupported(name, **blocks)
+    whole = trainer(tiny_model(name, **blocks), steps=STEPS)
+    whole.run()
+    stopped = trainer(tiny_model(name, **blocks), steps=STEPS)
+    stopped.run(stop_at=3)
+    assert stopped.history.counts
+    path = tmp_path / "model.ckpt"
+    stopped.save(path)
+    resumed = trainer(tiny_model(name, seed=1, **blocks), steps=STEPS, checkpoint=path)
+    resumed.run()
+    assert_same(resumed, whole)
+
+
+@EVERY
+def test_resuming_restores_the_optimisers(name, tmp_path):
+    stopped = trainer(tiny_model(name), steps=STEPS)
+    stopped.run(stop_at=3)
+    stopped.save(tmp_path / "model.ckpt")
+    resumed = trainer(tiny_model(name, seed=1), steps=STEPS)
+    resumed.load(tmp_path / "model.ckpt")
+    for group, before in stopped.optimisers.items():
+        after = resumed.optimisers[group]
+        pairs = zip(stopped.groups[group].parameters, resumed.groups[group].parameters, strict=True)
+        for old, new in pairs:
+            assert before.state[old].keys() == after.state[new].keys()
+            for key, value in before.state[old].items():
+                assert torch.equal(value, after.state[new][key])
+                assert value.stride() == after.state[new][key].stride()
+
+
+@EVERY
+def test_counting_operations_changes_no_bits(name, monkeypatch, counted):
+    found = trainer(tiny_model(name), steps=STEPS)
+    found.run()
+    plain = trainer(tiny_model(name), steps=STEPS)
+    monkeypatch.setattr(Trainer, "_count_one_step", lambda self: None)
+    plain.run()
+    assert plain.flops_per_image is None
+    assert found.flops_per_image > found.facts()["parameters"]
+    monkeypatch.setattr(Trainer, "flops_per_image", None)
+    assert_same(found, plain)
+
+
+@EVERY
+def test_no_operation_reads_memory_that_nothing_has_written(name, monkeypatch):
+    """Trainings do without PyTorch's check of that (`pipeline.core.stage.prepare_torch`)."""
+    found = []
+    for fill in (True, False):
+        monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", fill)
+        torch.set_deterministic_debug_mode("error")
+        try:
+            found.append(trainer(tiny_model(name), steps=STEPS))
+            found[-1].run()
+        finally:
+            torch.set_deterministic_debug_mode("default")
+    assert_same(*found)
+
+
+class Alternating(Stub):
+    """Two updates in the first of three steps, and one in the others; each is one product."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def groups(self):
+        return {
+            name: Group([self.weight], lambda p: torch.optim.SGD(p, lr=0.0)) for name in ("a", "b")
+        }
+
+    def training_step(self, batch, update, rng):
+        products = torch.zeros(2, 3) @ torch.zeros(3, 5)
+        if self.steps % 3 == 0:
+            products @ torch.zeros(5, 7)
+            update("b", self.weight.sum())
+        update("a", self.weight.sum())
+        self.steps += 1
+        return {}
+
+
+@pytest.mark.parametrize(("steps", "rich"), [(9, 3), (10, 4), (11, 4)])
+def test_operations_are_counted_by_kind_of_step(steps, rich, counted):
+    made = trainer(Alternating(), steps=steps)
+    made.run()
+    assert made.kinds == {"b+a": rich, "a": steps - rich}
+    assert made.flops == {"b+a": 2 * 2 * 3 * 5 + 2 * 2 * 5 * 7, "a": 2 * 2 * 3 * 5}
+    total = steps * 2 * 2 * 3 * 5 + rich * 2 * 2 * 5 * 7
+    assert made.flops_per_image == round(total / made.images_seen)
+
+
+def test_a_kind_of_step_that_was_never_counted_leaves_no_sum(counted):
+    made = trainer(Alternating(), steps=2)
+    made.run()
+    assert made.kinds.keys() - made.flops.keys() == {"a"}
+    assert made.flops_per_image is None
+
+
+CHILD = """
+import sys
+from pathlib import Path
+import torch
+from builders import tiny_model, trainer
+torch.set_num_threads(1)
+path = Path(sys.argv[1])
+trainer(tiny_model("vae"), steps=150, checkpoint=path, checkpoint_seconds=1e-9).run()
+"""
+
+
+def test_a_killed_training_resumes_bit_exactly(tmp_path, counted):
+    path = tmp_path / "model.ckpt"
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"}
+    with subprocess.Popen([sys.executable, "-c", CHILD, path], env=environment) as child:
+        deadline = time.monotonic() + 60
+        while not path.exists() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+    resumed = trainer(tiny_model("vae", seed=1), steps=150, checkpoint=path)
+    resumed.load(path)
+    assert 0 < resumed.step < 150
+    resumed.run()
+    whole = trainer(tiny_model("vae"), steps=150)
+    whole.run()
+    assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-9], lambda b: b[:50], lambda b: b"", lambda b: b"{"]
+)
+def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
+    path = tmp_path / "model.ckpt"
+    trainer(tiny_model("vae"), steps=2).save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(PipelineError, match="not a readable checkpoint"):
+        trainer(tiny_model("vae"), steps=2, checkpoint=path).run()
+
+
+def test_checkpoints_are_written_meanwhile_and_not_at_the_end(tmp_path):
+    path = tmp_path / "model.ckpt"
+    one = trainer(Stub(), steps=5, checkpoint=path, checkpoint_seconds=1e-9)
+    one.run()
+    other = trainer(Stub(), steps=5)
+    other.load(path)
+    assert other.step == 4
+    assert [each.name for each in tmp_path.iterdir()] == ["model.ckpt"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_training(value):
+    stub = Stub(terms={"model/kl": torch.tensor(value)})
+    with pytest.raises(PipelineError, match=r"diverged: model/kl is (nan|inf) at step 1"):
+        trainer(stub, steps=5).run()
+
+
+def numbered(n):
+    """n images whose pixels hold their number."""
+    return torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8).contiguous()
+
+
+def test_each_epoch_sees_each_image_once_with_its_label():
+    stub = Stub()
+    Trainer(stub, numbered(40), 2 * torch.arange(40), seed=0, steps=15).run()
+    orders = []
+    for epoch in range(3):
+        batches = [batch for batch, *_ in stub.seen[5 * epoch : 5 * epoch + 5]]
+        images = torch.cat([batch.images[:, 0, 0, 0] for batch in batches]).long()
+        assert torch.equal(2 * images, torch.cat([batch.labels for batch in batches]))
+        assert images.sort().values.tolist() == list(range(40))
+        orders.append(images.tolist())
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_an_epochs_tail_that_fills_no_batch_is_dropped():
+    stub = Stub()
+    Trainer(stub, numbered(43), torch.arange(43), seed=0, steps=10).run()
+    for batches in (stub.seen[:5], stub.seen[5:]):
+        labels = torch.cat([batch.labels for batch, *_ in batches])
+        assert len(set(labels.tolist())) == 40
+
+
+def test_steps_draw_other_numbers_and_a_rerun_the_same():
+    first, second = Stub(), Stub()
+    for stub in (first, second):
+        trainer(stub, steps=5).run()
+    numbers = [each[1:] for each in first.seen]
+    assert numbers == [each[1:] for each in second.seen]
+    assert len({value for pair in numbers for value in pair}) == 10
+
+
+def test_the_seed_decides_order_and_noise():
+    runs = []
+    for seed in (0, 1):
+        stub = Stub()
+        Trainer(stub, numbered(40), torch.arange(40), seed=seed, steps=1).run()
+        runs.append((stub.seen[0][0].labels.tolist(), *stub.seen[0][1:]))
+    assert all(a != b for a, b in zip(*runs, strict=True))
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(PipelineError, match=r"training\.batch is 8, but there are only 7"):
+        trainer(Stub(), steps=1, n=7)
+
+
+def test_gradients_are_clipped_to_the_norm():
+    stub = Stub(loss=lambda weight: 1000 * weight.sum(), clip=0.5)
+    trainer(stub, steps=1).run()
+    assert (torch.ones(4) - stub.weight).norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_small_gradients_are_left_alone():
+    stub = Stub(loss=lambda weight: 0.01 * weight.sum(), clip=0.5)
+    trainer(stub, steps=1).run()
+    torch.testing.assert_close(stub.weight.data, torch.full((4,), 0.99))
+
+
+def test_final_weights_are_the_average_with_its_warm_up():
+    stub = Stub(ema=0.9)
+    trainer(stub, steps=6).run()
+    weight = average = 1.0
+    for t in range(6):
+        weight -= 1
+        decay = min(0.9, (1 + t) / (10 + t))
+        average = decay * average + (1 - decay) * weight
+    torch.testing.assert_close(stub.weight.data, torch.full((4,), average))
+
+
+def test_a_training_that_was_stopped_keeps_its_raw_weights():
+    stub = Stub(ema=0.9)
+    trainer(stub, steps=6).run(stop_at=5)
+    assert (stub.weight == -4).all()
+
+
+def test_the_schedule_scales_every_step_and_ends_near_zero():
+    stub, moved = Stub(schedule=nets.warm_cosine(0.1)), []
+    one = trainer(stub, steps=50)
+    before = stub.weight[0].item()
+    for _ in range(50):
+        one._train_one_step()
+        moved.append(before - stub.weight[0].item())
+        before = stub.weight[0].item()
+    expected = [nets.warm_cosine(0.1)(step / 50) for step in range(50)]
+    assert moved == pytest.approx(expected, abs=1e-5)
+    assert moved[-1] < 0.01 < max(moved)
+
+
+def test_after_step_runs_after_each_update():
+    stub = Stub()
+    stub.group = {"after_step": lambda: stub.weight.data.clamp_(-0.25, 0.25)}
+    trainer(stub, steps=1).run()
+    assert (stub.weight == 0).all()
+    trainer(stub, steps=1).run()
+    assert (stub.weight == -0.25).all()
+
+
+def test_a_step_in_bf16_sees_the_weights_that_its_earlier_update_left():
+    """Autocast keeps bfloat16 copies of weights, which must not outlive an update."""
+    answers = []
+
+    class Layered(Stub):
+        def __init__(self):
+            super().__init__(precision="bf16")
+            self.weight = nn.Parameter(torch.ones(1, 4))
+
+        def training_step(self, batch, update, rng):
+            for _ in range(2):
+                output = torch.nn.functional.linear(torch.ones(1, 4), self.weight)
+                answers.append(output.item())
+                update("model", output.float().sum())
+            return {}
+
+    trainer(Layered(), steps=1).run()
+    assert answers == [4, 0]
+
+
+def test_updates_and_images_are_counted():
+    one = trainer(tiny_model("gan"), steps=5)
+    one.run()
+    facts = one.facts()
+    assert facts["updates"] == {"generator": 5, "discriminator": 5}
+    assert facts["images_seen"] == 40 and facts["steps"] == 5
+    assert facts["parameters"] == sum(p.numel() for p in one.family.parameters())
+
+
+def test_the_curve_holds_means_over_windows(monkeypatch):
+    monkeypatch.setattr(training, "HISTORY_POINTS", 2)
+
+    class Counting(Stub):
+        def training_step(self, batch, update, rng):
+            self.seen.append(batch)
+            return {"model/loss": torch.tensor(float(len(self.seen)))}
+
+    one = trainer(Counting(), steps=7)
+    one.run()
+    assert one.history.to_csv() == ("step,images,model/loss\n3,24,2\n6,48,5\n7,56,7\n")
+
+
+@pytest.mark.parametrize(("budget", "steps"), [(1.0, 8), (0.5, 4), (2.0, 16), (0.001, 1)])
+def test_the_budget_scales_the_steps(budget, steps):
+    block = TrainingParams(images=64, batch=8)
+    assert training.steps_of(block, budget) == steps
+
+
+@EVERY
+def test_the_same_seed_trains_the_same_weights(name):
+    one, other = (trainer(tiny_model(name), steps=3) for _ in range(2))
+    one.run()
+    torch.rand(7)
+    other.run()
+    assert_same(one, other)
+
+
+@EVERY
+def test_final_weights_are_the_averages(name):
+    one = trainer(tiny_model(name), steps=4)
+    one.run()
+    assert not one.family.training
+    for group, average in one.averages.items():
+        for parameter, shadow in zip(one.groups[group].parameters, average.shadow, strict=True):
+            assert torch.equal(parameter, shadow)
+
+
+def test_labels_and_images_stay_where_the_model_is():
+    one = Trainer(Stub(), some_images(8), some_labels(8), seed=0, steps=1)
+    assert one.images.device == one.labels.device == one.device
+
+
+def test_a_second_domain_is_shuffled_by_itself_and_wholly_seen():
+    """Unpaired: what stands beside an image is another one in every epoch."""
+    images, others = some_images(16), some_images(24, seed=1)
+    images[:, 0, 0, 0] = torch.arange(16)
+    others[:, 0, 0, 0] = torch.arange(24)
+    family = Stub()
+    Trainer(family, images, some_labels(16), others=others, seed=0, steps=6).run()
+    seen = [(batch.images[:, 0, 0, 0], batch.others[:, 0, 0, 0]) for batch, _, _ in family.seen]
+    firsts, seconds = ([each[i].tolist() for each in seen] for i in (0, 1))
+    assert sorted(firsts[0] + firsts[1]) == sorted(firsts[2] + firsts[3]) == list(range(16))
+    assert sorted(seconds[0] + seconds[1] + seconds[2]) == list(range(24))
+    assert sorted(seconds[3] + seconds[4] + seconds[5]) == list(range(24))
+    partners = [dict(zip(*pair, strict=True)) for pair in zip(firsts, seconds, strict=True)]
+    first, second = {**partners[0], **partners[1]}, {**partners[2], **partners[3]}
+    assert sum(first[image] == second[image] for image in range(16)) < 8
+
+
+def test_a_second_domain_must_fill_a_batch_too():
+    with pytest.raises(PipelineError, match="only 7 images"):
+        Trainer(Stub(), some_images(8), some_labels(8), others=some_images(7), seed=0, steps=1)
+
+
+def test_finish_gets_an_epoch_at_the_least():
+    family, got = Stub(), []
+    family.finish = lambda batches, rng: got.extend(batches)
+    Trainer(family, some_images(32), some_labels(32), seed=0, steps=1).run()
+    assert len(got) == 4
+
+
+def test_facts_of_the_family_stand_with_those_of_its_training():
+    family = Stub()
+    family.facts = lambda: {"prior": "none"}
+    one = Trainer(family, some_images(8), some_labels(8), seed=0, steps=1)
+    one.run()
+    assert one.facts()["prior"] == "none"
+    assert one.facts()["images_seen"] == 8
