@@ -4,13 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What depends on the processor: bits, and which operations there are.
+COMPUTING := tests/core tests/blocks tests/families tests/training tests/sampling tests/evaluation
 # Stages are started as `python`, by DVC: let that be ours.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # TORCH_INDEX: an extra package index, such as https://download.pytorch.org/whl/cpu
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help repro thorough gate baseline test test-slow test-cuda test-browser ui live register lint check clean setup
+.PHONY: help repro recommend thorough gate baseline test test-slow test-cuda test-browser test-as ui live register docs lint check clean setup
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -19,10 +21,10 @@ help: ## show this help
 setup: $(STAMP) ## install into .venv (TORCH_INDEX=... for a CPU build of torch)
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_INDEX) -c constraints.txt -e '.[dev]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) pipeline/orchestration/install.py $(VENV) $(PIP_INDEX)
+	@touch $@
 
 repro: $(STAMP) ## run what changed (JOBS=n, MODELS=vae,ddpm, FORCE=1)
 	@python -m pipeline repro $(if $(JOBS),--jobs $(JOBS)) $(if $(MODELS),--models $(MODELS)) $(if $(filter-out 0,$(FORCE)),--force)
@@ -41,6 +43,10 @@ check: $(STAMP) ## validate params.yaml
 
 test: $(STAMP) ## the fast tests: no network, no GPU
 	python -m pytest -m "not slow and not cuda and not browser"
+
+test-as: $(STAMP) ## the tests that compute, as a processor without AVX512 (or ISA=avx512) runs them
+	ONEDNN_MAX_CPU_ISA=$(if $(filter avx512,$(ISA)),AVX512_CORE,AVX2) ATEN_CPU_CAPABILITY=$(or $(ISA),avx2) \
+	python -m pytest -m "not slow and not cuda and not browser" $(COMPUTING)
 
 test-slow: $(STAMP) ## the slow tests
 	python -m pytest -m slow
@@ -61,9 +67,16 @@ live: $(STAMP) ## follow trainings into MLflow while they run, in a second termi
 register: $(STAMP) ## put a model into MLflow's registry (MODEL=ddpm, ALIAS=champion)
 	@python -m pipeline register $(or $(MODEL),$(error say which: make register MODEL=ddpm)) $(if $(ALIAS),--alias $(ALIAS))
 
-lint: $(STAMP) ## ruff
+recommend: $(STAMP) ## say which model to take, and why
+	@python -m pipeline recommend
+
+docs: $(STAMP) ## write the tables of README.md and docs/ from metrics/
+	@python -m pipeline docs
+
+lint: $(STAMP) ## ruff, and that no room imports what it must not know
 	ruff check .
 	ruff format --check .
+	lint-imports --no-logo --no-cache
 
 clean: ## remove the installation, results that DVC can make again, and work files
 	rm -rf $(VENV) *.egg-info work data .pytest_cache .ruff_cache

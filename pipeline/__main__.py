@@ -7,6 +7,7 @@ need; where a command takes several of them, they meet here.
 
 import argparse
 import inspect
+import os
 import signal
 import sys
 import traceback
@@ -254,6 +255,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return chosen.failure
+    except BrokenPipeError:
+        # Whoever read has seen enough; what is left must not be told at the end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception:
         if chosen.failure == 1:
             raise

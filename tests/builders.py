@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from pipeline.core.images import ImageSpec
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline import families
 from pipeline.core import params
-from pipeline.core.contract import Batch, Family, Likelihood
+from pipeline.core.contract import Batch, Family, Group, Likelihood, TrainingParams
+from pipeline.core.images import ImageSpec
 from pipeline.models import weights
 from pipeline.training.trainer import Trainer
 
@@ -135,3 +135,66 @@ def scored(family: Family, images: Tensor, seeds: Tensor) -> Likelihood:
 
 def _told(family: Family, seeds: Tensor) -> Tensor | None:
     return (seeds % family.spec.classes).to(family.device) if family.conditional else None
+
+
+class Mute(Family):
+    """A family that can do nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(SMALL, None)
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.calls = []
+
+    def groups(self) -> dict[str, Group]:
+        return {}
+
+    def training_step(self, batch, update, rng) -> dict[str, Tensor]:
+        return {}
+
+
+class Painting(Mute):
+    """Images of the colour of their seed."""
+
+    def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
+        self.calls.append(len(seeds))
+        return (seeds % 256).to(torch.uint8)[:, None, None, None].expand(-1, *SMALL.shape)
+
+
+class Stub(Family):
+    """A weight vector whose loss each test chooses."""
+
+    def __init__(self, *, precision="fp32", loss=None, terms=None, **group) -> None:
+        chosen = tiny_params("vae", network=None)
+        block = TrainingParams(images=64, batch=8, precision=precision)
+        super().__init__(SMALL, chosen.model_copy(update={"training": block}))
+        self.weight = nn.Parameter(torch.ones(4))
+        self.loss = loss or (lambda weight: weight.sum())
+        self.terms = terms or {}
+        self.group = group
+        self.seen = []
+
+    def groups(self) -> dict[str, Group]:
+        return {"model": Group([self.weight], lambda p: torch.optim.SGD(p, lr=1.0), **self.group)}
+
+    def training_step(self, batch, update, rng) -> dict[str, Tensor]:
+        self.seen.append((batch, torch.rand(1, generator=rng).item(), torch.rand(1).item()))
+        update("model", self.loss(self.weight))
+        return {"model/loss": torch.zeros(()), **self.terms}
+
+
+def assert_same_training(one: Trainer, other: Trainer) -> None:
+    """Two trainings left the same, to the last bit: weights, averages, curve and facts."""
+    assert one.step == other.step
+    assert one.facts() == other.facts()
+    assert one.history.to_csv() == other.history.to_csv()
+    first, second = _left(one), _left(other)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+def _left(trained: Trainer) -> dict[str, Tensor]:
+    found = dict(trained.family.state_dict())
+    for name, average in trained.averages.items():
+        found |= {f"{name}/{i}": shadow for i, shadow in enumerate(average.shadow)}
+    return found

@@ -76,6 +76,12 @@ class Clone:
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done
 
+    def commit(self) -> None:
+        """Commit what git tracks of it."""
+        self._git("add", "--all")
+        who = ("-c", "user.name=tests", "-c", "user.email=tests@localhost")
+        self._git(*who, "commit", "--quiet", "--message", "as it is")
+
     def stale(self) -> set[str]:
         """Stages that `dvc repro` would run now."""
         shown = self.run("dvc", "repro", "--dry").stdout

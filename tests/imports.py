@@ -1,6 +1,7 @@
 """Which project files a file imports, transitively, read from its syntax tree."""
 
 import ast
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PACKAGES = ("pipeline", "stages")
@@ -11,7 +12,8 @@ def closure(root: Path, start: str, family: str | None = None) -> set[str]:
 
     What is imported by name at run time is added here: the given family where a stage has one,
     and the modules of the data sources where `sources.load` is called. A package's
-    ``__init__.py`` that only says what it is for can change nothing, and is left out.
+    ``__init__.py`` that only says what it is for can change nothing, and is left out; so is what
+    only type checkers import.
     """
     waiting = [start]
     if family is not None:
@@ -28,7 +30,7 @@ def closure(root: Path, start: str, family: str | None = None) -> set[str]:
         if not (Path(name).name == "__init__.py" and _is_empty(tree)):
             found.add(name)
         waiting += [f"{parent}/__init__.py" for parent in Path(name).parents if str(parent) != "."]
-        waiting += _imports(tree)
+        waiting += _files(imported(tree))
         if "sources.load(" in text:
             waiting += [f"pipeline/datasets/{module}.py" for module in _source_modules(root)]
     return found
@@ -40,14 +42,34 @@ def _is_empty(tree: ast.Module) -> bool:
     )
 
 
-def _imports(tree: ast.AST) -> list[str]:
+def imported(tree: ast.AST) -> list[str]:
+    """Dotted names of what may be imported at run time, inside functions too."""
     names = []
-    for node in ast.walk(tree):
+    for node in _run(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names.append(node.module)
             names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def _run(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that are for type checkers alone."""
+    yield tree
+    for_types = isinstance(tree, ast.If) and _is_type_checking(tree.test)
+    for child in tree.orelse if for_types else ast.iter_child_nodes(tree):
+        yield from _run(child)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
+        isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
+    )
+
+
+def _files(names: Iterable[str]) -> list[str]:
+    """Where modules and packages of the project may be that have these names."""
     project = [name.replace(".", "/") for name in names if name.split(".")[0] in PACKAGES]
     return [f"{path}.py" for path in project] + [f"{path}/__init__.py" for path in project]
 

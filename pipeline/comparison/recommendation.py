@@ -22,6 +22,7 @@ class Answer:
         value: its numbers, for people.
         tied: models from which nothing tells it apart, best first.
         caveats: what a reader must know, a sentence each.
+        alone: what to say where nothing is tied.
     """
 
     purpose: str
@@ -29,12 +30,15 @@ class Answer:
     value: str
     tied: tuple[str, ...]
     caveats: tuple[str, ...]
+    alone: str = ""
 
     def sentence(self) -> str:
         """All of it but the purpose, in one line."""
         told = f"{self.model}, {self.value}"
         if self.tied:
             told += f", tied with {', '.join(self.tied)}"
+        elif self.alone:
+            told += f", {self.alone[0].lower()}{self.alone[1:].rstrip('.')}"
         return f"{told} ({'; '.join(self.caveats)})" if self.caveats else told
 
 
@@ -128,9 +132,16 @@ def answers(rows: Sequence[Row]) -> list[Answer]:
         if best is None:
             continue
         caveats = [*purpose.caveats(best), *_trained_once(purpose, best, tied)]
-        names = tuple(row["model"] for row in tied)
+        known = all(_comparable(purpose, best, row) for row in served(rows, purpose))
         found.append(
-            Answer(purpose.name, best["model"], purpose.value(best), names, tuple(caveats))
+            Answer(
+                purpose.name,
+                best["model"],
+                purpose.value(best),
+                tuple(row["model"] for row in tied),
+                tuple(caveats),
+                "Tied with no other." if known else "",
+            )
         )
         found += _cheapest(purpose, [best, *tied])
     return found
@@ -138,11 +149,7 @@ def answers(rows: Sequence[Row]) -> list[Answer]:
 
 def standing(rows: Sequence[Row], purpose: Purpose) -> tuple[Row | None, list[Row]]:
     """The best model, and those whose intervals overlap with its own, best first."""
-    listed = [
-        row
-        for row in tables.ranked(rows, purpose.key)
-        if row["kind"] == "model" and row["status"] == OK and purpose.serves(row)
-    ]
+    listed = served(rows, purpose)
     if not listed:
         return None, []
     best, *others = listed
@@ -151,6 +158,15 @@ def standing(rows: Sequence[Row], purpose: Purpose) -> tuple[Row | None, list[Ro
     mine = set(letters[0].split())
     return best, [
         row for row, each in zip(known, letters[1:], strict=True) if mine & set(each.split())
+    ]
+
+
+def served(rows: Sequence[Row], purpose: Purpose) -> list[Row]:
+    """The models that serve a purpose, best first."""
+    return [
+        row
+        for row in tables.ranked(rows, purpose.key)
+        if row["kind"] == "model" and row["status"] == OK and purpose.serves(row)
     ]
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tabulate import tabulate
+
 from pipeline.comparison import spread
 from pipeline.comparison.collect import COLUMNS, FAILED, OK, OTHER, Row
 from pipeline.comparison.questions import (
@@ -146,7 +148,7 @@ def to_markdown(rows: Sequence[Row], reference: Row) -> str:
     for answer in answers(rows, reference):
         marked = [name for name, facts in answer.facts.items() if facts]
         lines += [f"## {answer.question.title}", ""]
-        lines += [*_table(answer.columns, answer.rows, marked), ""]
+        lines += [*markdown(answer.columns, answer.rows, marked), ""]
         lines += [f"{MARK} {name}: {'; '.join(answer.facts[name])}.\n" for name in marked]
         if answer.without:
             lines += [f"{NOTHING} for {', '.join(answer.without)}.", ""]
@@ -198,14 +200,12 @@ def summary(rows: Sequence[Row]) -> str:
     ordered = standing(rows)
     columns = filled(TERMINAL, ordered)
     names = [row["model"] if row["kind"] == "model" else f"({row['model']})" for row in ordered]
-    table = [["model", *(column.title for column in columns)]]
-    for name, row in zip(names, ordered, strict=True):
-        table.append([name, *("-" if cell == NOTHING else cell for cell in cells(columns, row))])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in table
-    )
+    table = [
+        [name, *("-" if cell == NOTHING else cell for cell in cells(columns, row))]
+        for name, row in zip(names, ordered, strict=True)
+    ]
+    heads = ["model", *(column.title for column in columns)]
+    return tabulate(table, heads, tablefmt="plain", disable_numparse=True)
 
 
 def measured(reference: Row) -> str:
@@ -266,7 +266,9 @@ def _scales(question: Question, rows: Sequence[Row]) -> list[Row]:
     return found
 
 
-def _table(columns: Sequence[Column], rows: Iterable[Row], marked: Sequence[str] = ()) -> list[str]:
+def markdown(
+    columns: Sequence[Column], rows: Iterable[Row], marked: Sequence[str] = ()
+) -> list[str]:
     """A Markdown table, models that are ``marked`` with `MARK`, reference rows in italics."""
     lines = [
         "| " + " | ".join(["model", *(column.title for column in columns)]) + " |",
@@ -349,7 +351,7 @@ def _other_protocols(rows: Sequence[Row], reference: Row) -> list[str]:
     return [
         "## Not comparable: other protocol",
         "",
-        *_table(filled(columns, rows), rows),
+        *markdown(filled(columns, rows), rows),
         "",
         "These numbers were measured by other rules than those above, and are not ranked.",
     ]

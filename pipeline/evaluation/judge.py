@@ -185,11 +185,13 @@ def recipe(judge: params.Judge) -> str:
     """Hash of what makes the judges: the code of it and their parameters, not their weights.
 
     Weights differ between processors, which makes no other judges of them. Of the code the
-    definitions count that decide what a judge is, wherever they stand.
+    definitions count that decide what a judge is, wherever they stand, and the numbers that they
+    take from this module.
     """
     made_by = (Classifier, augment, train_classifier, embed, facts)
     code = {each.__name__: inspect.getsource(each) for each in made_by}
-    return files.sha256_of({"code": code, "params": judge.model_dump()})
+    constants = {"SHIFT": SHIFT, "MAX_NOISE": MAX_NOISE}
+    return files.sha256_of({"code": code, "constants": constants, "params": judge.model_dump()})
 
 
 def facts(

@@ -77,6 +77,8 @@ def quality(
     a, b = found.images, found.others
     a_to_b = drawing.translate(family, a, "ab", batch)
     b_to_a = drawing.translate(family, b, "ba", batch)
+    for made, shape in ((a_to_b, b.shape[1:]), (b_to_a, a.shape[1:])):
+        distortion.check_images(made, shape)
     back_to_a = drawing.translate(family, a_to_b, "ba", batch)
     back_to_b = drawing.translate(family, b_to_a, "ab", batch)
     n = min(len(a), len(b))

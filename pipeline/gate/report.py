@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from tabulate import tabulate
+
 from pipeline.core import files
 from pipeline.gate import compare
 from pipeline.gate.compare import Check
@@ -25,13 +27,10 @@ ANNOTATIONS = {
 def text(checks: Sequence[Check], *, every: bool = False) -> str:
     """A table for a terminal: what is not `gate.OK`, or ``every`` check."""
     shown = [check for check in _sorted(checks) if every or check.verdict != compare.OK]
-    table = [COLUMNS, *(_cells(check) for check in shown)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in table
-    ]
-    return "\n".join(lines if shown else [])
+    if not shown:
+        return ""
+    table = [_cells(check) for check in shown]
+    return tabulate(table, COLUMNS, tablefmt="plain", disable_numparse=True)
 
 
 def markdown(checks: Sequence[Check], source: str) -> str:

@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 
 from ruamel.yaml import YAML
 
-END = "\x1e"
+END = "\x02"
 """Begins the line that ends the output of a call; no stage prints it."""
 STAGE = re.compile(r"python -m (stages\.\w+)((?: \w+)*)")
 PROJECT = ("pipeline", "stages")
@@ -58,7 +58,7 @@ def serve() -> None:
         code = main(json.loads(line))
         sys.stdout.flush()
         sys.stderr.flush()
-        print(f"{END}{code}", flush=True)
+        print(f"\n{END}{code}", flush=True)
 
 
 def _make_quick() -> None:

@@ -29,8 +29,8 @@ JUDGE_STAGES = ("judge", "reference")
 """Needed by `evaluate` alone, so they run beside the trainings."""
 LAST_STAGES = ("report", "track")
 """What they show is more than any stage can depend on (dvc.lock, MLflow's store): see `_shown`."""
-JUDGES, DATA, COMPARISON = "judges", "data", "comparison"
-"""Chains of stages that are no model's; no model can be called so, since names hold no capitals."""
+JUDGES, DATA, COMPARISON = "the-judges", "the-data", "the-comparison"
+"""Chains of stages that are no model's; no model can be called so."""
 
 
 def reproduce(
@@ -302,7 +302,7 @@ def _shown() -> dict[str, Any] | None:
     facts = store.stat()
     return {
         "dvc.lock": files.sha256(paths.DVC_LOCK),
-        "report": files.sha256(page),
+        "page": files.sha256(page),
         "store": [facts.st_size, facts.st_mtime_ns],
         **{name: files.sha256_of(stage.declared(name).fingerprint()) for name in LAST_STAGES},
     }

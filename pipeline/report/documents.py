@@ -12,8 +12,18 @@ from pathlib import Path
 import torch
 
 from pipeline import families
-from pipeline.comparison import collect
+from pipeline.comparison import collect, recommendation, tables
 from pipeline.comparison.collect import FAILED, OTHER, Row
+from pipeline.comparison.questions import (
+    BITS,
+    BOUND,
+    COVERAGE,
+    FID,
+    MSE,
+    TIE,
+    Column,
+    training_tflop,
+)
 from pipeline.core import files, params, paths
 from pipeline.core.contract import Family, HasLikelihood, Reconstructs, Samples, Translates
 from pipeline.core.errors import PipelineError
@@ -23,6 +33,7 @@ from pipeline.gate import rules as gate_rules
 from pipeline.models import entries, weights
 
 README = Path("README.md")
+RESULTS = Path("docs/results.md")
 GATE = Path("docs/gate.md")
 ANY_SHAPE = ImageSpec(channels=1, height=28, width=28, classes=10)
 """Of images that models are built for here: what a family can do does not depend on it."""
@@ -35,6 +46,18 @@ FIGURES = (
     ("translation_fid_ba", "FID {:.2f} from B to A"),
 )
 """The figures of a result that the table of models shows, where it has them."""
+COLUMNS = (
+    FID,
+    TIE,
+    COVERAGE,
+    BITS,
+    BOUND,
+    MSE,
+    Column("training TFLOP ↓", training_tflop),
+)
+"""Of the table in README.md, beside the model's name."""
+SCALE = ("real", "noisy_20", "histogram", "pca_64", "noise")
+"""Reference rows in it: the floor, a little damage, and what learns next to nothing."""
 SIMULATED = 2000
 """Runs of the gate of which the rate of false alarms is taken."""
 ARXIV = r"arXiv:(\d{4}\.\d{4,5})"
@@ -52,16 +75,18 @@ class Part:
 
 
 def write() -> None:
-    """Put the tables between the markers of README.md and docs/gate.md.
+    """Put the tables between the markers of README.md and docs/.
 
     Raises:
         PipelineError: if a file or a marker is missing.
     """
-    for path in DOCUMENTS:
-        files.write_text(path, rendered(path.read_text(encoding="utf-8"), path))
+    # All of them, or none.
+    made = {path: rendered(path.read_text(encoding="utf-8"), path) for path in DOCUMENTS}
+    for path, text in made.items():
+        files.write_text(path, text)
 
 
-def rendered(text: str, path: Path = README) -> str:
+def rendered(text: str, path: Path) -> str:
     """The ``text`` of a document with what belongs between its markers.
 
     Raises:
@@ -76,6 +101,29 @@ def rendered(text: str, path: Path = README) -> str:
             raise PipelineError(f"{path}: {part.end} must follow {part.begin}")
         text = f"{before}{part.begin}\n\n{part.text()}\n\n{part.end}{after}"
     return text
+
+
+def leaders() -> str:
+    """What to take, and the table of all models that it rests on, at most eight columns wide."""
+    raw = params.read()
+    reference = collect.read_reference(paths.REFERENCE)
+    rows = collect.committed(raw, reference)
+    listed = [
+        row for row in tables.standing(rows) if row["kind"] == "model" or row["model"] in SCALE
+    ]
+    lines = [
+        f"- **{each.purpose.strip()}**: {each.sentence()}" for each in recommendation.answers(rows)
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            *tables.markdown(tables.filled(COLUMNS, listed), listed),
+            "",
+            f"{tables.measured(reference)} Models that share a letter are a tie: their 95 % "
+            "intervals over trainings overlap.",
+        ]
+    )
 
 
 def results() -> str:
@@ -96,7 +144,7 @@ def models() -> str:
         if row["kind"] != "model":
             continue
         family = weights.build(entries.read(raw, row["model"]), ANY_SHAPE, 0, torch.device("cpu"))
-        source = f"[{row['family']}](pipeline/families/{row['family']}.py)"
+        source = f"[{row['family']}](../pipeline/families/{row['family']}.py)"
         cells = [
             row["model"],
             source,
@@ -200,25 +248,13 @@ def result(row: Row) -> str:
     return ("by another protocol: " if row["status"] == OTHER else "") + ", ".join(shown)
 
 
-PARTS = (
-    Part(
-        "<!-- results: written by `python -m pipeline readme` -->",
-        "<!-- end of results -->",
-        results,
-    ),
-    Part(
-        "<!-- models: written by `python -m pipeline readme` -->",
-        "<!-- end of models -->",
-        models,
-    ),
-)
+def part(name: str, text: Callable[[], str]) -> Part:
+    """What stands between the markers of that name."""
+    return Part(f"<!-- {name}: written by `make docs` -->", f"<!-- end of {name} -->", text)
+
+
 DOCUMENTS = {
-    README: PARTS,
-    GATE: (
-        Part(
-            "<!-- sensitivity: written by `python -m pipeline readme` -->",
-            "<!-- end of sensitivity -->",
-            sensitivity,
-        ),
-    ),
+    README: (part("leaders", leaders),),
+    RESULTS: (part("models", models), part("results", results)),
+    GATE: (part("sensitivity", sensitivity),),
 }

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline.comparison import collect, dvc_lock, tables
+from pipeline.comparison import collect, dvc_lock, recommendation, tables
 from pipeline.comparison.collect import FAILED, OK, Row
 from pipeline.comparison.colours import of_models
 from pipeline.comparison.questions import LEADERS, TIE_NOTE, Column
@@ -79,6 +79,15 @@ def render(raw: dict[str, Any], reference: Row) -> str:
         dataset=reference["dataset"],
         measured=_code(tables.measured(reference)),
         failed=[row["model"] for row in rows if row["status"] == FAILED],
+        recommended=[
+            {
+                **vars(answer),
+                "colour": colours.get(answer.model),
+                "alone": answer.alone,
+                "purpose": answer.purpose.strip(),
+            }
+            for answer in recommendation.answers(rows)
+        ],
         tie_note=_code(TIE_NOTE),
         leaders=_table(LEADERS, leading, colours),
         wall=_figures(judged, "samples", colours),

@@ -156,7 +156,7 @@ def save(folder: Path, model: str, raw: dict[str, Any]) -> None:
         )
         mlflow.pyfunc.save_model(
             folder,
-            python_model=str(paths.CODE / "serving.py"),
+            python_model=str(paths.CODE / "tracking" / "serving.py"),
             artifacts={serving.FOLDER: str(artifacts)},
             code_paths=[str(paths.CODE)],
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],

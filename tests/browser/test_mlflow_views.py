@@ -4,9 +4,9 @@ import signal
 
 import pytest
 from pages import CHROMIUM, visiting
-from test_tracking import track
-from test_ui import free_port, serving
-from test_ui import project as project
+from served import free_port, serving
+from served import project as project
+from tracked import track
 
 from pipeline.tracking import views as tracking_views
 

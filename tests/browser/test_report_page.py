@@ -6,8 +6,8 @@ import shutil
 import subprocess
 
 import pytest
-from test_comparison import project as project
-from test_report import made as made
+from compared import project as project
+from reported import made as made
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [

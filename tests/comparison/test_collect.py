@@ -6,120 +6,17 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from compared import MODELS, NOTHING, PROTOCOL, fid, images, reference
+from compared import project as project
 from PIL import Image
 
 from pipeline.comparison import collect
 from pipeline.core import paths, stage
 from pipeline.core.errors import PipelineError
-from pipeline.datasets.store import Split, write
 from pipeline.evaluation import quality, translation
 from pipeline.evaluation.reference import KEYS
 from pipeline.sampling.pictures import GAP, labelled_rows
 from stages import compare
-
-PROTOCOL = {
-    "dataset": "toy",
-    "data_sha256": "d" * 64,
-    "judge_recipe": "r" * 64,
-    "n_samples": 20,
-    "n_reference": 20,
-    "reference_split": "test",
-    "fid_features": "judge-64x3",
-    "metric_version": "1",
-    "protocol": "0123456789abcdef",
-}
-NOTHING = dict.fromkeys(
-    (
-        "fid",
-        "fid_min",
-        "fid_max",
-        "nats_per_image",
-        "bits_per_dim",
-        "bits_per_dim_stderr",
-        "likelihood_bound",
-        "reconstruction_mse",
-        "reconstruction_psnr",
-        "reconstruction_kind",
-    )
-)
-MODELS = {
-    "zeta": {"family": "vae"},
-    "alpha": {"family": "gan"},
-    "broken": {"family": "ddpm"},
-    "exact": {"family": "pixelcnn"},
-    "stranger": {"family": "vae"},
-}
-
-
-def fid(value):
-    return {"fid": value, "fid_min": value * 0.9, "fid_max": value * 1.1}
-
-
-def reference():
-    named = [
-        {"name": "real", "label": "real training images", **NOTHING, **fid(0.5)},
-        {"name": "noise", "label": "uniform noise", **NOTHING, **fid(200.0)},
-        {"name": "png", "label": "PNG", **NOTHING, "bits_per_dim": 1.8,
-         "likelihood_bound": "code length", "nats_per_image": 966.0},
-        {"name": "pca_32", "label": "PCA-32", **NOTHING, "reconstruction_mse": 0.016,
-         "reconstruction_psnr": 18.4, "reconstruction_kind": "32 numbers"},
-    ]  # fmt: skip
-    return {**PROTOCOL, "rows": named}
-
-
-def metrics():
-    cost = {"parameters": 1000, "images_seen": 50000}
-    likelihood = {"bits_per_dim_stderr": 0.0125, "nats_per_image": 680.0}
-    decoded = {
-        "reconstruction_mse": 0.0071,
-        "reconstruction_psnr": 21.9,
-        "reconstruction_kind": "posterior mean",
-    }
-    zeta = {"bits_per_dim": 1.25, "likelihood_bound": "elbo", "likelihood_kl_nats": 30.5}
-    return {
-        "zeta": {**NOTHING, **cost, **fid(6.0), **likelihood, **decoded, **zeta},
-        "alpha": {**NOTHING, **cost, **fid(5.0), "parameters": 2000000},
-        "exact": {
-            **NOTHING, **cost, **fid(3.5), **likelihood,
-            "bits_per_dim": 0.9, "likelihood_bound": "exact",
-        },
-        "stranger": {**NOTHING, **cost, **fid(0.1), "protocol": "f" * 16, "n_samples": 10},
-    }  # fmt: skip
-
-
-def images(n, seed):
-    return np.random.default_rng(seed).integers(0, 256, (n, 1, 28, 28), dtype=np.uint8)
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A folder in which the stages before ``compare`` have run; ``broken`` failed."""
-    monkeypatch.chdir(tmp_path)
-    blocks = "".join(f"  {name}: {{family: {each['family']}}}\n" for name, each in MODELS.items())
-    paths.PARAMS.write_text(f"models:\n{blocks}")
-    paths.DVC_YAML.write_text(
-        "stages:\n  compare:\n    deps: [metrics/models, metrics/reference.json]\n"
-        "    params: [models]\n"
-    )
-    write(
-        paths.PROCESSED,
-        "toy",
-        ["a", "b", "c"],
-        {name: Split(images(20, i), np.arange(20) % 3) for i, name in enumerate(("train", "test"))},
-    )
-    paths.CURVES.mkdir(parents=True)
-    paths.MODEL_METRICS.mkdir(parents=True)
-    paths.REFERENCE.write_text(json.dumps(reference()))
-    for i, (name, found) in enumerate(metrics().items()):
-        row = {**PROTOCOL, "model": name, "family": MODELS[name]["family"], **found}
-        paths.model_metrics(name).write_text(json.dumps(row))
-        paths.samples_dir(name).mkdir(parents=True)
-        np.save(paths.samples_dir(name) / "samples.npy", images(20, 10 + i))
-    paths.curve("zeta").write_text(
-        "step,images,model/elbo,model/kl\n10,160,700.125,\n20,320,690.5,1e-05\n"
-    )
-    paths.curve("alpha").write_text("step,images,critic/loss\n10,160,-0.10\n")
-    return tmp_path
 
 
 @pytest.fixture

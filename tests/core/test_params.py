@@ -1,44 +1,19 @@
-import re
-from pathlib import Path
-
 import pytest
+from params_files import COMMITTED, complaint, edited, validate
 from ruamel.yaml import YAML
 
 from pipeline import families
 from pipeline.core import params
-from pipeline.core.errors import PipelineError
-from pipeline.models import entries
-from pipeline.orchestration import check
-
-ROOT = Path(__file__).parents[2]
-
 
 VAE = "\n  vae:\n"
 
 
-def edited(tmp_path: Path, old: str, new: str, *, after: str = "") -> Path:
-    """A copy of params.yaml in which the first match of ``old`` behind ``after`` is replaced."""
-    before, found, rest = (ROOT / "params.yaml").read_text().partition(after or "#")
-    assert found
-    changed, count = re.subn(old, new.replace("\\", r"\\"), rest, count=1)
-    assert count == 1, f"no {old!r} to replace"
-    path = tmp_path / "params.yaml"
-    path.write_text(before + found + changed)
-    return path
-
-
-def complaint(path: Path) -> str:
-    with pytest.raises(PipelineError) as caught:
-        check.check(path)
-    return str(caught.value)
-
-
 def test_the_committed_file_is_valid():
-    check.check(ROOT / "params.yaml")
+    validate(COMMITTED)
 
 
 def test_every_knob_of_every_model_is_written_out():
-    raw = params.read(ROOT / "params.yaml")
+    raw = params.read(COMMITTED)
     for name, entry in raw["models"].items():
         family = families.load(entry["family"])
         for block in params.BLOCKS:
@@ -131,27 +106,8 @@ def test_a_models_name_is_a_safe_file_name(tmp_path, name):
     assert "a model's name is lower-case" in complaint(path)
 
 
-def test_numbers_are_read_as_dvc_reads_them(tmp_path):
-    path = edited(tmp_path, r"beta1: [\d.]+", "beta1: 25e-2", after="\n  dcgan:\n")
-    assert entries.read(params.read(path), "dcgan", path=path).training.beta1 == 0.25
-
-
-def test_blocks_that_were_not_asked_for_are_out_of_reach():
-    raw = params.read(ROOT / "params.yaml")
-    model = entries.read(raw, "vae", blocks=("network",))
-    assert model.training is None
-    assert model.network.latent == raw["models"]["vae"]["network"]["latent"]
-
-
-def test_a_mistake_in_another_model_does_not_stop_this_one(tmp_path):
-    path = edited(tmp_path, r"beta1: [\d.]+", "beta1: 5", after="\n  dcgan:\n")
-    entries.read(params.read(path), "vae", path=path)
-    with pytest.raises(PipelineError, match="dcgan"):
-        entries.read(params.read(path), "dcgan", path=path)
-
-
 def test_block_style_and_comments_throughout():
-    lines = (ROOT / "params.yaml").read_text().splitlines()
+    lines = COMMITTED.read_text().splitlines()
     flow = [line for line in lines if set("{[") & set(line.split("#")[0]) and "{}" not in line]
     assert not flow, "`dvc exp run -S` rewrites flow style"
     assert YAML(typ="safe").load("\n".join(lines))

@@ -1,5 +1,4 @@
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,11 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.core import params, precision
+from pipeline.core import precision
 from pipeline.core.contract import TrainingParams
-from pipeline.core.errors import PipelineError
-from pipeline.models import entries
-from pipeline.orchestration import check
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -47,33 +43,6 @@ def test_products_are_computed_as_the_name_says(name, dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
-def lstm_in_bf16(tmp_path):
-    raw = (ROOT / "params.yaml").read_text()
-    before, after = raw.split("\n  lstm:\n")
-    path = tmp_path / "params.yaml"
-    path.write_text(f"{before}\n  lstm:\n{after.replace('precision: fp32', 'precision: bf16', 1)}")
-    return path
-
-
-def test_check_refuses_a_family_that_cannot_do_bf16_here(tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "lstm_takes_bf16", lambda device: False)
-    with pytest.raises(PipelineError) as error:
-        check.check(lstm_in_bf16(tmp_path))
-    assert re.fullmatch(
-        r"params.yaml: models.lstm.training.precision = 'bf16': .*family lstm.*; use fp32",
-        str(error.value),
-    )
-    monkeypatch.setattr(precision, "lstm_takes_bf16", lambda device: True)
-    check.check(lstm_in_bf16(tmp_path))
-
-
-def test_the_training_stage_refuses_it_with_the_same_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(precision, "lstm_takes_bf16", lambda device: False)
-    chosen = entries.read(params.read(lstm_in_bf16(tmp_path)), "lstm")
-    with pytest.raises(PipelineError, match="use fp32"):
-        entries.check_device(chosen, CPU)
-
-
 PROBE = """
 import torch
 from pipeline.core import precision
@@ -94,12 +63,3 @@ def test_what_is_said_of_a_processor_is_what_it_does(isa):
         [sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True
     )
     assert done.stdout.split() == [str(done.returncode == 0)], done.stderr
-
-
-def test_a_gpu_that_is_not_there_is_refused_by_check(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    path = tmp_path / "params.yaml"
-    text = (ROOT / "params.yaml").read_text()
-    path.write_text(text.replace("device: auto ", "device: cuda "))
-    with pytest.raises(PipelineError, match=r"runtime.device = 'cuda'.*use auto or cpu"):
-        check.check(path)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
@@ -31,6 +32,37 @@ def test_image_seeds_are_distinct_in_the_bits_that_the_generator_uses():
 
 def test_first_images_do_not_depend_on_how_many_there_are():
     assert torch.equal(seeds.image_seeds(5, 0, "x"), seeds.image_seeds(50, 0, "x")[:5])
+
+
+FROZEN = [151, 164, 481, 634, 823]
+
+
+def test_subsets_are_uniform():
+    counts = np.bincount(
+        np.concatenate([seeds.subset(10, 3, seed, "test") for seed in range(2000)]), minlength=10
+    )
+    assert counts.sum() == 6000
+    # Seven standard deviations of a binomial with 2000 trials of probability 0.3.
+    assert abs(counts - 600).max() < 7 * np.sqrt(2000 * 0.3 * 0.7)
+
+
+def test_a_subset_is_ascending_without_repeats_and_may_be_all():
+    found = seeds.subset(100, 40, 0, "test")
+    assert found.dtype == np.int64
+    assert (np.diff(found) > 0).all() and found[0] >= 0 and found[-1] < 100
+    assert seeds.subset(7, 7, 3).tolist() == list(range(7))
+    assert seeds.subset(7, 0, 3).tolist() == []
+
+
+def test_a_subset_never_changes():
+    """Frozen, since committed results depend on it."""
+    assert seeds.subset(1000, 5, 0, "reference", "test").tolist() == FROZEN
+
+
+@pytest.mark.parametrize("n", [-1, 11])
+def test_impossible_subsets_are_refused(n):
+    with pytest.raises(ValueError, match=f"cannot take {n} of 10"):
+        seeds.subset(10, n, 0)
 
 
 def test_noise_of_an_image_is_independent_of_its_neighbours():

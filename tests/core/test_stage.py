@@ -1,10 +1,12 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from params_files import complaint, edited
 
-from pipeline.core import params, paths, stage
+from pipeline.core import params, stage
 from pipeline.core.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +112,9 @@ def test_asking_for_a_gpu_that_is_not_there_is_told(monkeypatch):
     assert stage.prepare_torch(params.Runtime(device="auto")).type == "cpu"
 
 
-def test_paths_are_relative_to_the_root():
-    values = [value for value in vars(paths).values() if isinstance(value, Path)]
-    assert values
-    assert not any(value.is_absolute() for value in values)
+def test_a_gpu_that_is_not_there_is_refused_by_check(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = edited(tmp_path, "device: auto ", "device: cuda ")
+    assert re.search(r"runtime.device = 'cuda'.*use auto or cpu", complaint(path))

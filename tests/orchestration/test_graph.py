@@ -182,6 +182,38 @@ def test_a_comment_and_a_runtime_knob_rerun_nothing(clone):
     assert clone.stale() == ALWAYS
 
 
+def test_what_changed_is_shown_by_dvc_and_tried_as_an_experiment(clone):
+    """The commands by which a change is looked at; each needs a commit."""
+    clone.commit()
+    clone.run("dvc", "exp", "run", "-S", "models.vae.scoring.posterior_samples=1")
+    assert "posterior_samples: 1" in clone.text("params.yaml")
+    shown = clone.run("dvc", "metrics", "diff").stdout
+    assert "metrics/models/vae.json" in shown and "metrics/models/ddpm.json" not in shown
+    clone.run("dvc", "plots", "diff")
+    assert (clone.folder / "dvc_plots/index.html").exists()
+
+
+def test_nothing_to_do_is_told_and_nothing_is_shown_twice(clone):
+    first = clone.run("pipeline", "repro").stdout
+    assert "Nothing changed" in first and "track: done" in first
+    second = clone.run("pipeline", "repro").stdout
+    assert "Nothing changed" in second and "track" not in second and "report: done" not in second
+    (clone.folder / "mlflow.db").unlink()
+    assert "track: done" in clone.run("pipeline", "repro").stdout
+
+
+def test_a_run_ends_with_the_table_what_to_take_and_where_the_report_is(clone):
+    clone.params["models"]["vae"]["scoring"]["posterior_samples"] = 1
+    clone.write_params()
+    told = clone.run("pipeline", "repro").stdout
+    table, answer, report = (
+        told.index(each) for each in ("\nmodel ", "\nbest samples", "\nthe report")
+    )
+    assert table < answer < report
+    assert "git add" not in told and "dvc push" not in told
+    assert "judging vae: done" in told
+
+
 @pytest.mark.slow
 def test_side_by_side_and_forced_gives_the_same_lock_as_serial(clone, finished):
     clone.run("pipeline", "repro", "--jobs", "2", "--force")
@@ -194,7 +226,11 @@ def test_a_failed_model_does_not_hide_the_others(clone):
     clone.replace("pipeline/families/gan.py", "def training_step(", "def no_training_step(")
     done = clone.run("pipeline", "repro", check=False)
     assert done.returncode != 0
-    assert "dcgan" in done.stderr.splitlines()[-1]
+    # Why stands at the end, once more and together, and where the rest is.
+    assert done.stderr.splitlines()[-1].startswith("error: failed: dcgan; ")
+    assert "work/logs/dcgan.log" in done.stderr.splitlines()[-1]
+    assert any(line.startswith("error: dcgan: ") for line in done.stderr.splitlines())
+    assert "abstract" in (clone.folder / "work/logs/dcgan.log").read_text()
     assert not (clone.folder / "metrics/models/dcgan.json").exists()
     comparison = clone.text("metrics/comparison.md")
     assert "failed" in comparison

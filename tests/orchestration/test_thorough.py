@@ -1,20 +1,13 @@
 import json
-import signal
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import psutil
 import pytest
 from ruamel.yaml import YAML
 
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError
-from pipeline.orchestration import launch, replicas, thorough
+from pipeline.orchestration import launch, replicas, slots, thorough
 
-ROOT = Path(__file__).parents[2]
 RAW = {
     "data": {"folder": ""},
     "train": {"seed": 5, "budget": 1.0},
@@ -113,7 +106,7 @@ def test_a_comment_is_no_other_state(project):
 
 def test_a_replica_is_of_the_state_that_the_others_are_of(project, monkeypatch):
     monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
-    monkeypatch.setattr(launch, "to_its_end", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(slots, "to_its_end", lambda *_, **__: pytest.fail("it ran"))
     with pytest.raises(PipelineError, match="changed since this began"):
         replicas.measure(6, 8, 1, "another state")
 
@@ -135,38 +128,6 @@ def test_what_is_named_from_this_folder_is_found_from_a_copy(project, monkeypatc
     assert not (paths.replica(7, 9) / "given").exists()
 
 
-CHAIN = '''
-import signal, sys
-from pipeline import launch
-signal.signal(signal.SIGTERM, signal.default_int_handler)  # as pipeline/__main__.py has it
-code = """
-import signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: (time.sleep(3), sys.exit()))
-open(sys.argv[1], "w").close()
-time.sleep(60)
-"""
-inner = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}, sys.argv[1]])"
-launch.to_its_end([sys.executable, "-c", inner, sys.argv[1]])
-'''
-
-
-def test_what_is_asked_to_end_takes_its_children_along(tmp_path):
-    """Also those that outlive their parents for a while."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHAIN, str(tmp_path / "started")],
-        cwd=ROOT,
-        start_new_session=True,
-    )
-    while not (tmp_path / "started").exists():
-        time.sleep(0.1)
-    started = psutil.Process(child.pid).children(recursive=True)
-    assert len(started) == 2
-    child.send_signal(signal.SIGTERM)
-    assert child.wait(20) != 0
-    _, alive = psutil.wait_procs(started, timeout=0.5)  # what has ended may not be reaped yet
-    assert not alive
-
-
 def test_a_copy_has_other_seeds_and_this_code_alone(project, monkeypatch):
     monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
     folder = paths.replica(6, 8)
@@ -178,3 +139,16 @@ def test_a_copy_has_other_seeds_and_this_code_alone(project, monkeypatch):
     assert YAML(typ="safe").load(paths.PARAMS.read_text()) == RAW
     assert [each.name for each in (folder / "stages").iterdir()] == ["code.py"]
     assert f"dir = {project / 'cache'}" in (folder / ".dvc/config").read_text()
+
+
+def test_trainings_for_a_baseline_begin_with_the_default_run(project, monkeypatch):
+    asked = []
+
+    def measure(train_seed, sample_seed, jobs, before):
+        asked.append((train_seed, sample_seed, jobs))
+        return {name: metrics(name, train_seed, sample_seed) for name in RAW["models"]}
+
+    monkeypatch.setattr(replicas, "measure", measure)
+    runs = replicas.trainings(3, 2)
+    assert asked == [(6, 8, 2), (7, 9, 2)]
+    assert [run["vae"]["fid"] for run in runs] == [5.7, 6.8, 7.9]

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 
 from pipeline import families
+from pipeline.comparison import collect, recommendation
 from pipeline.comparison.collect import FAILED, OK, OTHER
 from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.report import documents
 
 ROOT = Path(__file__).parents[2]
-RESULTS, MODELS = documents.PARTS
+MODELS, RESULTS = documents.DOCUMENTS[documents.RESULTS]
+(LEADERS,) = documents.DOCUMENTS[documents.README]
 SHARED = {"dataset": "toy", "protocol": "0123456789abcdef"}
 DOCUMENTED = """Families of a kind (arXiv:1111.11111).
 
@@ -56,51 +58,70 @@ def row(**values):
     return {"kind": "model", "status": OK, "model": "any", **values}
 
 
-def test_the_committed_readme_shows_the_committed_results(monkeypatch):
+@pytest.mark.parametrize("path", documents.DOCUMENTS, ids=str)
+def test_the_committed_pages_show_the_committed_results(monkeypatch, path):
     monkeypatch.chdir(ROOT)
-    text = documents.README.read_text(encoding="utf-8")
-    assert documents.rendered(text) == text
+    text = path.read_text(encoding="utf-8")
+    assert documents.rendered(text, path) == text
+
+
+def test_the_readmes_table_is_at_most_eight_columns_wide(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (head,) = [line for line in documents.leaders().splitlines() if line.startswith("| model")]
+    assert head.count("|") - 1 <= 8
+
+
+def test_the_readme_begins_with_what_the_table_supports(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows = collect.committed(params.read(), collect.read_reference(paths.REFERENCE))
+    for answer in recommendation.answers(rows):
+        assert f"- **{answer.purpose.strip()}**: {answer.model}, " in documents.leaders()
 
 
 def test_what_stands_around_the_tables_stays(project):
     page = (
         f"top\n{MODELS.begin}\nold\n{MODELS.end}\nbetween\n{RESULTS.begin}{RESULTS.end}\nbottom\n"
     )
-    text = documents.rendered(page)
+    text = documents.rendered(page, documents.RESULTS)
     assert text.startswith(f"top\n{MODELS.begin}\n\n| model | family |")
     assert (
         f"|\n\n{MODELS.end}\nbetween\n{RESULTS.begin}\n\n### Quality\n\n| a |\n\n### Cost" in text
     )
     assert text.endswith(f"### Cost\n\n{RESULTS.end}\nbottom\n")
-    assert documents.rendered(text) == text
+    assert documents.rendered(text, documents.RESULTS) == text
 
 
-@pytest.mark.parametrize("part", documents.PARTS, ids=["results", "models"])
+@pytest.mark.parametrize("part", [MODELS, RESULTS], ids=["models", "results"])
 @pytest.mark.parametrize("marker", ["begin", "end"])
 @pytest.mark.parametrize("change", ["", "{0}{0}"], ids=["missing", "twice"])
 def test_a_missing_marker_is_told(project, part, marker, change):
-    page = "".join(f"{each.begin}\n{each.end}\n" for each in documents.PARTS)
+    page = "".join(f"{each.begin}\n{each.end}\n" for each in (MODELS, RESULTS))
     name = getattr(part, marker)
     with pytest.raises(PipelineError, match=f"must hold .*{re.escape(name)}.* once each"):
-        documents.rendered(page.replace(name, change.format(name)))
+        documents.rendered(page.replace(name, change.format(name)), documents.RESULTS)
 
 
 def test_markers_in_the_wrong_order_are_told(project):
     page = f"{RESULTS.begin}{RESULTS.end}{MODELS.end}{MODELS.begin}"
     with pytest.raises(PipelineError, match="must follow"):
-        documents.rendered(page)
+        documents.rendered(page, documents.RESULTS)
 
 
 def test_without_results_there_is_nothing_to_write(project):
-    page = "".join(f"{each.begin}{each.end}" for each in documents.PARTS)
-    Path("README.md").write_text(page)
+    page = "".join(f"{each.begin}{each.end}" for each in (MODELS, RESULTS))
+    Path("README.md").write_text(f"{LEADERS.begin}{LEADERS.end}")
+    Path("docs").mkdir()
+    documents.RESULTS.write_text(page)
+    reference = paths.REFERENCE.read_text()
     paths.REFERENCE.unlink()
     with pytest.raises(PipelineError, match="dvc repro reference"):
         documents.write()
     paths.COMPARISON_MD.unlink()
+    paths.REFERENCE.write_text(reference)
     with pytest.raises(PipelineError, match="no comparison; run make repro"):
-        documents.write()
-    assert Path("README.md").read_text() == page
+        documents.rendered(page, documents.RESULTS)
+    assert documents.RESULTS.read_text() == page
+    assert Path("README.md").read_text() == f"{LEADERS.begin}{LEADERS.end}"
 
 
 # --- the table of models -------------------------------------------------------------------------
@@ -112,7 +133,7 @@ def test_each_model_has_a_row_in_the_order_of_params(project):
     assert cells[0] == ["model", "family", "papers", "can", "result"]
     assert [row[0] for row in cells[2:]] == ["vae", "dcgan", "cvae"]
     vae, dcgan, cvae = cells[2:]
-    assert vae[1] == "[vae](pipeline/families/vae.py)"
+    assert vae[1] == "[vae](../pipeline/families/vae.py)"
     assert vae[2] == (
         "[Kingma & Welling 2014](https://arxiv.org/abs/1312.6114), "
         '"Auto-Encoding Variational Bayes"'

@@ -1,25 +1,16 @@
-import json
 import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
-from test_comparison import MODELS, PROTOCOL, metrics, reference
-from test_comparison import project as project
+from compared import MODELS, PROTOCOL, metrics, reference
+from compared import project as project
+from reported import made as made
 
 from pipeline.comparison import collect
-from pipeline.core import params, paths
+from pipeline.core import paths
 from pipeline.report import page
 from stages import report as stage_report
-
-LOCK = "schema: '2.0'\nstages:\n" + "".join(
-    f"  {stage}@{name}:\n    cmd: {stage}\n"
-    for name in ("zeta", "alpha")
-    for stage in ("train", "sample", "evaluate")
-)
 
 
 class Page(HTMLParser):
@@ -40,25 +31,6 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] in ("td", "th", "button", "a", "span"):
             self.cells.append(data.strip())
-
-
-@pytest.fixture
-def made(project):
-    """The page of a project whose models have pictures, and what was asked of it."""
-    raw = params.read()
-    raw["models"] = MODELS
-    paths.DVC_LOCK.write_text(LOCK)
-    for name in ("zeta", "alpha", "exact"):
-        paths.pictures_dir(name).mkdir(parents=True)
-        for kind in ("samples", "nearest", "odd_one"):
-            Image.fromarray(np.zeros((8, 12), np.uint8)).save(
-                paths.pictures_dir(name) / f"{kind}.png"
-            )
-    for name in ("zeta", "alpha"):
-        found = json.loads(paths.model_metrics(name).read_text())
-        found |= {"training_flops_per_image": 1000, "sampling_flops": 20, "authenticity": 0.5}
-        paths.model_metrics(name).write_text(json.dumps(found))
-    return raw, page.render(raw, reference())
 
 
 def test_nothing_on_the_page_comes_from_elsewhere(made):

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from builders import MODELS, SMALL, some_images, tiny_model, trained
-from test_evaluation import Mute, Painting
+from builders import MODELS, SMALL, Mute, Painting, some_images, tiny_model, trained
 
-from pipeline.core import params
+from pipeline.core import params, seeds
 from pipeline.datasets import store
 from pipeline.sampling import drawing
 
@@ -16,6 +15,11 @@ class Obeying(Mute):
 
     def sample(self, seeds, labels):
         return labels.to(torch.uint8)[:, None, None, None].expand(-1, *SMALL.shape)
+
+
+class Floating(Mute):
+    def sample(self, seeds, labels):
+        return torch.zeros(len(seeds), *SMALL.shape)
 
 
 class Inverting(Mute):
@@ -70,6 +74,21 @@ def test_every_model_has_a_cost_that_repeats(name, data):
     assert found["sampling_flops"] > 0
     assert found["network_evaluations"] >= 1
     assert drawing.cost_of(model, data) == found
+
+
+@pytest.mark.parametrize("batch", [1, 4, 10, 64])
+def test_drawn_images_follow_their_seeds_for_any_batch(batch):
+    drawn = drawing.draw(Painting(), 10, seed=3, batch=batch)
+    expected = seeds.image_seeds(10, 3, "sample") % 256
+    assert drawn.dtype == np.uint8 and drawn.shape == (10, *SMALL.shape)
+    np.testing.assert_array_equal(drawn[:, 0, 0, 0], expected)
+
+
+def test_drawing_refuses_what_is_no_image():
+    with pytest.raises(TypeError, match="does not sample"):
+        drawing.draw(Mute(), 4, seed=0, batch=2)
+    with pytest.raises(ValueError, match="must be uint8"):
+        drawing.draw(Floating(), 4, seed=0, batch=2)
 
 
 def test_labels_of_equal_classes_take_turns():

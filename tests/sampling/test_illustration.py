@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-from builders import MODELS, SMALL, some_batch, some_images, tiny_model, trained
-from test_evaluation import Mute
+from builders import MODELS, SMALL, Mute, some_batch, some_images, tiny_model, trained
 
 from pipeline.datasets.store import Split
 from pipeline.sampling import illustration
@@ -56,17 +55,6 @@ def test_columns_show_one_class_each():
     assert found.shape == (9, 3, *SMALL.shape)
     for row in range(9):
         np.testing.assert_array_equal(found[row], images[3 * row : 3 * row + 3])
-
-
-def test_likely_copies_stand_above_what_they_resemble():
-    training = some_images(40, seed=1).numpy()
-    samples = some_images(20, seed=2).numpy()
-    samples[7] = training[31]
-    samples[3] = np.clip(training[5].astype(int) + 3, 0, 255)
-    found = illustration.nearest(samples, training)
-    assert found.shape == (2, illustration.EXAMPLES, *SMALL.shape)
-    np.testing.assert_array_equal(found[:, 0], [samples[7], training[31]])
-    np.testing.assert_array_equal(found[:, 1], [samples[3], training[5]])
 
 
 def test_reconstructions_stand_below_their_originals():

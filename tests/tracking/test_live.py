@@ -5,10 +5,10 @@ import time
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_tracking import METRICS, client, current, runs_of, track
-from test_tracking import fresh as fresh
-from test_tracking import migrated as migrated
-from test_tracking import project as project
+from tracked import METRICS, client, current, runs_of, track
+from tracked import fresh as fresh
+from tracked import migrated as migrated
+from tracked import project as project
 
 from pipeline.core import files, paths
 from pipeline.core.errors import PipelineError
@@ -163,7 +163,6 @@ def test_a_hiccup_is_told_once_and_survived(project, monkeypatch, capsys):
             raise PipelineError(answer)
         return answer
 
-    monkeypatch.setattr(live.check, "check", lambda: None)
     monkeypatch.setattr(live.Follower, "look", look)
     live.follow(seconds=0)
     shown = capsys.readouterr()
@@ -175,7 +174,6 @@ def test_a_store_that_is_down_at_the_start_ends_it(project, monkeypatch):
     def look(self):
         raise PipelineError("down")
 
-    monkeypatch.setattr(live.check, "check", lambda: None)
     monkeypatch.setattr(live.Follower, "look", look)
     with pytest.raises(PipelineError, match="down"):
         live.follow(seconds=0)

@@ -15,7 +15,7 @@ import torch
 from builders import SMALL, TINY, some_images
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
-from test_tracking import migrated as migrated
+from tracked import migrated as migrated
 
 from pipeline.comparison import dvc_lock
 from pipeline.core import params, paths

@@ -1,110 +1,24 @@
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import pytest
 import torch
 from builders import (
     MODELS,
-    skip_if_unsupported,
+    Stub,
+    assert_same_training,
     some_images,
     some_labels,
     tiny_model,
-    tiny_params,
     trainer,
 )
 from torch import nn
 
 from pipeline.blocks import nets
-from pipeline.core.contract import Family, Group, TrainingParams
+from pipeline.core.contract import Group, TrainingParams
 from pipeline.core.errors import PipelineError
 from pipeline.training import trainer as training
 from pipeline.training.trainer import Trainer
 
 EVERY = pytest.mark.parametrize("name", [f"models.{model}" for model in MODELS])
 STEPS = 7
-
-
-class Stub(Family):
-    """A weight vector whose loss each test chooses."""
-
-    def __init__(self, *, precision="fp32", loss=None, terms=None, **group):
-        chosen = tiny_params("vae", network=None)
-        block = TrainingParams(images=64, batch=8, precision=precision)
-        super().__init__(some_spec(), chosen.model_copy(update={"training": block}))
-        self.weight = nn.Parameter(torch.ones(4))
-        self.loss = loss or (lambda weight: weight.sum())
-        self.terms = terms or {}
-        self.group = group
-        self.seen = []
-
-    def groups(self):
-        return {"model": Group([self.weight], lambda p: torch.optim.SGD(p, lr=1.0), **self.group)}
-
-    def training_step(self, batch, update, rng):
-        self.seen.append((batch, torch.rand(1, generator=rng).item(), torch.rand(1).item()))
-        update("model", self.loss(self.weight))
-        return {"model/loss": torch.zeros(()), **self.terms}
-
-
-def some_spec():
-    return tiny_model("vae").spec
-
-
-def state(training_):
-    """All that a finished training leaves."""
-    found = dict(training_.family.state_dict())
-    for name, average in training_.averages.items():
-        found |= {f"{name}/{i}": shadow for i, shadow in enumerate(average.shadow)}
-    return found
-
-
-def assert_same(one, other):
-    assert one.step == other.step
-    assert one.facts() == other.facts()
-    assert one.history.to_csv() == other.history.to_csv()
-    first, second = state(one), state(other)
-    assert first.keys() == second.keys()
-    for key, value in first.items():
-        assert torch.equal(value, second[key]), key
-
-
-@EVERY
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_resuming_is_bit_exact(name, precision, tmp_path, monkeypatch, counted):
-    monkeypatch.setattr(training, "HISTORY_POINTS", 3)  # stop within a window of the history
-    blocks = {"training": {"precision": precision}}
-    skip_if_unsupported(name, **blocks)
-    whole = trainer(tiny_model(name, **blocks), steps=STEPS)
-    whole.run()
-    stopped = trainer(tiny_model(name, **blocks), steps=STEPS)
-    stopped.run(stop_at=3)
-    assert stopped.history.counts
-    path = tmp_path / "model.ckpt"
-    stopped.save(path)
-    resumed = trainer(tiny_model(name, seed=1, **blocks), steps=STEPS, checkpoint=path)
-    resumed.run()
-    assert_same(resumed, whole)
-
-
-@EVERY
-def test_resuming_restores_the_optimisers(name, tmp_path):
-    stopped = trainer(tiny_model(name), steps=STEPS)
-    stopped.run(stop_at=3)
-    stopped.save(tmp_path / "model.ckpt")
-    resumed = trainer(tiny_model(name, seed=1), steps=STEPS)
-    resumed.load(tmp_path / "model.ckpt")
-    for group, before in stopped.optimisers.items():
-        after = resumed.optimisers[group]
-        pairs = zip(stopped.groups[group].parameters, resumed.groups[group].parameters, strict=True)
-        for old, new in pairs:
-            assert before.state[old].keys() == after.state[new].keys()
-            for key, value in before.state[old].items():
-                assert torch.equal(value, after.state[new][key])
-                assert value.stride() == after.state[new][key].stride()
 
 
 @EVERY
@@ -117,7 +31,7 @@ def test_counting_operations_changes_no_bits(name, monkeypatch, counted):
     assert plain.flops_per_image is None
     assert found.flops_per_image > found.facts()["parameters"]
     monkeypatch.setattr(Trainer, "flops_per_image", None)
-    assert_same(found, plain)
+    assert_same_training(found, plain)
 
 
 @EVERY
@@ -132,7 +46,7 @@ def test_no_operation_reads_memory_that_nothing_has_written(name, monkeypatch):
             found[-1].run()
         finally:
             torch.set_deterministic_debug_mode("default")
-    assert_same(*found)
+    assert_same_training(*found)
 
 
 class Alternating(Stub):
@@ -174,47 +88,6 @@ def test_a_kind_of_step_that_was_never_counted_leaves_no_sum(counted):
     assert made.flops_per_image is None
 
 
-CHILD = """
-import sys
-from pathlib import Path
-import torch
-from builders import tiny_model, trainer
-torch.set_num_threads(1)
-path = Path(sys.argv[1])
-trainer(tiny_model("vae"), steps=150, checkpoint=path, checkpoint_seconds=1e-9).run()
-"""
-
-
-def test_a_killed_training_resumes_bit_exactly(tmp_path, counted):
-    path = tmp_path / "model.ckpt"
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"}
-    with subprocess.Popen([sys.executable, "-c", CHILD, path], env=environment) as child:
-        deadline = time.monotonic() + 60
-        while not path.exists() and child.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        child.send_signal(signal.SIGKILL)
-    assert child.returncode == -signal.SIGKILL
-    resumed = trainer(tiny_model("vae", seed=1), steps=150, checkpoint=path)
-    resumed.load(path)
-    assert 0 < resumed.step < 150
-    resumed.run()
-    whole = trainer(tiny_model("vae"), steps=150)
-    whole.run()
-    assert_same(resumed, whole)
-
-
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[:-9], lambda b: b[:50], lambda b: b"", lambda b: b"{"]
-)
-def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
-    path = tmp_path / "model.ckpt"
-    trainer(tiny_model("vae"), steps=2).save(path)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(PipelineError, match="not a readable checkpoint"):
-        trainer(tiny_model("vae"), steps=2, checkpoint=path).run()
-
-
 def test_checkpoints_are_written_meanwhile_and_not_at_the_end(tmp_path):
     path = tmp_path / "model.ckpt"
     one = trainer(Stub(), steps=5, checkpoint=path, checkpoint_seconds=1e-9)
@@ -223,13 +96,6 @@ def test_checkpoints_are_written_meanwhile_and_not_at_the_end(tmp_path):
     other.load(path)
     assert other.step == 4
     assert [each.name for each in tmp_path.iterdir()] == ["model.ckpt"]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_the_training(value):
-    stub = Stub(terms={"model/kl": torch.tensor(value)})
-    with pytest.raises(PipelineError, match=r"diverged: model/kl is (nan|inf) at step 1"):
-        trainer(stub, steps=5).run()
 
 
 def numbered(n):
@@ -361,19 +227,6 @@ def test_updates_and_images_are_counted():
     assert facts["parameters"] == sum(p.numel() for p in one.family.parameters())
 
 
-def test_the_curve_holds_means_over_windows(monkeypatch):
-    monkeypatch.setattr(training, "HISTORY_POINTS", 2)
-
-    class Counting(Stub):
-        def training_step(self, batch, update, rng):
-            self.seen.append(batch)
-            return {"model/loss": torch.tensor(float(len(self.seen)))}
-
-    one = trainer(Counting(), steps=7)
-    one.run()
-    assert one.history.to_csv() == ("step,images,model/loss\n3,24,2\n6,48,5\n7,56,7\n")
-
-
 @pytest.mark.parametrize(("budget", "steps"), [(1.0, 8), (0.5, 4), (2.0, 16), (0.001, 1)])
 def test_the_budget_scales_the_steps(budget, steps):
     block = TrainingParams(images=64, batch=8)
@@ -386,7 +239,7 @@ def test_the_same_seed_trains_the_same_weights(name):
     one.run()
     torch.rand(7)
     other.run()
-    assert_same(one, other)
+    assert_same_training(one, other)
 
 
 @EVERY

@@ -1,0 +1,208 @@
+import json
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import pytest
+from gated import FIDS, PROTOCOL, RULES, base, changed, git, same, write
+from gated import project as project
+from ruamel.yaml import YAML
+
+from pipeline import __main__ as cli
+from pipeline.core import paths
+from pipeline.core.errors import PipelineError
+from pipeline.gate import baseline, command, compare
+from pipeline.gate.baseline import Baseline, Entry
+from pipeline.orchestration import launch, replicas
+
+
+def spoil_entry(**values):
+    found = json.loads(baseline.PATH.read_text())
+    found["models"]["vae"]["fid"] |= values
+    baseline.PATH.write_text(json.dumps(found))
+
+
+def test_an_unchanged_run_exits_with_0_and_writes_its_files(project, capsys):
+    assert cli.main(["gate"]) == 0
+    assert "13 checks against metrics/baseline.json: 13 ok" in capsys.readouterr().out
+    found = json.loads((project / "work/gate/gate.json").read_text())
+    assert found["exit_code"] == 0 and len(found["checks"]) == 13
+    suite = ET.parse(project / "work/gate/junit.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("13", "0")
+
+
+def test_a_regression_exits_with_1_and_says_what_and_by_how_much(project, capsys):
+    write(changed("ddpm", fid=11.25))
+    assert cli.main(["gate"]) == 1
+    shown = capsys.readouterr().out
+    assert "ddpm: fid is 11.25, baseline 5.8: worse by 5.45, allowed" in shown
+    suite = ET.parse(project / "work/gate/junit.xml").getroot()
+    (failure,) = suite.iter("failure")
+    assert "worse by 5.45" in failure.get("message")
+    assert suite.get("failures") == "1"
+
+
+def test_github_gets_a_summary_and_annotations(project, capsys, monkeypatch):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project / "summary.md"))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    write(changed("ddpm", fid=11.25) | {"vae": {**changed("vae")["vae"], "parameters": 1200}})
+    assert cli.main(["gate"]) == 1
+    shown = capsys.readouterr().out
+    assert "::error title=ddpm fid::ddpm: fid is 11.25" in shown
+    assert "::warning title=vae parameters::" in shown
+    summary = (project / "summary.md").read_text()
+    assert "## Metrics got worse" in summary
+    assert "| ddpm | fid | 5.8 | 11.25 | 5.45 |" in summary
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda: baseline.PATH.unlink(), "no such file; `make baseline` writes it"),
+        (lambda: baseline.PATH.write_text("{"), "no baseline"),
+        (lambda: baseline.PATH.write_text('{"models": {}}'), "no baseline"),
+        (lambda: Baseline(PROTOCOL, {}).write(), "no metric of it"),
+        (lambda: write(changed("vae", protocol="other")), "nothing compares"),
+        (lambda: spoil_entry(mean=float("nan")), "no finite mean"),
+        (lambda: spoil_entry(n=0), "no finite mean"),
+        (lambda: spoil_entry(sd=float("inf")), "no standard deviation"),
+        (lambda: spoil_entry(sd="x"), "no baseline"),
+        (lambda: baseline.PATH.write_bytes(b"\xff\xfe"), "no baseline"),
+        (lambda: paths.model_metrics("vae").write_text("[]"), "vae.json: must hold metrics"),
+        (lambda: paths.WORK.joinpath("gate").touch(), "work/gate: cannot write"),
+        (lambda: paths.model_metrics("vae").write_text("{"), "vae.json: not valid JSON"),
+        (lambda: paths.PARAMS.write_text("models: {vae: {}}\n"), "gate: missing section"),
+    ],
+)
+def test_what_cannot_be_compared_exits_with_2(project, spoil, told, capsys):
+    paths.WORK.mkdir()
+    spoil()
+    assert cli.main(["gate"]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_what_nobody_thought_of_exits_with_2(project, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "compare", lambda *_: 1 / 0)
+    assert cli.main(["gate"]) == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_no_metrics_at_all_is_a_failure(project):
+    for model in FIDS:
+        paths.model_metrics(model).unlink()
+    assert cli.main(["gate"]) == 1
+
+
+def test_accepting_needs_a_reason_that_then_stands_in_the_diff(project, capsys):
+    write(changed("ddpm", fid=11.25))
+    assert cli.main(["gate", "--accept", " "]) == 2
+    assert cli.main(["gate", "--accept", "half the steps,\nfor speed"]) == 0
+    assert cli.main(["gate"]) == 0
+    found = baseline.read()
+    assert found.accepted == ("half the steps, for speed",)
+    assert found.models["ddpm"]["fid"] == Entry(11.25, None, 1)
+    assert found.models["vae"] == base().models["vae"]
+    assert cli.main(["gate", "--accept", "again"]) == 0
+    assert "nothing to accept" in capsys.readouterr().out
+
+
+def test_a_revision_is_compared_with_unless_this_tree_accepts(project, capsys):
+    assert cli.main(["gate", "--base", "HEAD"]) == 0
+    write(changed("ddpm", fid=11.25))
+    worse = base()
+    worse.models["ddpm"]["fid"] = Entry(11.25, None, 1)
+    worse.write()
+    assert cli.main(["gate", "--base", "HEAD"]) == 1, "a baseline edited without a reason"
+    base().write()
+    assert cli.main(["gate", "--accept", "on purpose"]) == 0
+    capsys.readouterr()
+    assert cli.main(["gate", "--base", "HEAD"]) == 0
+    assert "which accepts: on purpose" in capsys.readouterr().out
+    assert cli.main(["gate", "--base", "nowhere"]) == 2
+    assert "baseline.json of nowhere: git: " in capsys.readouterr().err
+    assert cli.main(["gate", "--base", "HEAD", "--accept", "why"]) == 2
+    assert "leave --base out" in capsys.readouterr().err
+
+
+def test_reasons_that_are_not_those_of_the_base_and_more_do_not_count(project):
+    replace(base(), accepted=("an old reason",)).write()
+    git("commit", "-q", "-a", "-m", "accepted before")
+    worse = replace(base(), accepted=("another", "and one more"))
+    worse.models["ddpm"]["fid"] = Entry(11.25, None, 1)
+    worse.write()
+    write(changed("ddpm", fid=11.25))
+    assert cli.main(["gate", "--base", "HEAD"]) == 1
+
+
+def test_several_trainings_make_a_baseline(project, monkeypatch):
+    asked = []
+
+    def measure(train_seed, sample_seed, jobs, before):
+        asked.append((train_seed, sample_seed))
+        return changed("ddpm", fid=5.8 + train_seed)
+
+    raw = {"train": {"seed": 0, "budget": 1.0}, "sample": {"seed": 4, "n": 9}}
+    with paths.PARAMS.open("a") as stream:
+        YAML(typ="safe").dump(raw, stream)
+    monkeypatch.setattr(cli, "validate", lambda: asked.append("valid"))
+    monkeypatch.setattr(launch, "reproduce", lambda *_, **__: asked.append("default run"))
+    monkeypatch.setattr(replicas, "measure", measure)
+    replace(base(), accepted=("before",)).write()
+    assert cli.main(["baseline", "--seeds", "3"]) == 0
+    assert asked == ["valid", "default run", (1, 5), (2, 6)]
+    found = baseline.read()
+    assert found.models["ddpm"]["fid"] == Entry(6.8, 1.0, 3)
+    assert found.accepted == ("before", f"3 trainings, protocol {PROTOCOL}")
+    assert cli.main(["baseline", "--seeds", "3"]) == 0
+    assert baseline.read() == found, "the same figures are nothing new"
+    baseline.PATH.write_text("<<<<<<< ours")
+    asked.clear()
+    assert cli.main(["baseline"]) == 1
+    assert asked == ["valid"], "reasons would be lost, so nothing is trained"
+
+
+def test_a_mistake_in_params_is_told_before_anything_is_trained(project, monkeypatch, capsys):
+    monkeypatch.setattr(replicas, "trainings", lambda *_: pytest.fail("trained"))
+    with paths.PARAMS.open("a") as stream:
+        YAML(typ="safe").dump({"gatee": {}}, stream)
+    assert cli.main(["baseline"]) == 1
+    assert "gatee: unknown section 'gatee'; did you mean 'gate'" in capsys.readouterr().err
+
+
+def test_whoever_calls_says_how_the_baseline_is_trained(project, capsys):
+    runs = [same(base()) | {"ddpm": changed("ddpm", fid=fid)["ddpm"]} for fid in (5.0, 6.0, 7.0)]
+    command.renew(3, lambda: runs)
+    assert baseline.read().models["ddpm"]["fid"] == Entry(6.0, 1.0, 3)
+    assert "13 metrics of 4 models, 3 trainings each" in capsys.readouterr().out
+
+
+def test_without_rules_nothing_is_trained(project):
+    with paths.PARAMS.open("w") as stream:
+        YAML(typ="safe").dump({"models": {}}, stream)
+    with pytest.raises(PipelineError, match="gate: missing section"):
+        command.renew(3, lambda: pytest.fail("trained"))
+
+
+def test_one_training_is_no_baseline(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["baseline", "--seeds", "1"])
+    assert "at least 2, not '1'" in capsys.readouterr().err
+
+
+def test_a_model_that_was_removed_is_accepted_like_any_change(project):
+    with paths.PARAMS.open("w") as stream:
+        YAML(typ="safe").dump({"gate": RULES, "models": {"ddpm": {}, "vae": {}}}, stream)
+    assert cli.main(["gate"]) == 1
+    assert cli.main(["gate", "--accept", "without GANs"]) == 0
+    assert set(baseline.read().models) == {"ddpm", "vae"}
+    assert cli.main(["gate"]) == 0
+
+
+def test_what_is_missing_is_not_accepted(project, capsys):
+    before = baseline.PATH.read_text()
+    write(changed("vae", bits_per_dim=None))
+    paths.model_metrics("ddpm").unlink()
+    assert cli.main(["gate", "--accept", "never mind"]) == 2
+    told = capsys.readouterr().err
+    assert "ddpm: fid (the model has no metrics)" in told
+    assert "vae: bits_per_dim (bits_per_dim is None)" in told
+    assert baseline.PATH.read_text() == before

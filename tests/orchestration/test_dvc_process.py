@@ -1,0 +1,148 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.orchestration import dvc_process
+
+ROOT = Path(__file__).parents[2]
+GRAPH = """
+stages:
+  one:
+    cmd: python -m stages.one
+    params: [a, b.c]
+    outs: [one.txt]
+  two:
+    cmd: python -m stages.two word
+    deps: [one.txt]
+    outs: [two.txt]
+  bad:
+    cmd: python -m stages.bad
+    outs: [bad.txt]
+"""
+ONE = "import sys; open('one.txt', 'w').write(str(sys.stdin.read())); print('one ran')"
+TWO = """
+import os, sys
+import pipeline.core.words
+print(os.environ["DVC_STAGE"], sys.argv[1:], flush=True)
+open("two.txt", "w").write(open("one.txt").read() + pipeline.core.words.WORD)
+"""
+BAD = "import sys; print('error: as asked', file=sys.stderr); sys.exit(5)"
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Two stages and one that fails, with a module that they import."""
+    for folder in ("stages", "pipeline/core", "pipeline/orchestration"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("stages", "pipeline", "pipeline/core", "pipeline/orchestration"):
+        (tmp_path / folder / "__init__.py").write_text("")
+    source = ROOT / "pipeline/orchestration/dvc_process.py"
+    (tmp_path / "pipeline/orchestration/dvc_process.py").write_text(source.read_text())
+    (tmp_path / "pipeline/core/words.py").write_text("WORD = 'first'")
+    for name, code in (("one", ONE), ("two", TWO), ("bad", BAD)):
+        (tmp_path / f"stages/{name}.py").write_text(code)
+    (tmp_path / "dvc.yaml").write_text(GRAPH)
+    (tmp_path / "params.yaml").write_text("a: 1\nb:\n  c: [x, 2.5, true]\n  d: 0\n")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    run(tmp_path, "dvc", "init", "-q")
+    return tmp_path
+
+
+def environment():
+    binaries = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "PYTHONPATH": "",
+    }
+
+
+def run(folder, module, *arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+def serve(folder, *calls):
+    """What a worker answers to these calls."""
+    text = "".join(json.dumps(call) + "\n" for call in calls)
+    return run(folder, "pipeline.orchestration.dvc_process", input=text)
+
+
+def lock(folder):
+    return (folder / "dvc.lock").read_text()
+
+
+def test_what_is_written_is_what_dvc_writes(project):
+    assert run(project, "dvc", "repro", "one", "two").returncode == 0
+    plain = lock(project)
+    (project / "dvc.lock").unlink()
+    done = serve(project, ["repro", "--force", "one", "two"])
+    assert done.stdout.splitlines()[-1] == f"{dvc_process.END}0", done.stderr
+    assert YAML(typ="safe").load(lock(project)) == YAML(typ="safe").load(plain)
+    assert lock(project) == plain
+    # An unchanged one is left as it is, and what DVC wrote is read.
+    assert serve(project, ["repro", "--force", "two"]).returncode == 0
+    assert lock(project) == plain
+
+
+def test_stages_have_their_own_arguments_environment_and_no_input(project):
+    done = serve(project, ["repro", "one", "two"], ["repro", "two"])
+    assert "two ['word']" in done.stdout
+    assert (project / "one.txt").read_text() == ""
+    assert done.stdout.count(dvc_process.END) == 2
+    assert "didn't change" in done.stdout
+
+
+def test_each_stage_imports_the_project_as_it_is_then(project):
+    """A copy of the process must not bring along modules that were edited meanwhile."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.orchestration.dvc_process"],
+        cwd=project,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+    for word in ("first", "second"):
+        (project / "pipeline/core/words.py").write_text(f"WORD = {word!r}")
+        process.stdin.write(json.dumps(["repro", "--force", "one", "two"]) + "\n")
+        while not process.stdout.readline().startswith(dvc_process.END):
+            pass
+        assert (project / "two.txt").read_text() == word
+    process.stdin.close()
+    assert process.wait(20) == 0
+
+
+def test_a_parameter_that_changed_between_calls_is_seen(project):
+    process_calls = [["repro", "one"], ["repro", "--dry", "one"]]
+    assert "Running stage" in serve(project, process_calls[0]).stdout
+    (project / "params.yaml").write_text("a: 2\nb:\n  c: [x, 2.5, true]\n  d: 0\n")
+    assert "Running stage 'one'" in serve(project, process_calls[1]).stdout
+    (project / "params.yaml").write_text("a: 1\nb:\n  c: [x, 2.5, true]\n  d: 9\n")
+    assert "didn't change" in serve(project, process_calls[1]).stdout
+
+
+def test_a_stage_that_fails_fails_the_call_and_not_the_worker(project):
+    done = serve(project, ["repro", "bad"], ["repro", "one"])
+    codes = [line for line in done.stdout.splitlines() if line.startswith(dvc_process.END)]
+    assert codes[0] != f"{dvc_process.END}0" and codes[1] == f"{dvc_process.END}0"
+    assert "error: as asked" in done.stderr
+
+
+def test_with_arguments_it_is_dvc(project):
+    done = run(project, "pipeline.orchestration.dvc_process", "repro", "--dry", "one")
+    assert done.returncode == 0
+    assert "Running stage 'one'" in done.stdout

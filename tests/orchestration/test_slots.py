@@ -1,0 +1,124 @@
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.orchestration import slots
+
+ROOT = Path(__file__).parents[2]
+ECHO = """
+import json, sys, time
+for line in sys.stdin:
+    _, *arguments = json.loads(line)
+    if arguments[0] == "die":
+        sys.exit(3)
+    for each in arguments[1:]:
+        print(each, flush=True)
+    time.sleep(float(arguments[0]))
+    print("\x027", flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def echo(monkeypatch):
+    """Workers that print what they are given, after a while."""
+    monkeypatch.setattr(slots, "WORKER", (sys.executable, "-u", "-c", ECHO))
+
+
+def test_lines_are_handed_on_and_the_code_returned():
+    found, said = slots.Slots(), []
+    assert found.run(["0", "one", "two"], said.append) == 7
+    assert found.run(["0", "three"], said.append) == 7
+    assert said == ["one", "two", "three"]
+    found.close()
+
+
+def test_one_worker_serves_many_calls():
+    found = slots.Slots()
+    found.run(["0"], print)
+    first = found._workers[0].pid
+    found.run(["0"], print)
+    assert found._workers[0].pid == first
+    found.close()
+
+
+def test_a_worker_that_dies_is_replaced():
+    found = slots.Slots()
+    assert found.run(["die"], print) == 3
+    assert found.run(["0"], print) == 7
+    found.close()
+
+
+def test_as_many_run_at_once_as_there_are_slots():
+    found = slots.Slots()
+    found.grow(2, 0)
+    found.run(["0"], print)
+    began = time.monotonic()
+    threads = [threading.Thread(target=found.run, args=(["1"], print)) for _ in range(2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert time.monotonic() - began < 1.9
+    found.close()
+
+
+def test_stopping_ends_what_runs_and_starts_nothing():
+    found = slots.Slots()
+    thread = threading.Thread(target=found.run, args=(["60"], print))
+    thread.start()
+    while not found._workers:
+        time.sleep(0.05)
+    worker = found._workers[0]
+    found.stop()
+    thread.join(10)
+    assert not thread.is_alive() and worker.poll() is not None
+    assert found.run(["0"], print) == 130
+
+
+def test_each_slot_sees_a_gpu_of_its_own(monkeypatch):
+    show = "import os, sys; sys.stdin.readline(); print(os.environ.get('CUDA_VISIBLE_DEVICES')); "
+    monkeypatch.setattr(slots, "WORKER", (sys.executable, "-c", show + "print('\x020')"))
+    found, said = slots.Slots(), []
+    found.grow(2, 2)
+    for _ in range(2):
+        found.run(["0"], said.append)
+    assert said == ["0", "1"]
+    found.close()
+
+
+CHAIN = '''
+import signal, sys
+from pipeline.orchestration import slots
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # as pipeline/__main__.py has it
+code = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(3), sys.exit()))
+open(sys.argv[1], "w").close()
+time.sleep(60)
+"""
+inner = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}, sys.argv[1]])"
+slots.to_its_end([sys.executable, "-c", inner, sys.argv[1]])
+'''
+
+
+def test_what_is_asked_to_end_takes_its_children_along(tmp_path):
+    """Also those that outlive their parents for a while."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHAIN, str(tmp_path / "started")],
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    while not (tmp_path / "started").exists():
+        time.sleep(0.1)
+    started = psutil.Process(child.pid).children(recursive=True)
+    assert len(started) == 2
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(20) != 0
+    _, alive = psutil.wait_procs(started, timeout=0.5)  # what has ended may not be reaped yet
+    assert not alive
