@@ -1,9 +1,11 @@
 """Every stage declares every project file that it imports, and no more than it needs."""
 
+import ast
 from pathlib import Path
 
 import pytest
 from imports import closure
+from ruamel.yaml import YAML
 
 from pipeline import families
 from pipeline.core import params, stage
@@ -11,6 +13,8 @@ from pipeline.core import params, stage
 ROOT = Path(__file__).parents[1]
 PLAIN = ["download", "preprocess", "domains", "judge", "reference", "compare", "report", "track"]
 PER_MODEL = ["train", "sample", "evaluate"]
+COMMON = ["pipeline/core", "pipeline/blocks"]
+"""Packages that are declared whole by whatever needs some of it; see dvc.yaml."""
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +31,20 @@ def code(declared: stage.Declared) -> dict[str, set[str]]:
     }
 
 
+def imported_by(name: str) -> set[str]:
+    """The files that a stage uses, of a model of whichever family."""
+    if name in PLAIN:
+        return closure(ROOT, f"stages/{name}.py")
+    return set().union(*(closure(ROOT, f"stages/{name}.py", f) for f in families.names()))
+
+
 def files_of(declared: stage.Declared) -> set[str]:
     return set().union(*code(declared).values())
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_plain_stage_declares_what_it_imports_and_nothing_beside_it(name):
-    used = closure(ROOT, f"stages/{name}.py")
+    used = imported_by(name)
     declared = stage.declared(name)
     assert used <= files_of(declared)
     for dependency, files in code(declared).items():
@@ -60,22 +71,26 @@ def test_the_models_own_family_is_the_only_one_declared(name, model):
 
 @pytest.mark.parametrize("name", PER_MODEL)
 def test_nothing_is_declared_that_no_family_imports(name):
-    used = set()
-    for family in families.names():
-        used |= closure(ROOT, f"stages/{name}.py", family)
+    used = imported_by(name)
     model = next(iter(params.read()["models"]))
     for dependency, files in code(stage.declared(name, model)).items():
         assert files & used, f"{name} does not use {dependency}"
 
 
-@pytest.mark.parametrize("package", ["core", "blocks"])
-def test_every_file_of_a_package_that_is_declared_whole_is_used_by_what_declares_it(package):
-    used = set()
-    for family in families.names():
-        for name in PER_MODEL:
-            used |= closure(ROOT, f"stages/{name}.py", family)
-    modules = {str(path) for path in Path(f"pipeline/{package}").glob("*.py")}
-    assert modules - used <= {f"pipeline/{package}/__init__.py"}
+@pytest.mark.parametrize("package", COMMON)
+def test_every_file_of_a_package_that_all_share_is_used_by_stages_of_models(package):
+    used = set().union(*(imported_by(name) for name in PER_MODEL))
+    modules = {str(path) for path in Path(package).glob("*.py")}
+    assert modules - used <= {f"{package}/__init__.py"}
+
+
+@pytest.mark.parametrize("name", PLAIN + PER_MODEL)
+def test_every_file_of_another_package_that_is_declared_whole_is_used_by_the_stage(name):
+    model = next(iter(params.read()["models"])) if name in PER_MODEL else None
+    used = imported_by(name)
+    for dependency, files in code(stage.declared(name, model)).items():
+        if not Path(dependency).suffix and dependency not in COMMON:
+            assert {file for file in files - used if not file.endswith("__init__.py")} == set()
 
 
 def test_no_family_imports_another():
@@ -84,6 +99,12 @@ def test_no_family_imports_another():
             f"pipeline/families/{family}.py"
         }
         assert not closure(ROOT, f"pipeline/families/{family}.py") & others
+
+
+def test_every_stage_of_the_graph_is_looked_at():
+    stages = YAML(typ="safe").load(Path("dvc.yaml").read_text())["stages"]
+    assert set(stages) == {*PLAIN, *PER_MODEL}
+    assert {name for name, each in stages.items() if "foreach" in each} == set(PER_MODEL)
 
 
 def test_every_declared_file_exists():
@@ -110,3 +131,30 @@ def test_the_walk_finds_imports_inside_functions_and_packages(tmp_path):
         "pipeline/c.py",
         "pipeline/families/vae.py",
     }
+
+
+def test_the_walk_passes_over_what_only_type_checkers_import(tmp_path):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "stages/a.py").write_text(
+        "import typing\nfrom typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from pipeline import told\n"
+        "if typing.TYPE_CHECKING:\n    import pipeline.said\nelse:\n    import pipeline.other\n"
+        "if not TYPE_CHECKING:\n    import pipeline.run\n"
+        "class A:\n    def f(self):\n        if self:\n            import pipeline.inside\n"
+    )
+    for name in ("told", "said", "other", "run", "inside"):
+        (tmp_path / f"pipeline/{name}.py").write_text("")
+    assert closure(tmp_path, "stages/a.py") == {
+        "stages/a.py",
+        "pipeline/other.py",
+        "pipeline/run.py",
+        "pipeline/inside.py",
+    }
+
+
+def test_nothing_of_the_project_is_imported_relatively():
+    """The walk would not see it."""
+    for path in [*Path("pipeline").rglob("*.py"), *Path("stages").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), path

@@ -21,7 +21,7 @@ NORMALISATION_BATCHES = 50
 """How many training batches BatchNorm's statistics are measured on, once training is over."""
 
 COLUMNS = 12
-"""Of pictures at most; see `core.family.Illustrates`."""
+"""Of pictures at most; see `core.contract.Illustrates`."""
 
 
 class Flatten(nn.Module):
@@ -192,14 +192,14 @@ class Adversarial(Family):
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
-        """One noise vector per seed; see `core.family.Samples`."""
+        """One noise vector per seed; see `core.contract.Samples`."""
         noise = ImageNoise(seeds, self.device).normal(self.params.network.latent)
         with evaluating(self.generator):
             given = None if labels is None else self.one_hot(labels)
             return to_uint8(self.generate(noise, given))
 
     def invert(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Tensor:
-        """A search among noise; see `core.family.Inverts`."""
+        """A search among noise; see `core.contract.Inverts`."""
         noise = ImageNoise(seeds, self.device).normal(inversion.STARTS, self.params.network.latent)
         given = None if labels is None else self.one_hot(labels)
         with evaluating(self.generator):
@@ -209,7 +209,7 @@ class Adversarial(Family):
 
     @torch.no_grad()
     def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
-        """What lies between one noise vector and another; see `core.family.Illustrates`.
+        """What lies between one noise vector and another; see `core.contract.Illustrates`.
 
         ``interpolations`` go along the great circle, a row for each pair of vectors; with labels
         a row keeps that of an image of ``batch``. ``classes``, of conditional models: each row has

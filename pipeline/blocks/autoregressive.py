@@ -237,13 +237,13 @@ class Autoregressive(Family):
 
     @torch.no_grad()
     def log_likelihood(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Likelihood:
-        """Exact; see `core.family.HasLikelihood`."""
+        """Exact; see `core.contract.HasLikelihood`."""
         nats = self.log_prob(images, labels).double().flatten(1).sum(1)
         return Likelihood(nats=nats, bound="exact", terms={})
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
-        """Ancestral sampling; see `core.family.Samples`."""
+        """Ancestral sampling; see `core.contract.Samples`."""
         channels, height, width = self.spec.shape
         uniform = ImageNoise(seeds, self.device).uniform(channels, 2, height, width)
         canvas = torch.zeros(len(seeds), *self.spec.shape, dtype=torch.uint8, device=self.device)

@@ -131,8 +131,9 @@ def answers(rows: Sequence[Row]) -> list[Answer]:
         best, tied = standing(rows, purpose)
         if best is None:
             continue
-        caveats = [*purpose.caveats(best), *_trained_once(purpose, best, tied)]
-        known = all(_comparable(purpose, best, row) for row in served(rows, purpose))
+        listed = served(rows, purpose)
+        caveats = [*purpose.caveats(best), *_trained_once(purpose, best, tied, listed)]
+        known = all(_comparable(purpose, best, row) for row in listed)
         found.append(
             Answer(
                 purpose.name,
@@ -187,15 +188,22 @@ def _several(purpose: Purpose, row: Row) -> bool:
     return row.get(f"{purpose.key}_trained_low") is not None
 
 
-def _trained_once(purpose: Purpose, best: Row, tied: Sequence[Row]) -> list[str]:
-    if all(_several(purpose, row) for row in (best, *tied)):
-        return []
-    if purpose.guess:
+def _trained_once(
+    purpose: Purpose, best: Row, tied: Sequence[Row], listed: Sequence[Row]
+) -> list[str]:
+    once = [row["model"] for row in (best, *tied) if not _several(purpose, row)]
+    if purpose.guess and len(once) == 1 + len(tied):
         return [
             f"of a single training each, so what is within a factor of {TIE_FACTOR} is a tie "
             "(make thorough tells more)"
         ]
-    return ["of a single training, so nothing is known of ties (make thorough tells)"]
+    if purpose.guess and once:
+        return [f"ties by a guess, of a single training: {', '.join(once)} (make thorough tells)"]
+    if once:
+        return ["of a single training, so nothing is known of ties (make thorough tells)"]
+    if not all(_comparable(purpose, row) for row in listed):
+        return ["nothing is known of ties with models of a single training (make thorough tells)"]
+    return []
 
 
 def _cheapest(purpose: Purpose, tied: Sequence[Row]) -> list[Answer]:
@@ -207,8 +215,11 @@ def _cheapest(purpose: Purpose, tied: Sequence[Row]) -> list[Answer]:
     value = f"{_training_flops(row) / 1e12:.2f} TFLOP of training"
     if row.get("sampling_flops"):
         value += f" and {row['sampling_flops'] / 1e6:,.1f} MFLOP per sample"
-    caveats = (purpose.value(row), "operations are no measure of time")
-    return [Answer("  cheapest of these", row["model"], value, (), caveats)]
+    caveats = [purpose.value(row), "operations are no measure of time"]
+    unknown = [row["model"] for row in tied if row not in costed]
+    if unknown:
+        caveats.append(f"nothing is known of the cost of {', '.join(unknown)}")
+    return [Answer("  cheapest of these", row["model"], value, (), tuple(caveats))]
 
 
 def _training_flops(row: Row) -> float:

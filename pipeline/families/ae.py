@@ -119,7 +119,7 @@ class Ae(Family):
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
-        """Decode draws from the density; see `core.family.Samples`.
+        """Decode draws from the density; see `core.contract.Samples`.
 
         Raises:
             PipelineError: if no density was fitted.
@@ -135,7 +135,7 @@ class Ae(Family):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Decode the codes; see `core.family.Reconstructs`."""
+        """Decode the codes; see `core.contract.Reconstructs`."""
         return to_uint8(self.decoder(self._encode(images)))
 
     @torch.no_grad()

@@ -189,11 +189,11 @@ class Began(Family):
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
-        """One noise vector per seed; see `core.family.Samples`."""
+        """One noise vector per seed; see `core.contract.Samples`."""
         return to_uint8(self.generator(self._own_noise(seeds)))
 
     def invert(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Tensor:
-        """A search among noise; see `core.family.Inverts`."""
+        """A search among noise; see `core.contract.Inverts`."""
         starts = self._own_noise(seeds, inversion.STARTS).unbind(dim=1)
         return inversion.nearest(self.generator, starts, images)
 
@@ -201,7 +201,7 @@ class Began(Family):
     def own_errors(self, images: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """How badly the discriminator reconstructs images: its opinion of them, and no metric.
 
-        A mean squared error (white is 1); see `core.family.MeasuresItself`.
+        A mean squared error (white is 1); see `core.contract.MeasuresItself`.
         """
         real = to_signed(images)
         return {"discriminator_error": autoencoding_errors(real, self.discriminator(real), 2) / 4}

@@ -229,7 +229,7 @@ class CycleGan(Family):
 
     @torch.no_grad()
     def translate(self, images: Tensor, direction: Direction) -> Tensor:
-        """From domain A to B ('ab') or back ('ba'); see `core.family.Translates`."""
+        """From domain A to B ('ab') or back ('ba'); see `core.contract.Translates`."""
         return to_uint8(self.generators[direction](to_signed(images)))
 
     @torch.no_grad()

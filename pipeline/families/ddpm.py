@@ -242,7 +242,7 @@ class Ddpm(Family):
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
-        """DDIM (equation 12) over evenly spaced times; see `core.family.Samples`."""
+        """DDIM (equation 12) over evenly spaced times; see `core.contract.Samples`."""
         for x in self._denoise(seeds, labels):
             last = x
         return to_uint8(last)
@@ -293,9 +293,9 @@ class Ddpm(Family):
     def invert(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Tensor:
         """DDIM's differential equation (equation 14) up to noise, and down again.
 
-        See `core.family.Inverts`. There is nothing to search, so ``seeds`` are not used. It starts
-        at time 1, whose noise is about one level of an image, since the network knows no time 0;
-        and it is not guided.
+        See `core.contract.Inverts`. There is nothing to search, so ``seeds`` are not used. It
+        starts at time 1, whose noise is about one level of an image, since the network knows no
+        time 0; and it is not guided.
         """
         steps = min(INVERSION_STEPS, self.diffusion.steps)
         times = torch.linspace(1, self.diffusion.steps, steps).round().long().unique().tolist()
@@ -315,7 +315,7 @@ class Ddpm(Family):
 
     @torch.no_grad()
     def log_likelihood(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Likelihood:
-        """The variational bound (DDPM, equation 5); see `core.family.HasLikelihood`.
+        """The variational bound (DDPM, equation 5); see `core.contract.HasLikelihood`.
 
         Of log p(x|y) where the model is given labels, without guidance, which is no distribution.
         With ``scoring.times`` = K > 0 the sum over t = 2..T is estimated without bias from K

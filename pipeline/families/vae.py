@@ -228,7 +228,7 @@ class Vae(Family):
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
-        """z from the prior, then x as ``sampling.pixels`` says; see `core.family.Samples`."""
+        """z from the prior, then x as ``sampling.pixels`` says; see `core.contract.Samples`."""
         noise = ImageNoise(seeds, self.device)
         codes = self._draw_codes(noise, labels)
         params = self.decode(codes, labels)
@@ -239,7 +239,7 @@ class Vae(Family):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Mean of p(x|z,y) at the posterior mean; see `core.family.Reconstructs`."""
+        """Mean of p(x|z,y) at the posterior mean; see `core.contract.Reconstructs`."""
         mean, _ = self.encode(images, labels)
         return self._pixels(self.decode(mean, labels))
 
@@ -249,7 +249,7 @@ class Vae(Family):
 
         Whatever ``training.beta`` weighted; of log p(x|y) where the model is given labels. The
         ELBO takes the KL divergence in closed form where there is one; see
-        `core.family.HasLikelihood`.
+        `core.contract.HasLikelihood`.
         """
         mean, log_var = self.encode(images, labels)
         draws = self.params.scoring.posterior_samples
@@ -278,7 +278,7 @@ class Vae(Family):
 
     @torch.no_grad()
     def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
-        """Traversals and interpolations of the latent space; see `core.family.Illustrates`.
+        """Traversals and interpolations of the latent space; see `core.contract.Illustrates`.
 
         ``traversals``: a row for each of the dimensions that hold most of what the encoder says of
         these images, along which the code of the first image moves, all others fixed.

@@ -15,7 +15,7 @@ OUT = paths.WORK / "gate"
 
 
 def run(base: str | None, accept: str | None, out: Path | None, *, every: bool) -> int:
-    """Compare, print, write, and return the exit code: `gate.PASSED` or `gate.FAILED`.
+    """Compare, print, write, and return the exit code: `compare.PASSED` or `compare.FAILED`.
 
     Args:
         base: a revision of git whose baseline is compared with; None for this folder's own.

@@ -25,7 +25,7 @@ ANNOTATIONS = {
 
 
 def text(checks: Sequence[Check], *, every: bool = False) -> str:
-    """A table for a terminal: what is not `gate.OK`, or ``every`` check."""
+    """A table for a terminal: what is not `compare.OK`, or ``every`` check."""
     shown = [check for check in _sorted(checks) if every or check.verdict != compare.OK]
     if not shown:
         return ""
@@ -56,7 +56,7 @@ def summary(checks: Sequence[Check], source: str) -> str:
 
 
 def annotations(checks: Sequence[Check]) -> list[str]:
-    """GitHub's workflow commands, one for each check that is not `gate.OK`."""
+    """GitHub's workflow commands, one for each check that is not `compare.OK`."""
     return [
         f"::{ANNOTATIONS[check.verdict]} title={check.model} {check.metric}::{sentence(check)}"
         for check in _sorted(checks)

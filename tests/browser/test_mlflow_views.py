@@ -3,7 +3,7 @@
 import signal
 
 import pytest
-from pages import CHROMIUM, visiting
+from browser.pages import CHROMIUM, visiting
 from served import free_port, serving
 from served import project as project
 from tracked import track

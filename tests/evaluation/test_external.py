@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,11 +8,11 @@ import pytest
 import torch
 from builders import some_images
 from PIL import Image
-from pipeline.core.images import ImageSpec
 
 from pipeline.__main__ import main
 from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
 from pipeline.datasets.store import Split, Store, write
 from pipeline.evaluation import external, judge, protocol, quality
 from pipeline.orchestration import launch
@@ -169,9 +171,10 @@ def project(tmp_path, monkeypatch):
     net = judge.train_classifier(images, labels, GREY, SETTINGS, 1, torch.device("cpu"))
     facts = judge.facts(net, 1, parts["train"], parts["test"], torch.device("cpu"))
     judge.save(paths.JUDGE, {1: net}, SETTINGS, [facts])
-    monkeypatch.setattr(launch, "make_judges", lambda: None)
+    (tmp_path / "made").mkdir()
+    monkeypatch.setattr(launch, "make_judges", lambda: (tmp_path / "made" / "judges").touch())
     paths.METRICS.mkdir()
-    common = protocol.protocol(Store(), judge.read_facts(paths.JUDGE), N, "test", 0)
+    common = protocol.protocol(Store(), protocol.judge_facts(), N, "test", 0)
     common["protocol"] = protocol.protocol_id(common)
     paths.REFERENCE.write_text(json.dumps({**common, "rows": []}))
     return tmp_path
@@ -206,6 +209,27 @@ def test_labels_are_judged_where_they_are_given(project):
     assert found["class_fid_n"] == N // 4
 
 
+def test_judges_are_made_first_and_nothing_is_said_but_by_the_command(project, capsys):
+    source = save_array(project / "mine.npy", grey(N, 5))
+    external.evaluate(source, "alone")
+    assert not (project / "made" / "judges").exists()
+    assert capsys.readouterr().out == ""
+    assert main(["evaluate-images", str(source), "--name", "mine"]) == 0
+    assert (project / "made" / "judges").exists()
+    alone, mine = (
+        json.loads(paths.external_metrics(name).read_text()) for name in ("alone", "mine")
+    )
+    assert alone | {"model": "mine"} == mine
+
+
+def test_without_judges_nothing_is_judged(project):
+    shutil.rmtree(paths.JUDGE)
+    source = save_array(project / "mine.npy", grey(N, 5))
+    with pytest.raises(PipelineError, match="dvc repro judge"):
+        external.evaluate(source, "mine")
+    assert not paths.EXTERNAL.exists()
+
+
 def test_of_more_images_than_needed_the_same_ones_are_chosen(project):
     source = save_array(project / "mine.npy", grey(3 * N, 5))
     found = []
@@ -215,19 +239,38 @@ def test_of_more_images_than_needed_the_same_ones_are_chosen(project):
     assert found[0] == found[1]
 
 
+EARLY = [
+    ("nowhere", "mine", "nowhere: no such file or folder"),
+    ("few.npy", "vae", "a model of params.yaml is called so"),
+    ("few.npy", "My images", "use up to 40 small letters"),
+]
+"""Mistakes that are known before there are judges."""
+
+
 @pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["nowhere", "--name", "mine"], "nowhere: no such file or folder"),
-        (["few.npy", "--name", "mine"], "5 images, but all models are judged by 20"),
-        (["few.npy", "--name", "vae"], "a model of params.yaml is called so"),
-        (["few.npy", "--name", "My images"], "use up to 40 small letters"),
-    ],
+    ("source", "name", "told"),
+    [*EARLY, ("few.npy", "mine", "5 images, but all models are judged by 20")],
 )
-def test_a_mistake_is_told_in_one_line_and_writes_nothing(project, arguments, told, capsys):
+def test_a_mistake_is_told_in_one_line_and_writes_nothing(project, source, name, told, capsys):
     save_array(project / "few.npy", grey(5))
-    assert main(["evaluate-images", *arguments]) == 1
+    assert main(["evaluate-images", source, "--name", name]) == 1
     error = capsys.readouterr().err
     assert told in error
     assert len(error.splitlines()) == 1
     assert not paths.EXTERNAL.exists()
+
+
+@pytest.mark.parametrize(("source", "name", "told"), EARLY)
+def test_what_can_be_refused_at_once_is_refused_before_judges_are_trained(
+    project, source, name, told
+):
+    save_array(project / "few.npy", grey(5))
+    for refuse in (external.check, external.evaluate):
+        with pytest.raises(PipelineError, match=re.escape(told)):
+            refuse(Path(source), name)
+    assert main(["evaluate-images", source, "--name", name]) == 1
+    assert not (project / "made" / "judges").exists()
+
+
+def test_a_good_source_and_name_pass(project):
+    external.check(save_array(project / "few.npy", grey(5)), "mine")

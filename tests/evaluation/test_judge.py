@@ -1,16 +1,19 @@
+import importlib.util
 import itertools
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from builders import some_images, some_labels
-from pipeline.core.images import ImageSpec
 
 from pipeline.core import params
 from pipeline.core.contract import to_signed
 from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
 from pipeline.datasets.store import Split
-from pipeline.evaluation import judge
+from pipeline.evaluation import judge, protocol
 from pipeline.evaluation.metrics import fid
 
 CPU = torch.device("cpu")
@@ -114,9 +117,32 @@ def test_augment_is_a_function_of_its_generator():
 
 
 def test_scaled_training_features_have_a_covariance_of_trace_d(judges):
-    for each in judges:
-        covariance = fid.moments(each.features(split().images)).covariance
+    for features in judge.see(judges, split().images).features:
+        covariance = fid.moments(features).covariance
         assert np.trace(covariance) == pytest.approx(8, rel=1e-6)
+
+
+def test_every_judge_sees_every_image_in_its_own_scale(nets, judges):
+    images = some_images(30, SPEC, 3).numpy()
+    seen = judge.see(judges, images)
+    assert len(seen) == 30 and seen.images is images
+    assert len(seen.features) == len(seen.predictions) == len(judges) == 2
+    for i, net in enumerate(nets.values()):
+        features, labels = judge.embed(net, images, CPU)
+        assert seen.features[i].dtype == np.float64
+        np.testing.assert_array_equal(seen.features[i], features.astype(float) * judges[i].scale)
+        np.testing.assert_array_equal(seen.predictions[i], labels)
+    assert judges[0].scale != judges[1].scale
+
+
+def test_some_of_the_images_are_seen_as_with_the_others(judges):
+    images = some_images(30, SPEC, 3).numpy()
+    whole, index = judge.see(judges, images), np.array([4, 4, 29, 0])
+    some = whole.take(index)
+    np.testing.assert_array_equal(some.images, images[index])
+    for name in ("features", "predictions"):
+        for one, other in zip(getattr(some, name), getattr(whole, name), strict=True):
+            np.testing.assert_array_equal(one, other[index])
 
 
 def test_constant_features_have_no_scale(nets):
@@ -134,9 +160,10 @@ def test_loaded_judges_give_identical_features(tmp_path, nets, facts, judges):
     judge.save(tmp_path / "judge", nets, SETTINGS, facts)
     loaded = judge.load(tmp_path / "judge", SPEC, CPU)
     images = some_images(30, SPEC, 3).numpy()
-    for before, after in zip(judges, loaded, strict=True):
-        np.testing.assert_array_equal(before.features(images), after.features(images))
-        np.testing.assert_array_equal(before.predictions(images), after.predictions(images))
+    before, after = judge.see(judges, images), judge.see(loaded, images)
+    for name in ("features", "predictions"):
+        for one, other in zip(getattr(before, name), getattr(after, name), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_a_missing_judge_says_what_to_run(tmp_path):
@@ -170,8 +197,53 @@ def test_recipe_depends_on_the_parameters_only(tmp_path, nets, facts):
     judge.save(tmp_path / "a", nets, SETTINGS, facts)
     other = {1: nets[2], 2: nets[1]}
     judge.save(tmp_path / "b", other, SETTINGS, facts)
-    recipes = {judge.read_facts(tmp_path / name)["recipe"] for name in "ab"}
+    recipes = {protocol.judge_facts(tmp_path / name)["recipe"] for name in "ab"}
     assert recipes == {before}
+
+
+def recipe_of_changed_code(folder, monkeypatch, old, new):
+    """The recipe that judge.py would give with another text in place of the first ``old``."""
+    text = Path(judge.__file__).read_text()
+    assert old in text
+    path = folder / "changed_judge.py"
+    path.write_text(text.replace(old, new, 1))
+    spec = importlib.util.spec_from_file_location("changed_judge", path)
+    changed = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "changed_judge", changed)
+    spec.loader.exec_module(changed)
+    return changed.recipe(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[spec.channels, 8, 16, 32]", "[spec.channels, 8, 16, 64]"),
+        ('mode="replicate"', 'mode="reflect"'),
+        ("weight_decay=1e-2", "weight_decay=1e-3"),
+        ("net.features(batch)", "net.body(batch)"),
+        ("math.sqrt(features.shape[1] / spread)", "math.sqrt(1 / spread)"),
+        ("SHIFT = 2", "SHIFT = 3"),
+        ("MAX_NOISE = 0.1", "MAX_NOISE = 0.2"),
+    ],
+    ids=["network", "augmentation", "training", "features", "scale", "shift", "noise"],
+)
+def test_recipe_depends_on_the_code_that_makes_a_judge(tmp_path, monkeypatch, old, new):
+    assert recipe_of_changed_code(tmp_path, monkeypatch, old, new) != judge.recipe(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("class Judge:", "class Judge:"),
+        ('"""The judge: small classifiers', '"""Other words: small classifiers'),
+        ("    def take(self", "    def taken(self"),
+        ('"""Load what `save` wrote."""', '"""Read it again."""'),
+        ("class Classifier(", "def more():\n    pass\n\n\nclass Classifier("),
+    ],
+    ids=["nothing", "docstring", "what is seen", "loading", "more code"],
+)
+def test_recipe_depends_on_nothing_else_in_the_file(tmp_path, monkeypatch, old, new):
+    assert recipe_of_changed_code(tmp_path, monkeypatch, old, new) == judge.recipe(SETTINGS)
 
 
 @pytest.mark.parametrize("spec", [ImageSpec(3, 32, 32, 7), ImageSpec(1, 20, 24, 2)])

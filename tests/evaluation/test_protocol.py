@@ -1,17 +1,19 @@
 import numpy as np
 import pytest
 
+from pipeline.core import files, seeds
 from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Split, Store, write
 from pipeline.evaluation.protocol import (
     METRIC_VERSION,
+    check_size,
+    judge_facts,
     protocol,
     protocol_id,
     reference_images,
-    subset,
+    reference_index,
 )
 
-FROZEN = [151, 164, 481, 634, 823]
 JUDGE = {
     "recipe": "r" * 64,
     "features": 64,
@@ -55,24 +57,24 @@ def test_too_few_images_name_the_parameter(store):
         reference_images(store, "test", 21, seed=0)
 
 
-def test_subsets_are_uniform():
-    counts = np.bincount(
-        np.concatenate([subset(10, 3, seed, "test") for seed in range(2000)]), minlength=10
-    )
-    assert counts.sum() == 6000
-    # Seven standard deviations of a binomial with 2000 trials of probability 0.3.
-    assert abs(counts - 600).max() < 7 * np.sqrt(2000 * 0.3 * 0.7)
+def test_the_images_are_those_of_the_index(store):
+    index = reference_index(20, "test", 8, seed=2)
+    np.testing.assert_array_equal(index, seeds.subset(20, 8, 2, "reference", "test"))
+    images = reference_images(store, "test", 8, seed=2)
+    np.testing.assert_array_equal(images[:, 0, 0, 0], index)
 
 
-def test_a_subset_never_changes():
-    """Frozen, since committed results depend on it."""
-    assert subset(1000, 5, 0, "reference", "test").tolist() == FROZEN
+def test_the_size_can_be_checked_by_itself(store):
+    check_size(store, "test", 20)
+    with pytest.raises(PipelineError, match=r"set sample\.n to at most 5"):
+        check_size(store, "val", 6)
 
 
-@pytest.mark.parametrize("n", [-1, 11])
-def test_impossible_subsets_are_refused(n):
-    with pytest.raises(ValueError, match=f"cannot take {n} of 10"):
-        subset(10, n, 0)
+def test_the_facts_of_the_judges_are_those_that_were_written(tmp_path):
+    files.write_json(tmp_path / "judge.json", JUDGE)
+    assert judge_facts(tmp_path) == JUDGE
+    with pytest.raises(PipelineError, match="dvc repro judge"):
+        judge_facts(tmp_path / "nowhere")
 
 
 def test_the_facts(store):

@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from builders import some_images
-from pipeline.core.images import ImageSpec
 
-from pipeline.evaluation import judge, quality
+from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
+from pipeline.datasets.store import Split, Store, write
+from pipeline.evaluation import judge, protocol, quality
 from pipeline.evaluation.metrics import fid, kid, neighbours
 
 SPEC = ImageSpec(1, 12, 10, 4)
@@ -22,29 +26,36 @@ def judges():
     return found
 
 
+@pytest.fixture(scope="module")
+def see(judges):
+    """What the judges see of images."""
+    return lambda images: judge.see(judges, images)
+
+
 def images(n, seed=0):
     return some_images(n, SPEC, seed).numpy()
 
 
-def test_fid_is_the_geometric_mean_and_the_range(judges):
-    dark, real = images(30, 1) // 2, images(30, 2)
+def test_fid_is_the_geometric_mean_and_the_range(see):
+    dark, real = see(images(30, 1) // 2), see(images(30, 2))
     each = [
-        fid.frechet_distance(fid.moments(j.features(dark)), fid.moments(j.features(real)))
-        for j in judges
+        fid.frechet_distance(*map(fid.moments, pair))
+        for pair in zip(dark.features, real.features, strict=True)
     ]
-    found = quality.measure(judges, dark, real)
+    found = quality.measure(dark, real)
+    assert len(each) == 3
     assert found["fid"] == pytest.approx(np.prod(each) ** (1 / 3), rel=1e-9)
     assert (found["fid_min"], found["fid_max"]) == (min(each), max(each))
     assert found["fid_min"] < found["fid"] < found["fid_max"]
-    assert quality.distance(judges, dark, real) == found["fid"]
+    assert quality.distance(dark, real) == found["fid"]
 
 
-def test_all_else_is_the_mean_over_judges(judges):
-    dark, real = images(30, 1) // 2 + 40, images(30, 2)
-    pairs = [(j.features(dark), j.features(real)) for j in judges]
+def test_all_else_is_the_mean_over_judges(see):
+    dark, real = see(images(30, 1) // 2 + 40), see(images(30, 2))
+    pairs = list(zip(dark.features, real.features, strict=True))
     kernels = [kid.kernel_distance(*pair) for pair in pairs]
     overlaps = [neighbours.overlap(*pair) for pair in pairs]
-    found = quality.measure(judges, dark, real)
+    found = quality.measure(dark, real)
     assert set(found) == set(quality.KEYS)
     assert found["kid"] == pytest.approx(np.mean(kernels))
     assert (found["kid_min"], found["kid_max"]) == (min(kernels), max(kernels))
@@ -54,68 +65,209 @@ def test_all_else_is_the_mean_over_judges(judges):
     assert (found["coverage_min"], found["coverage_max"]) == (min(coverages), max(coverages))
 
 
-def test_a_set_on_itself_is_perfect_and_fid_never_negative(judges):
-    found = quality.measure(judges, images(30, 1), images(30, 1))
+def test_a_set_on_itself_is_perfect_and_fid_never_negative(see):
+    found = quality.measure(see(images(30, 1)), see(images(30, 1)))
     assert 0 <= found["fid_min"] <= found["fid_max"] < 1e-4
     assert 0 <= found["fid"] < 1e-4
     assert (found["precision"], found["recall"], found["coverage"]) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("call", [quality.measure, quality.distance])
-def test_sets_that_cannot_be_compared_are_refused(judges, call):
+def test_sets_that_cannot_be_compared_are_refused(see, call):
+    real = see(images(30))
     with pytest.raises(ValueError, match="sizes must agree"):
-        call(judges, images(30), images(29))
+        call(see(images(29)), real)
     with pytest.raises(ValueError, match="must be uint8"):
-        call(judges, images(30).astype(np.float32), images(30))
+        call(see(images(30).astype(np.float32)), real)
     with pytest.raises(ValueError, match="images must be"):
-        call(judges, images(30)[:, :, :8], images(30))
+        call(replace(real, images=images(30)[:, :, :8]), real)
+    with pytest.raises(ValueError, match="images must be"):
+        call(replace(real, images=images(30)[:, 0]), real)
 
 
-def test_copies_are_told_from_new_images_on_features_and_pixels(judges):
-    training, unseen = images(60, 1), images(20, 2)
-    found = quality.copying(judges, training[:20], training, unseen)
+def test_accuracy_is_the_mean_over_judges(see):
+    found = see(images(20))
+    labels = found.predictions[0]
+    each = [(predictions == labels).mean() for predictions in found.predictions]
+    assert each[0] == 1 > min(each)
+    assert quality.accuracy(found, labels) == pytest.approx(np.mean(each))
+
+
+def test_copies_are_told_from_new_images_on_features_and_pixels(see):
+    training, unseen = see(images(60, 1)), see(images(20, 2))
+    found = quality.copying(training.take(np.arange(20)), training, unseen)
     assert set(found) == set(quality.COPYING_KEYS)
     assert found["authenticity"] == found["authenticity_pixels"] == 0
     assert found["authenticity_real"] > 0
     assert found["authenticity_pixels_real"] > 0
-    new = quality.copying(judges, unseen, training, unseen)
+    new = quality.copying(unseen, training, unseen)
     assert new["authenticity"] == new["authenticity_real"]
     assert new["authenticity_pixels"] == new["authenticity_pixels_real"]
 
 
-def labelled(n, seed, classes=3):
-    labels = np.arange(n) % classes
-    return images(n, seed) // (1 + labels[:, None, None, None]).astype(np.uint8), labels
+# --- within classes ----------------------------------------------------------------------------
 
 
-def test_fid_within_classes_is_over_pairs_of_the_same_class(judges):
+@pytest.fixture(scope="module")
+def labelled(see):
+    """n images that are darker the higher their label is, and the labels."""
+
+    def make(n, seed, classes=3):
+        labels = np.arange(n) % classes
+        darker = images(n, seed) // (1 + labels[:, None, None, None]).astype(np.uint8)
+        return see(darker), labels
+
+    return make
+
+
+def test_fid_within_classes_is_over_pairs_of_the_same_class(see, labelled):
     samples, real, training = (labelled(n, seed) for n, seed in ((60, 0), (45, 1), (90, 2)))
-    found = quality.by_class(judges, samples, real, training)
+    found = quality.by_class(samples, real, training)
 
     def of(set_, label):
-        return set_[0][set_[1] == label][:15]
+        return see(set_[0].images[set_[1] == label][:15])
 
-    each = [quality.distance(judges, of(samples, y), of(real, y)) for y in range(3)]
-    floor = [quality.distance(judges, of(training, y), of(real, y)) for y in range(3)]
+    each = [quality.distance(of(samples, y), of(real, y)) for y in range(3)]
+    floor = [quality.distance(of(training, y), of(real, y)) for y in range(3)]
     assert found["class_fid_n"] == 15
     assert found["class_fid"] == pytest.approx(np.mean(each))
-    assert found["class_fid_max"] == max(each)
+    assert found["class_fid_max"] == pytest.approx(max(each))
     assert found["class_fid_worst"] == f"class {np.argmax(each)}"
     assert found["class_fid_real"] == pytest.approx(np.mean(floor))
     assert set(found) == set(quality.CLASS_KEYS)
 
 
-def test_samples_of_the_wrong_class_are_seen_within_classes_and_not_over_all(judges):
+def test_samples_of_the_wrong_class_are_seen_within_classes_and_not_over_all(labelled):
     right, real, training = (labelled(90, seed) for seed in range(3))
     wrong = (right[0], (right[1] + 1) % 3)
-    good, bad = (quality.by_class(judges, each, real, training) for each in (right, wrong))
+    good, bad = (quality.by_class(each, real, training) for each in (right, wrong))
     assert bad["class_fid"] > 3 * good["class_fid"]
     assert bad["class_fid_real"] == good["class_fid_real"]
 
 
 @pytest.mark.parametrize("n", [3 * FEATURES, 20])
-def test_classes_with_too_few_images_have_no_fid(judges, n):
+def test_classes_with_too_few_images_have_no_fid(labelled, n):
     few, enough = labelled(n, 0), labelled(90, 1)
-    assert set(quality.by_class(judges, few, enough, enough).values()) == {None}
+    assert set(quality.by_class(few, enough, enough).values()) == {None}
     missing = (enough[0], np.where(enough[1] == 2, 0, enough[1]))
-    assert set(quality.by_class(judges, enough, missing, enough).values()) == {None}
+    assert set(quality.by_class(enough, missing, enough).values()) == {None}
+
+
+# --- all of it ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "processed"
+    parts = {
+        name: Split(images(n, seed), np.arange(n) % SPEC.classes)
+        for seed, (name, n) in enumerate({"train": 60, "val": 20, "test": 40}.items(), start=1)
+    }
+    write(folder, "toy", list("abcd"), parts)
+    return Store(folder)
+
+
+def assert_seen_alike(one, other):
+    np.testing.assert_array_equal(one.images, other.images)
+    for name in ("features", "predictions"):
+        for first, second in zip(getattr(one, name), getattr(other, name), strict=True):
+            np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
+
+
+def test_real_images_are_those_of_the_protocol(store, judges, see):
+    found = quality.real_images(store, judges, "test", 25, seed=3)
+    split, train = store.split("test"), store.split("train")
+    assert_seen_alike(found.split, see(np.array(split.images)))
+    assert_seen_alike(found.train, see(np.array(train.images)))
+    assert_seen_alike(found.reference, see(protocol.reference_images(store, "test", 25, 3)))
+    np.testing.assert_array_equal(found.labels, split.labels)
+    np.testing.assert_array_equal(found.train_labels, train.labels)
+    with pytest.raises(PipelineError, match=r"sample\.n = 41"):
+        quality.real_images(store, judges, "test", 41, seed=3)
+
+
+def test_every_judge_sees_every_real_image_once(store, judges, monkeypatch):
+    shown, embed = [], judge.embed
+
+    def counted(net, images_, device):
+        shown.append((net, len(images_)))
+        return embed(net, images_, device)
+
+    monkeypatch.setattr(judge, "embed", counted)
+    real = quality.real_images(store, judges, "test", 40, seed=0)
+    assert len(shown) == 2 * len(judges)
+    assert set(shown) == {(each.net, n) for each in judges for n in (40, 60)}
+    quality.of_samples(real.split, real.labels, real)
+    assert len(shown) == 2 * len(judges)
+
+
+@pytest.fixture(scope="module")
+def real(store, judges):
+    return quality.real_images(store, judges, "test", 20, seed=0)
+
+
+def test_samples_are_measured_and_looked_for_among_the_training_images(see, real):
+    samples = see(images(20, 5) // 2)
+    found = quality.of_samples(samples, None, real)
+    assert found == {
+        **quality.measure(samples, real.reference),
+        **quality.copying(samples, real.train, real.reference),
+        "label_accuracy": None,
+    }
+
+
+def test_what_was_asked_for_is_compared_with_what_the_judges_see(judges, store, labelled):
+    """Of the first judge alone, so that its predictions may stand for labels."""
+    real = quality.real_images(store, judges[:1], "test", 40, seed=0)
+    real = replace(real, labels=real.split.predictions[0], train_labels=real.train.predictions[0])
+    samples = judge.see(judges[:1], images(40, 5))
+    asked = samples.predictions[0]
+    found = quality.of_samples(samples, asked, real)
+    assert found["label_accuracy"] == found["label_accuracy_real"] == 1
+    half = np.where(np.arange(40) < 20, asked, (asked + 1) % SPEC.classes)
+    found = quality.of_samples(samples, half, real)
+    assert (found["label_accuracy"], found["label_accuracy_real"]) == (0.5, 1)
+    within = quality.by_class(
+        (samples, half), (real.split, real.labels), (real.train, real.train_labels)
+    )
+    assert found.items() >= within.items()
+    assert found.items() >= quality.of_samples(samples, None, real).items() - {
+        ("label_accuracy", None)
+    }
+
+
+def test_fid_within_classes_is_against_the_split_and_its_floor_is_of_training_images(
+    see, labelled, real
+):
+    split, training, samples = labelled(60, 1), labelled(90, 2), labelled(20, 3)
+    real = replace(
+        real, split=split[0], labels=split[1], train=training[0], train_labels=training[1]
+    )
+    few = quality.of_samples(*samples, real)
+    assert {few[key] for key in quality.CLASS_KEYS} == {None}
+    samples = labelled(60, 3)
+    real = replace(real, reference=real.split)
+    found = quality.of_samples(*samples, real)
+    assert found["class_fid"] > 0
+    assert found.items() >= quality.by_class(samples, split, training).items()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda x: x.astype(np.float32),
+        lambda x: x[:, :, :7],
+        lambda x: x[:5],
+        lambda x: x[:, 0],
+    ],
+    ids=["floats", "another height", "too few", "no channels"],
+)
+def test_samples_that_are_not_like_the_reference_are_refused(see, real, spoil):
+    samples = see(images(20, 5))
+    with pytest.raises(ValueError, match="images"):
+        quality.of_samples(replace(samples, images=spoil(samples.images)), None, real)
+
+
+def test_a_model_that_draws_nothing_has_none_of_what_samples_have(see, real):
+    assert set(quality.NOTHING.values()) == {None}
+    assert quality.NOTHING.keys() == quality.of_samples(see(images(20)), None, real).keys()

@@ -4,25 +4,28 @@ import numpy as np
 import pytest
 import torch
 from builders import tiny_model
-from pipeline.core.images import ImageSpec
 
+from pipeline.core.images import ImageSpec
 from pipeline.datasets.store import Split, Store, write
-from pipeline.evaluation import translation
+from pipeline.evaluation import judge, translation
 from pipeline.evaluation.metrics import fid
 
 SHAPE = (1, 4, 4)
 
 
-class Looking:
-    """A judge whose features are the rows' means, and whose label is the first pixel's level."""
+def looking(images):
+    """Takes the rows' means for features, and the first pixel's level for the label."""
+    return images.mean(axis=(1, 3)) / 255.0, images[:, 0, 0, 0] // 26
 
-    device = torch.device("cpu")
 
-    def features(self, images):
-        return images.mean(axis=(1, 3)) / 255.0
+def judge_by(look, scale=1.0):
+    """A judge that looks at images by a function instead of a network."""
+    return judge.Judge(look, scale, torch.device("cpu"))
 
-    def predictions(self, images):
-        return images[:, 0, 0, 0] // 26
+
+@pytest.fixture(autouse=True)
+def _functions_for_networks(monkeypatch):
+    monkeypatch.setattr(judge, "embed", lambda look, images, device: look(images))
 
 
 class Translator:
@@ -77,13 +80,12 @@ def stored(folder, n=(40, 40), train=60, truth=True):
 
 
 def quality(store, ab, ba, split="test", batch=7, judges=None, seed=0):
-    judges = judges or [Looking()]
+    judges = judges or [judge_by(looking)]
     return translation.quality(Translator(ab, ba), judges, store, split, seed=seed, batch=batch)
 
 
 def distance(one, other):
-    judge = Looking()
-    return fid.frechet_distance(*(fid.moments(judge.features(x)) for x in (one, other)))
+    return fid.frechet_distance(*(fid.moments(looking(images)[0]) for images in (one, other)))
 
 
 def test_a_perfect_translation(tmp_path):
@@ -176,16 +178,12 @@ def test_the_split_is_the_one_that_was_asked_for(tmp_path):
 def test_judges_are_averaged(tmp_path):
     """FIDs by their geometric mean, accuracies by the arithmetic one."""
 
-    class Doubling(Looking):
-        def features(self, images):
-            return 2 * super().features(images)
-
-        def predictions(self, images):
-            return np.zeros(len(images))
+    def blind(images):
+        return looking(images)[0], np.zeros(len(images))
 
     store = stored(tmp_path)
     one = quality(store, invert, invert)
-    both = quality(store, invert, invert, judges=(Looking(), Doubling()))
+    both = quality(store, invert, invert, judges=(judge_by(looking), judge_by(blind, 2.0)))
     assert both["translation_fid_ab"] == pytest.approx(2 * one["translation_fid_ab"])
     assert both["translation_label_accuracy"] == pytest.approx((1 + 0.1) / 2)
 
@@ -193,7 +191,7 @@ def test_judges_are_averaged(tmp_path):
 def test_batches_have_one_size_and_do_not_matter(tmp_path):
     store = stored(tmp_path)
     translator = Translator(invert, invert)
-    found = translation.quality(translator, [Looking()], store, "test", seed=0, batch=7)
+    found = translation.quality(translator, [judge_by(looking)], store, "test", seed=0, batch=7)
     assert translator.sizes == {7}
     assert found == quality(store, invert, invert, batch=100)
 
@@ -210,6 +208,18 @@ def test_a_family_that_does_not_translate_has_none_of_it(tmp_path):
     assert found == dict.fromkeys(translation.KEYS)
 
 
-def test_a_translation_of_another_shape_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("ab", "ba"),
+    [
+        (lambda x: x[:, :, :3], nothing),
+        (nothing, lambda x: x[:, :, :3]),
+        (lambda x: x / 255, nothing),
+        (nothing, lambda x: x / 255),
+    ],
+)
+def test_what_is_no_translation_is_refused_before_a_judge_sees_it(tmp_path, ab, ba):
+    def see(images):
+        raise AssertionError("it was shown to a judge")
+
     with pytest.raises(ValueError, match="images must be"):
-        quality(stored(tmp_path), lambda x: x[:, :, :3], nothing)
+        quality(stored(tmp_path), ab, ba, judges=[judge_by(see)])

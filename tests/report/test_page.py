@@ -1,13 +1,17 @@
 import re
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 from compared import MODELS, PROTOCOL, metrics, reference
 from compared import project as project
+from PIL import Image
 from reported import made as made
 
-from pipeline.comparison import collect
+from pipeline.comparison import collect, recommendation
+from pipeline.comparison.colours import of_models
 from pipeline.core import paths
 from pipeline.report import page
 from stages import report as stage_report
@@ -55,6 +59,53 @@ def test_every_model_has_a_page_with_its_numbers_and_what_made_it(made):
     for text in ("6.00", "0.0071", "make repro MODELS=zeta", "not recorded", "odd one"):
         assert text in made[1]
     assert re.search(r"dvc\.lock: [0-9a-f]{64}", made[1])
+
+
+def test_the_page_begins_with_what_to_take_as_the_terminal_says_it(made):
+    raw, text = made
+    found = recommendation.answers(collect.committed(raw, reference()))
+    assert len(found) >= 4
+    assert text.index('id="answer"') < text.index('id="leaderboard"')
+    section = text.split('id="answer"')[1].split("</section>")[0]
+    cards = section.split("<li>")[1:]
+    assert len(cards) == len(found)
+    for card, answer in zip(cards, found, strict=True):
+        shown = unescape(re.sub("<[^>]*>", "", card))
+        assert f"<h3>{answer.purpose.strip()}</h3>" in card
+        assert f'href="#model-{answer.model}"' in card
+        assert answer.value in shown
+        for caveat in answer.caveats:
+            assert f"{caveat[0].upper()}{caveat[1:]}." in shown
+        assert ("Tied with " + ", ".join(answer.tied) in shown) == bool(answer.tied)
+        assert (answer.alone in shown) or answer.tied
+    assert "stranger" not in section and "broken" not in section
+
+
+def test_where_nothing_can_be_recommended_there_is_no_answer(made):
+    raw, _ = made
+    for name in MODELS:
+        paths.model_metrics(name).unlink(missing_ok=True)
+    found = page.render(raw, reference())
+    assert 'id="answer"' not in found and "#answer" not in found
+    assert 'id="leaderboard"' in found
+
+
+def test_colours_of_models_are_those_of_their_runs_in_mlflow(made):
+    raw, text = made
+    named = [(name, each["family"]) for name, each in raw["models"].items()]
+    for name, colour in of_models(named).items():
+        assert f'style="background: {colour}"></span>{name} ' in text
+
+
+def test_pictures_of_the_evaluation_stand_beside_those_of_the_samples(made):
+    raw, before = made
+    picture = Image.fromarray(np.full((9, 13), 7, np.uint8))
+    paths.scores_dir("exact").mkdir(parents=True)
+    picture.save(paths.scores_dir("exact") / "closest_call.png")
+    after = Page(page.render(raw, reference())).images
+    assert len(after) == len(Page(before).images) + 1
+    (added,) = [image for image in after if (image["width"], image["height"]) == ("13", "9")]
+    assert added["alt"] == "exact: closest call"
 
 
 def test_failed_models_and_other_protocols_are_not_ranked(made):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from builders import MODELS, SMALL, Mute, some_batch, some_images, tiny_model, trained
 
-from pipeline.datasets.store import Split
+from pipeline.datasets.store import SPLITS, Split, Store, write
 from pipeline.sampling import illustration
 
 
@@ -55,6 +55,22 @@ def test_columns_show_one_class_each():
     assert found.shape == (9, 3, *SMALL.shape)
     for row in range(9):
         np.testing.assert_array_equal(found[row], images[3 * row : 3 * row + 3])
+
+
+def test_samples_are_shown_as_they_were_drawn_or_by_class(tmp_path):
+    parts = dict.fromkeys(SPLITS, split_of([0, 1, 2] * 4))
+    write(tmp_path / "set", "toy", list("abc"), parts)
+    store, samples = Store(tmp_path / "set"), some_images(57).numpy()
+    found = illustration.everything(Drawing(), store, {"samples": samples}, 0)
+    assert found.keys() == {"samples", "reconstructions", "images"}
+    np.testing.assert_array_equal(found["samples"].reshape(50, *SMALL.shape), samples[:50])
+    assert found["samples"].shape[:2] == (5, illustration.EXAMPLES)
+    drawn = {"samples": samples, "labels": np.arange(57) % 3}
+    np.testing.assert_array_equal(
+        illustration.everything(Drawing(), store, drawn, 0)["samples"],
+        illustration.by_class(samples, drawn["labels"], 3),
+    )
+    assert illustration.everything(Mute(), store, {}, 0) == {}
 
 
 def test_reconstructions_stand_below_their_originals():

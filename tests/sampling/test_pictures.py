@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from pipeline.sampling.pictures import GAP, MARGIN, PAPER, from_array, grid, labelled_rows, save_png
+from pipeline.sampling.pictures import (
+    GAP,
+    MARGIN,
+    PAPER,
+    from_array,
+    grid,
+    labelled_rows,
+    save_png,
+    save_rows,
+)
 
 
 def images(n, channels=1, height=28, width=28, seed=0):
@@ -106,6 +115,13 @@ def test_files_hold_pixels_and_nothing_else(tmp_path):
     assert set(names) == {b"IHDR", b"IDAT", b"IEND"}
     with Image.open(tmp_path / "new" / "a.png") as read:
         np.testing.assert_array_equal(np.asarray(read), np.asarray(picture))
+
+
+def test_a_picture_of_rows_is_the_grid_of_its_images(tmp_path):
+    save_rows(tmp_path / "a.png", images(6, channels=3).reshape(2, 3, 3, 28, 28))
+    with Image.open(tmp_path / "a.png") as read:
+        expected = grid(images(6, channels=3), columns=3)
+        np.testing.assert_array_equal(np.asarray(read), np.asarray(expected))
 
 
 def test_a_failure_leaves_the_old_file(tmp_path):

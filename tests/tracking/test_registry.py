@@ -1,3 +1,4 @@
+import ast
 import json
 import os
 import shutil
@@ -7,16 +8,19 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from importlib.metadata import packages_distributions
 
 import mlflow
 import numpy as np
 import pytest
 import torch
 from builders import SMALL, TINY, some_images
+from imports import closure, imported
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 from tracked import migrated as migrated
 
+from pipeline import families
 from pipeline.comparison import dvc_lock
 from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
@@ -151,6 +155,19 @@ def test_nothing_in_it_is_a_pickle(loaded, project):
     names = [name for _, _, found in os.walk(folder) for name in found]
     assert "weights.safetensors" in names and "serving.py" in names
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth"))]
+
+
+def test_what_it_requires_is_what_drawing_images_imports():
+    files = set()
+    for family in families.names():
+        files |= closure(ROOT, "pipeline/tracking/serving.py", family)
+    trees = [ast.parse((ROOT / name).read_text()) for name in files]
+    used = {name.partition(".")[0] for tree in trees for name in imported(tree)}
+    used -= {*sys.stdlib_module_names, "pipeline"}
+    named = packages_distributions()
+    required = set(registry.REQUIREMENTS)
+    assert all(required & set(named[name]) for name in used)
+    assert required <= {each for name in used for each in named[name]}
 
 
 def test_a_run_is_registered_once_and_its_first_version_is_the_baseline(loaded, project, capsys):

@@ -1,0 +1,406 @@
+import numpy as np
+import pytest
+
+from pipeline.comparison import recommendation, tables
+from pipeline.comparison.collect import FAILED, OK, OTHER
+from pipeline.comparison.questions import TIE_FACTOR
+
+SAMPLES, UNLABELLED, LIKELIHOOD, RECONSTRUCTION = (each.name for each in recommendation.PURPOSES)
+CHEAPEST = "cheapest of these"
+ONCE = "of a single training"
+
+
+def model(name, **values):
+    row = {"kind": "model", "status": OK, "model": name, "label": name, "family": "gan"}
+    return {**row, "parameters": 1000, "images_seen": 50000, **values}
+
+
+def reference(name, **values):
+    return {"kind": "reference", "status": OK, "model": name, "label": name, **values}
+
+
+def over(key, low, high):
+    """The interval over trainings."""
+    return {f"{key}_trained_low": low, f"{key}_trained_high": high}
+
+
+def fid(value, low=None, high=None):
+    return {"fid": value} | ({} if low is None else over("fid", low, high))
+
+
+def bits(value, low=None, high=None, bound="exact"):
+    found = {"bits_per_dim": value, "likelihood_bound": bound}
+    return found | ({} if low is None else over("bits_per_dim", low, high))
+
+
+def cost(flops, images=50000, **more):
+    return {"training_flops_per_image": flops, "images_seen": images, **more}
+
+
+def told(rows):
+    """The first answer for each purpose."""
+    found = {}
+    for each in recommendation.answers(rows):
+        found.setdefault(each.purpose.strip(), each)
+    return found
+
+
+def cheapest(rows, purpose=SAMPLES):
+    """The answer that follows the one for a purpose, if it is that of the cheapest."""
+    found = recommendation.answers(rows)
+    names = [each.purpose.strip() for each in found]
+    after = names.index(purpose) + 1
+    return found[after] if names[after : after + 1] == [CHEAPEST] else None
+
+
+def caveats(rows, purpose=SAMPLES):
+    return "; ".join(told(rows)[purpose].caveats)
+
+
+# --- what is recommended -------------------------------------------------------------------------
+
+
+def test_each_purpose_has_its_own_best():
+    rows = [
+        model("ddpm", **fid(2.0), **bits(3.0)),
+        model("gpt", **fid(9.0), **bits(0.9)),
+        model("vae", **fid(30.0), **bits(1.4), reconstruction_mse=0.01),
+        model("ae", **fid(20.0), reconstruction_mse=0.005),
+    ]
+    found = told(rows)
+    assert {name: each.model for name, each in found.items()} == {
+        SAMPLES: "ddpm",
+        UNLABELLED: "ddpm",
+        LIKELIHOOD: "gpt",
+        RECONSTRUCTION: "ae",
+    }
+    assert found[SAMPLES].value == "FID 2.00 on the judges' features"
+    assert found[LIKELIHOOD].value == "0.900 bits/dim"
+    assert found[RECONSTRUCTION].value == "MSE 0.00500"
+
+
+def test_nothing_is_recommended_that_failed_was_judged_otherwise_or_is_no_model():
+    best = {**fid(0.1), **bits(0.01), "reconstruction_mse": 1e-6, **cost(1.0)}
+    rows = [
+        reference("real", **best),
+        {**model("broken", **best), "status": FAILED},
+        {**model("stranger", **best), "status": OTHER},
+        model("plain", **fid(50.0), **bits(5.0), reconstruction_mse=0.5, **cost(1e9)),
+        model("other", **fid(51.0), **bits(5.1), reconstruction_mse=0.6, **cost(1e9)),
+    ]
+    for each in recommendation.answers(rows):
+        assert each.model == "plain"
+        assert set(each.tied) <= {"other"}
+    assert "plain" in recommendation.text(rows)
+    for name in ("real", "broken", "stranger"):
+        assert name not in recommendation.text(rows).replace("the real images", "")
+
+
+def test_a_reference_row_of_a_models_name_changes_nothing():
+    rows = [model("noise", **fid(5.0)), model("gan", **fid(6.0))]
+    found = recommendation.answers([reference("noise", **fid(200.0)), *rows])
+    assert found == recommendation.answers(rows)
+    assert found[0].model == "noise" and found[0].tied == ("gan",)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [reference("real", **fid(0.5))],
+        [{**model("broken"), "status": FAILED}],
+        [{**model("stranger", **fid(1.0)), "status": OTHER}],
+        [model("cyclegan", cycle_mse=0.004, fid=None, bits_per_dim=None)],
+    ],
+)
+def test_where_no_model_has_anything_nothing_is_recommended(rows):
+    assert recommendation.answers(rows) == []
+    assert recommendation.text(rows) == ""
+
+
+def test_a_purpose_that_no_model_serves_is_left_out():
+    rows = [model("dcgan", **fid(2.0)), model("wgan", **fid(9.0))]
+    assert set(told(rows)) == {SAMPLES, UNLABELLED}
+    assert set(told([model("cgan", **fid(2.0), label_accuracy=0.9)])) == {SAMPLES}
+    assert set(told([model("flow", **bits(1.0))])) == {LIKELIHOOD}
+
+
+def test_equal_values_keep_the_order_of_params():
+    rows = [model(name, **fid(2.0), **bits(1.0)) for name in ("b", "a", "c")]
+    assert told(rows)[SAMPLES].model == told(rows)[LIKELIHOOD].model == "b"
+    assert told(rows)[SAMPLES].tied == ("a", "c")
+
+
+# --- ties ----------------------------------------------------------------------------------------
+
+
+def some_rows(seed):
+    """Models with and without values, intervals, labels and costs, of any status, and references.
+
+    Values are in a narrow range, so that many tie.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(12):
+        values = {}
+        for key, start in (("fid", 4.0), ("bits_per_dim", 1.2), ("reconstruction_mse", 0.01)):
+            if rng.random() < 0.8:
+                values[key] = float(start * rng.uniform(1, 3))
+                if rng.random() < 0.5:
+                    reach = rng.uniform(0, 0.4)
+                    values |= over(key, values[key] * (1 - reach), values[key] * (1 + reach))
+        if rng.random() < 0.3:
+            values["label_accuracy"] = 0.9
+        if rng.random() < 0.7:
+            values |= cost(float(rng.uniform(1e6, 1e9)), int(rng.integers(1000, 90000)))
+        status = rng.choice([OK, OK, OK, OK, FAILED, OTHER])
+        rows.append({**model(f"m{i}", **values), "status": str(status)})
+    return [*rows, reference("real", fid=0.5, bits_per_dim=0.1, reconstruction_mse=0.0)]
+
+
+def letters(rows, key):
+    """Letters of a table by name, of the rows that the page ranks."""
+    listed = [row for row in tables.ranked(rows, key) if row["status"] == OK]
+    named = {"fid": "tie", "bits_per_dim": "bits_tie"}[key]
+    return {
+        row["model"]: set(row[named].split())
+        for row in tables.with_ties(listed)
+        if row["kind"] == "model"
+    }
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_ties_are_those_of_the_tables(seed):
+    rows = some_rows(seed)
+    for purpose, key in ((SAMPLES, "fid"), (LIKELIHOOD, "bits_per_dim")):
+        answer, marks = told(rows)[purpose], letters(rows, key)
+        eligible = [row for row in rows if row["model"] in marks]
+        assert answer.model == min(eligible, key=lambda row: row[key])["model"]
+        expected = {name for name, each in marks.items() if each & marks[answer.model]}
+        assert {answer.model, *answer.tied} == expected | {answer.model}
+        values = {row["model"]: row[key] for row in eligible}
+        assert list(answer.tied) == sorted(answer.tied, key=values.get), "best first"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_cheapest_of_those_tied_is_really_the_cheapest(seed):
+    rows = some_rows(seed)
+    by_name = {row["model"]: row for row in rows}
+    found = recommendation.answers(rows)
+    for answer, after in zip(found, [*found[1:], None], strict=True):
+        if answer.purpose.strip() == CHEAPEST:
+            continue
+        tied = [by_name[name] for name in (answer.model, *answer.tied)]
+        spent = {
+            row["model"]: row["training_flops_per_image"] * row["images_seen"]
+            for row in tied
+            if "training_flops_per_image" in row
+        }
+        if len(tied) < 2 or not spent:
+            assert after is None or after.purpose.strip() != CHEAPEST
+        else:
+            assert after.purpose.strip() == CHEAPEST
+            assert after.model == min(spent, key=spent.get)
+            assert f"{spent[after.model] / 1e12:.2f} TFLOP of training" in after.value
+
+
+@pytest.mark.parametrize(("other", "tied"), [(1.0, True), (1.49, True), (1.51, False)])
+def test_fids_of_single_trainings_tie_by_a_factor_and_it_is_said(other, tied):
+    rows = [model("best", **fid(2.0)), model("other", **fid(2.0 * other))]
+    answer = told(rows)[SAMPLES]
+    assert TIE_FACTOR == 1.5
+    assert answer.tied == (("other",) if tied else ())
+    assert "of a single training each, so what is within a factor of 1.5 is a tie" in caveats(rows)
+    assert ("tied with other" in answer.sentence()) == tied
+    assert ("tied with no other" in answer.sentence()) == (not tied)
+
+
+def test_fids_of_several_trainings_tie_by_their_intervals_and_need_no_guess():
+    rows = [
+        model("best", **fid(2.0, 1.9, 2.1)),
+        model("near", **fid(2.2, 2.1, 2.4)),
+        model("far", **fid(2.3, 2.15, 2.5)),
+    ]
+    assert told(rows)[SAMPLES].tied == ("near",), "near is tied with far, but the best is not"
+    assert ONCE not in recommendation.text(rows)
+
+
+def test_who_ties_by_a_guess_is_named_where_others_were_trained_often():
+    rows = [
+        model("best", **fid(2.0, 1.9, 2.1)),
+        model("once", **fid(2.5)),
+        model("near", **fid(2.2, 2.1, 2.4)),
+        model("far", **fid(9.0)),
+    ]
+    assert told(rows)[SAMPLES].tied == ("near", "once")
+    assert "ties by a guess, of a single training: once (" in caveats(rows)
+    assert "of a single training each" not in recommendation.text(rows)
+    rows[1] = model("once", **fid(2.5, 2.4, 2.6))
+    assert ONCE not in recommendation.text(rows)
+
+
+@pytest.mark.parametrize("purpose", [LIKELIHOOD, RECONSTRUCTION])
+def test_no_ties_are_claimed_of_what_was_trained_once(purpose):
+    key = {LIKELIHOOD: "bits_per_dim", RECONSTRUCTION: "reconstruction_mse"}[purpose]
+    rows = [model("best", **{key: 1.2}, **cost(9.0)), model("same", **{key: 1.2}, **cost(1.0))]
+    answer = told(rows)[purpose]
+    assert answer.model == "best" and answer.tied == () and answer.alone == ""
+    assert "nothing is known of ties" in caveats(rows, purpose)
+    assert "tied" not in answer.sentence()
+    assert cheapest(rows, purpose) is None
+
+
+@pytest.mark.parametrize("once", ["best", "other"])
+def test_a_likelihood_of_one_training_ties_with_no_interval(once):
+    rows = [
+        model(name, **(bits(value) if name == once else bits(value, 1.0, 1.4)))
+        for name, value in (("best", 1.2), ("other", 1.21))
+    ]
+    answer = told(rows)[LIKELIHOOD]
+    assert answer.model == "best" and answer.tied == () and answer.alone == ""
+    assert "nothing is known of ties" in caveats(rows, LIKELIHOOD)
+    assert "tied with no other" not in answer.sentence()
+
+
+def test_likelihoods_of_several_trainings_tie_by_their_intervals():
+    rows = [
+        model("best", **bits(1.20, 1.18, 1.22)),
+        model("near", **bits(1.23, 1.21, 1.25)),
+        model("far", **bits(1.30, 1.29, 1.31)),
+    ]
+    answer = told(rows)[LIKELIHOOD]
+    assert answer.tied == ("near",)
+    assert answer.sentence() == "best, 1.200 bits/dim, tied with near"
+    rows[1] = model("near", **bits(1.27, 1.26, 1.28))
+    assert told(rows)[LIKELIHOOD].sentence() == "best, 1.200 bits/dim, tied with no other"
+
+
+# --- the cheapest --------------------------------------------------------------------------------
+
+
+def test_what_a_training_costs_is_of_all_its_images():
+    rows = [
+        model("few", **fid(2.0), **cost(3_000_000, images=10_000, sampling_flops=2_500_000)),
+        model("many", **fid(2.1), **cost(1_000_000, images=100_000)),
+        model("far", **fid(9.0), **cost(1.0)),
+    ]
+    answer = cheapest(rows)
+    assert answer.model == "few"
+    assert answer.value == "0.03 TFLOP of training and 2.5 MFLOP per sample"
+    assert "FID 2.00 on the judges' features" in answer.caveats
+    assert "operations are no measure of time" in answer.caveats
+    assert cheapest(rows, UNLABELLED).model == "few"
+
+
+def test_nothing_is_the_cheapest_of_one_or_where_no_cost_is_known():
+    assert cheapest([model("a", **fid(2.0), **cost(1.0)), model("b", **fid(9.0))]) is None
+    assert cheapest([model("a", **fid(2.0)), model("b", **fid(2.1))]) is None
+
+
+def test_whose_cost_is_not_known_is_named():
+    rows = [
+        model("dear", **fid(2.0), **cost(2e9)),
+        model("cheap", **fid(2.1), **cost(1e9)),
+        model("theirs", **fid(2.2)),
+    ]
+    answer = cheapest(rows)
+    assert answer.model == "cheap"
+    assert "nothing is known of the cost of theirs" in answer.caveats
+    assert "nothing is known of the cost" not in "; ".join(cheapest(rows[:2]).caveats)
+
+
+# --- caveats -------------------------------------------------------------------------------------
+
+
+def test_a_winner_that_is_told_its_labels_says_so_and_another_stands_beside_it():
+    rows = [
+        model("cgan", **fid(2.0), label_accuracy=0.98),
+        model("cddpm", **fid(2.1), label_accuracy=0.97),
+        model("ddpm", **fid(2.5)),
+        model("gan", **fid(2.6)),
+    ]
+    found = told(rows)
+    assert found[SAMPLES].model == "cgan"
+    assert found[SAMPLES].tied == ("cddpm", "ddpm", "gan")
+    assert "it is told which class to draw" in caveats(rows)
+    assert found[UNLABELLED].model == "ddpm" and found[UNLABELLED].tied == ("gan",)
+    assert "told which class" not in caveats(rows, UNLABELLED)
+
+
+def test_a_winner_without_labels_is_the_best_of_both():
+    rows = [model("ddpm", **fid(2.0)), model("cgan", **fid(2.1), label_accuracy=0.9)]
+    found = told(rows)
+    assert found[SAMPLES].model == found[UNLABELLED].model == "ddpm"
+    assert found[SAMPLES].tied == ("cgan",) and found[UNLABELLED].tied == ()
+    assert "told which class" not in recommendation.text(rows)
+
+
+@pytest.mark.parametrize(
+    ("coverage", "said"), [(0.3, "30 %"), (0.89, "89 %"), (0.9, None), (0.99, None), (None, None)]
+)
+def test_samples_that_do_not_cover_the_real_images_say_so(coverage, said):
+    found = caveats([model("gan", **fid(2.0), coverage=coverage)])
+    if said is None:
+        assert "cover" not in found
+    else:
+        assert f"its samples cover {said} of the real images' neighbourhoods" in found
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [({"latent_density": "one Gaussian"}, "latent density"), ({"prior": "VampPrior"}, "prior")],
+)
+def test_samples_of_something_fitted_afterwards_say_so(facts, said):
+    found = caveats([model("ae", **fid(2.0), **facts)])
+    assert f"its samples are as much those of its {said}" in found
+
+
+@pytest.mark.parametrize("bound", ["elbo", "iwae", "variational"])
+def test_a_bound_is_no_likelihood_and_says_so(bound):
+    found = caveats([model("vae", **bits(1.2, bound=bound))], LIKELIHOOD)
+    assert f"an upper bound ({bound}), so the true value may be lower" in found
+
+
+def test_an_exact_likelihood_has_no_such_caveat():
+    assert "bound" not in caveats([model("gpt", **bits(1.2))], LIKELIHOOD)
+
+
+def test_caveats_are_those_of_the_best_and_not_of_others():
+    rows = [
+        model("gpt", **bits(1.0), **fid(2.0), coverage=0.95),
+        model("vae", **bits(1.5, bound="elbo"), **fid(30.0), coverage=0.1, label_accuracy=0.5),
+    ]
+    for said in ("bound", "cover", "told which class"):
+        assert said not in recommendation.text(rows)
+
+
+def test_reconstructions_from_codes_of_any_size_rank_no_models():
+    rows = [model("ae", reconstruction_mse=0.01), model("vae", reconstruction_mse=0.02)]
+    assert "codes differ in size" in caveats(rows, RECONSTRUCTION)
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_text_is_plain_and_has_a_line_for_each_answer(seed):
+    rows = [
+        row | {"bits_per_dim_stderr": 0.0125, "coverage": 0.5, "sampling_flops": 1e6}
+        if row["kind"] == "model"
+        else row
+        for row in some_rows(seed)
+    ]
+    found, lines = recommendation.answers(rows), recommendation.text(rows).splitlines()
+    assert len(lines) == len(found)
+    width = max(len(each.purpose) for each in found)
+    for answer, line in zip(found, lines, strict=True):
+        assert line.isascii()
+        assert line[:width].rstrip() == answer.purpose
+        assert line[width:].startswith(f"  {answer.model}, ")
+        assert all(caveat.replace("±", "+-") in line for caveat in answer.caveats)
+
+
+def test_errors_of_values_are_shown():
+    rows = [model("gpt", **bits(1.2), bits_per_dim_stderr=0.0125)]
+    assert "1.200 +- 0.013 bits/dim" in recommendation.text(rows)
+    assert "1.200 ± 0.013 bits/dim" in told(rows)[LIKELIHOOD].value
