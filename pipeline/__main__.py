@@ -87,7 +87,7 @@ def check(options: argparse.Namespace) -> None:
 def validate() -> None:
     """Refuse what some stage or command would refuse later."""
     from pipeline.gate import rules
-    from pipeline.orchestration.check import check
+    from pipeline.orchestration.check_params import check
 
     check(sections={"gate": rules.section})
 
@@ -100,9 +100,9 @@ def validate() -> None:
 )
 def repro(options: argparse.Namespace) -> None:
     """Bring everything up to date, models side by side."""
-    from pipeline.orchestration import launch
+    from pipeline.orchestration import repro
 
-    launch.reproduce(
+    repro.reproduce(
         options.jobs,
         options.models,
         force=options.force,
@@ -118,7 +118,7 @@ def recommend(options: argparse.Namespace) -> None:
     from pipeline.core import params, paths
 
     reference = collect.read_reference(paths.REFERENCE)
-    print(recommendation.text(collect.committed(params.read(), reference)))
+    print(recommendation.text(collect.project_rows(params.read(), reference)))
 
 
 @command(JOBS)
@@ -148,15 +148,15 @@ def evaluate_images(options: argparse.Namespace) -> None:
     from pipeline.comparison import collect, tables
     from pipeline.core import params, paths
     from pipeline.evaluation import external
-    from pipeline.orchestration import launch
+    from pipeline.orchestration import repro
 
     external.check(options.source, options.name)
-    launch.make_judges()
+    repro.make_judges()
     external.evaluate(options.source, options.name, options.labels)
     written = paths.external_metrics(options.name)
     print(f"{written}: written; `make repro` takes it into the comparison")
     reference = collect.read_reference(paths.REFERENCE)
-    print(tables.summary(collect.committed(params.read(), reference)))
+    print(tables.summary(collect.project_rows(params.read(), reference)))
 
 
 @command(

@@ -14,7 +14,7 @@ def main() -> None:
         raw = params.read()
         models = params.model_blocks(raw)
         reference = collect.read_reference(paths.REFERENCE)
-        rows = collect.committed(raw, reference)
+        rows = collect.project_rows(raw, reference)
         curves = collect.curves(models, paths.curve)
         real = Store().split(reference["reference_split"]).images
         picture = pictures.labelled_rows(collect.pictured(rows, paths.samples_dir, real))

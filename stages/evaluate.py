@@ -11,7 +11,7 @@ from pipeline.evaluation import (
     inception,
     judge,
     likelihood,
-    nearest,
+    nearest_picture,
     protocol,
     quality,
     reconstruction,
@@ -61,11 +61,11 @@ def main(model: str) -> None:
         if samples is not None:
             real = quality.real_images(store, judges, section.split, n, section.seed)
             result |= quality.of_samples(judge.see(judges, samples), asked, real)
-            result |= inception.quality(
+            result |= inception.measure(
                 section.inception, samples, real.reference.images, train.images, device
             )
         if isinstance(family, Translates):
-            result |= translation.quality(
+            result |= translation.measure(
                 family,
                 judges,
                 Store(paths.DATA / chosen.data),
@@ -77,7 +77,7 @@ def main(model: str) -> None:
         with files.replacing_folder(paths.scores_dir(model)) as folder:
             np.save(folder / "nats.npy", np.empty(0) if nats is None else nats)
             if samples is not None:
-                picture = nearest.picture(samples, real.train.images)
+                picture = nearest_picture.picture(samples, real.train.images)
                 pictures.save_rows(folder / "nearest.png", picture)
         files.write_json(paths.model_metrics(model), files.rounded(result))
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core.errors import PipelineError
 from pipeline.gate import rules
-from pipeline.orchestration import check
+from pipeline.orchestration import check_params as check
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 

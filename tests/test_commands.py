@@ -17,7 +17,7 @@ from pipeline import __main__ as cli
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 from pipeline.gate import command as gate_command
-from pipeline.orchestration import launch, replicas, thorough
+from pipeline.orchestration import replicas, repro, thorough
 from pipeline.tracking import live
 
 ROOT = Path(__file__).parents[1]
@@ -262,7 +262,7 @@ def test_what_takes_long_validates_params_first(name, module, work, spoiled, mon
 
 def test_repro_hands_its_options_and_the_check_on(monkeypatch):
     asked = []
-    monkeypatch.setattr(launch, "reproduce", lambda *args, **options: asked.append((args, options)))
+    monkeypatch.setattr(repro, "reproduce", lambda *args, **options: asked.append((args, options)))
     assert cli.main(["repro"]) == 0
     assert cli.main(["repro", "--jobs", "3", "--models", "vae,gan", "--force", "--no-compare"]) == 0
     assert asked == [

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.blocks.likelihoods import categorical_sample
+from pipeline.blocks.distributions import categorical_sample
 from pipeline.blocks.nets import warm_cosine
 from pipeline.core.contract import (
     Batch,

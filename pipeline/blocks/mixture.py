@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.blocks.likelihoods import categorical_sample
+from pipeline.blocks.distributions import categorical_sample
 from pipeline.core.errors import PipelineError
 from pipeline.core.seeds import ImageNoise
 

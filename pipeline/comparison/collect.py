@@ -148,7 +148,7 @@ def rows(
     return found
 
 
-def committed(raw: dict[str, Any], reference: Row) -> list[Row]:
+def project_rows(raw: dict[str, Any], reference: Row) -> list[Row]:
     """`rows` of the models in params.yaml, from the project's own files, with their error bars.
 
     These are the keys of `pipeline.comparison.spread.COLUMNS`, and `behind`.

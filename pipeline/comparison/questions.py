@@ -4,9 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.comparison.collect import Row
+from pipeline.comparison.ties import TIE_FACTOR
 
-TIE_FACTOR = 1.5
-"""FIDs of single trainings within this factor are a tie: other seeds move them as much."""
 NOTHING = "n/a"
 
 

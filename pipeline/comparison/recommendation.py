@@ -1,19 +1,20 @@
 """Which model to take: the answers of all tables in a few lines, each with its caveats.
 
-Ties are those of the tables (`tables.interval`): what they do not tell apart is not told apart
+Ties are those of the tables (`ties.interval`): what they do not tell apart is not told apart
 here. No answer is better than the numbers that it names.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.comparison import tables
+from pipeline.comparison import tables, ties
 from pipeline.comparison.collect import OK, Row
-from pipeline.comparison.questions import TIE_FACTOR, number
+from pipeline.comparison.questions import number
+from pipeline.comparison.ties import TIE_FACTOR
 
 
 @dataclass(frozen=True)
-class Answer:
+class Recommendation:
     """What to take for one purpose.
 
     Attributes:
@@ -120,11 +121,11 @@ PURPOSES = (
 )
 
 
-def answers(rows: Sequence[Row]) -> list[Answer]:
+def answers(rows: Sequence[Row]) -> list[Recommendation]:
     """The best for each of `PURPOSES` that some model serves, and the cheapest that ties with it.
 
     Args:
-        rows: from `collect.committed`.
+        rows: from `collect.project_rows`.
     """
     found = []
     for purpose in PURPOSES:
@@ -135,7 +136,7 @@ def answers(rows: Sequence[Row]) -> list[Answer]:
         caveats = [*purpose.caveats(best), *_trained_once(purpose, best, tied, listed)]
         known = all(_comparable(purpose, best, row) for row in listed)
         found.append(
-            Answer(
+            Recommendation(
                 purpose.name,
                 best["model"],
                 purpose.value(best),
@@ -155,10 +156,10 @@ def standing(rows: Sequence[Row], purpose: Purpose) -> tuple[Row | None, list[Ro
         return None, []
     best, *others = listed
     known = [row for row in others if _comparable(purpose, best, row)]
-    letters = tables.ties([tables.interval(row, purpose.key) for row in (best, *known)])
-    mine = set(letters[0].split())
+    marks = ties.letters([ties.interval(row, purpose.key) for row in (best, *known)])
+    mine = set(marks[0].split())
     return best, [
-        row for row, each in zip(known, letters[1:], strict=True) if mine & set(each.split())
+        row for row, each in zip(known, marks[1:], strict=True) if mine & set(each.split())
     ]
 
 
@@ -206,7 +207,7 @@ def _trained_once(
     return []
 
 
-def _cheapest(purpose: Purpose, tied: Sequence[Row]) -> list[Answer]:
+def _cheapest(purpose: Purpose, tied: Sequence[Row]) -> list[Recommendation]:
     """Which of several models that tie takes the fewest operations to train."""
     costed = [row for row in tied if row.get("training_flops_per_image") is not None]
     if len(tied) < 2 or not costed:
@@ -219,7 +220,7 @@ def _cheapest(purpose: Purpose, tied: Sequence[Row]) -> list[Answer]:
     unknown = [row["model"] for row in tied if row not in costed]
     if unknown:
         caveats.append(f"nothing is known of the cost of {', '.join(unknown)}")
-    return [Answer("  cheapest of these", row["model"], value, (), tuple(caveats))]
+    return [Recommendation("  cheapest of these", row["model"], value, (), tuple(caveats))]
 
 
 def _training_flops(row: Row) -> float:

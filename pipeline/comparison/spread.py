@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparison import intervals
+from pipeline.comparison import ties
 from pipeline.core import files
 from pipeline.core.errors import PipelineError
 
@@ -27,7 +27,7 @@ SPREAD = (
 )
 """The metrics of which intervals are reported, where a model has them."""
 VALUES = ("trained_mean", "trained_low", "trained_high", "trained_sd", "sample_sets_sd")
-"""Mean over trainings, its interval (`intervals.of_mean`), and standard deviations over
+"""Mean over trainings, its interval (`ties.of_mean`), and standard deviations over
 trainings, each with samples of its own, and over sample sets of one training; relative ones of
 `DISTANCES`."""
 COUNTS = ("trainings", "sample_sets")
@@ -68,8 +68,8 @@ def summary(runs: dict[tuple[int, int], dict[str, Any]], start: tuple[int, int])
     keys = [key for key in SPREAD if runs[start].get(key) is not None]
     found = {}
     for key in keys:
-        over = intervals.of_mean([runs[s][key] for s in trainings], relative=key in DISTANCES)
-        drawn = intervals.of_mean([runs[s][key] for s in sample_sets], relative=key in DISTANCES)
+        over = ties.of_mean([runs[s][key] for s in trainings], relative=key in DISTANCES)
+        drawn = ties.of_mean([runs[s][key] for s in sample_sets], relative=key in DISTANCES)
         values = (over.mean, over.low, over.high, over.deviation, drawn.deviation)
         found[key] = files.rounded(dict(zip(VALUES, values, strict=True)))
     return {

@@ -5,14 +5,13 @@ that nobody has anything in. Nothing here knows a model or a family by name.
 """
 
 import math
-import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tabulate import tabulate
 
-from pipeline.comparison import spread
+from pipeline.comparison import spread, ties
 from pipeline.comparison.collect import COLUMNS, FAILED, OK, OTHER, Row
 from pipeline.comparison.questions import (
     ACCURACY,
@@ -23,7 +22,6 @@ from pipeline.comparison.questions import (
     NOTHING,
     QUESTIONS,
     TERMINAL,
-    TIE_FACTOR,
     TRANSLATED,
     Column,
     Question,
@@ -32,37 +30,6 @@ from pipeline.core import paths
 
 MARK = "†"
 """Stands beside a model of which a table's reader must know something; the line below says what."""
-
-
-def ties(spans: Sequence[tuple[float, float]]) -> list[str]:
-    """Letters for intervals (low, high); two that share a letter overlap.
-
-    Overlapping is not transitive, so one interval may have several letters: each stands for a
-    largest group whose members all overlap (a compact letter display, Piepho 2004). Letters go up
-    with the values.
-    """
-    groups: list[set[int]] = []
-    # Intervals that all overlap have a point in common, and one of their lower ends is such.
-    for low in sorted({low for low, _ in spans}):
-        members = {i for i, (start, end) in enumerate(spans) if start <= low <= end}
-        groups = [each for each in groups if not each <= members]
-        if not any(members <= each for each in groups):
-            groups.append(members)
-    return [
-        " ".join(_letter(place) for place, members in enumerate(groups) if i in members)
-        for i in range(len(spans))
-    ]
-
-
-def interval(row: Row, key: str) -> tuple[float, float]:
-    """Between which values another training would be, of a row that has ``key``.
-
-    That is the interval over its trainings; of a single one it is a guess, so that two of them
-    overlap within `TIE_FACTOR`.
-    """
-    if row.get(f"{key}_trained_low") is not None:
-        return row[f"{key}_trained_low"], row[f"{key}_trained_high"]
-    return row[key] / math.sqrt(TIE_FACTOR), row[key] * math.sqrt(TIE_FACTOR)
 
 
 def ranked(rows: Sequence[Row], key: str, descending: bool = False) -> list[Row]:
@@ -76,7 +43,7 @@ def ranked(rows: Sequence[Row], key: str, descending: bool = False) -> list[Row]
 
 
 def with_ties(rows: Sequence[Row]) -> list[Row]:
-    """Rows with the letters of `ties` by FID, as ``tie``, and by bits/dim, as ``bits_tie``.
+    """Rows with the letters (`ties.letters`) by FID, as ``tie``, and by bits/dim, as ``bits_tie``.
 
     Models without these and reference rows, which were not trained, have none; and none have
     ``bits_tie`` that were trained once, since nothing is known of their spread.
@@ -95,7 +62,7 @@ def with_ties(rows: Sequence[Row]) -> list[Row]:
 
 def _letters(rows: Sequence[Row], key: str) -> dict[str, str]:
     names = (row["model"] for row in rows)
-    return dict(zip(names, ties([interval(row, key) for row in rows]), strict=True))
+    return dict(zip(names, ties.letters([ties.interval(row, key) for row in rows]), strict=True))
 
 
 def peculiar(row: Row, reference: Row) -> Row:
@@ -360,9 +327,3 @@ def _other_protocols(rows: Sequence[Row], reference: Row) -> list[str]:
 def _short(value: Any) -> str:
     """A value for people: of a hash, its beginning."""
     return str(value)[:12]
-
-
-def _letter(index: int) -> str:
-    """a to z, then a1 to z1 and so on."""
-    round_, place = divmod(index, len(string.ascii_lowercase))
-    return string.ascii_lowercase[place] + (str(round_) if round_ else "")

@@ -2,7 +2,7 @@
 
 The shared sections are declared here. Hyperparameters of a model are declared by its family and
 read by `pipeline.models.entries`, so that adding a family touches no other file. A stage reads
-the sections that it depends on and no others; `pipeline.orchestration.check` reads it all.
+the sections that it depends on and no others; `pipeline.orchestration.check_params` reads it all.
 """
 
 import difflib

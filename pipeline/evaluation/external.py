@@ -73,7 +73,7 @@ def evaluate(source: Path, name: str, labels: Path | None = None) -> None:
         **common,
         "protocol": protocol.protocol_id(common),
         **quality.of_samples(judge.see(judges, images), asked, real),
-        **inception.quality(
+        **inception.measure(
             section.inception, images, real.reference.images, real.train.images, device
         ),
     }

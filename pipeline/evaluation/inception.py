@@ -27,7 +27,7 @@ GREY = "grey images, of which Inception never saw any"
 FEW = "fewer images than features, so FID is far too high"
 
 
-def quality(
+def measure(
     inception: params.Inception,
     samples: np.ndarray | None,
     reference: np.ndarray,

@@ -136,11 +136,6 @@ class Judge:
     def __init__(self, net: Classifier, scale: float, device: torch.device) -> None:
         self.net, self.scale, self.device = net, scale, device
 
-    @property
-    def dimensions(self) -> int:
-        """d, how many features there are."""
-        return self.net.embed.out_features
-
 
 @dataclass(frozen=True)
 class Seen:

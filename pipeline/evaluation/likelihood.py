@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.blocks import likelihoods
+from pipeline.blocks import distributions
 from pipeline.core import seeds
 from pipeline.core.contract import Family, HasLikelihood, Likelihood, in_batches
 from pipeline.core.progress import Progress
@@ -72,8 +72,8 @@ def measure(
         bits = f"{prefix}bits_per_dim{suffix}"
         return {
             f"{prefix}nats_per_image{suffix}": mean,
-            bits: likelihoods.bits_per_dim(mean, dimensions),
-            f"{bits}_stderr": likelihoods.bits_per_dim(stderr, dimensions),
+            bits: distributions.bits_per_dim(mean, dimensions),
+            f"{bits}_stderr": distributions.bits_per_dim(stderr, dimensions),
         }
 
     one = scores[0].given

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.blocks import likelihoods
+from pipeline.blocks import distributions
 from pipeline.core import seeds
 from pipeline.datasets.store import Split, Store
 from pipeline.evaluation import judge, protocol, quality
@@ -312,8 +312,8 @@ def _likelihood(nats: np.ndarray, dimensions: int) -> dict[str, Any]:
     stderr = float(nats.std(ddof=1)) / math.sqrt(len(nats))
     return {
         "nats_per_image": float(nats.mean()),
-        "bits_per_dim": likelihoods.bits_per_dim(float(nats.mean()), dimensions),
-        "bits_per_dim_stderr": likelihoods.bits_per_dim(stderr, dimensions),
+        "bits_per_dim": distributions.bits_per_dim(float(nats.mean()), dimensions),
+        "bits_per_dim_stderr": distributions.bits_per_dim(stderr, dimensions),
         "likelihood_bound": "exact",
     }
 

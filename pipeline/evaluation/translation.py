@@ -32,10 +32,10 @@ KEYS = (
     "translation_mse_identity",
     "translation_n",
 )
-"""What `quality` reports; None where it does not apply."""
+"""What `measure` reports; None where it does not apply."""
 
 
-def quality(
+def measure(
     family: Family,
     judges: Sequence[Judge],
     store: Store,

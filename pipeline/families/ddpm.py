@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.blocks import likelihoods, nets
+from pipeline.blocks import distributions, nets
 from pipeline.blocks.diffusion import Diffusion, expand
 from pipeline.core import precision
 from pipeline.core.contract import (
@@ -363,7 +363,7 @@ class Ddpm(Family):
         alpha_bar = self.diffusion.alpha_bar[-1]
         mean = alpha_bar.sqrt() * x0.double()
         log_var = torch.log1p(-alpha_bar).expand_as(mean)
-        return likelihoods.gaussian_kl(mean, log_var, 0.0, 0.0).flatten(1).sum(1)
+        return distributions.gaussian_kl(mean, log_var, 0.0, 0.0).flatten(1).sum(1)
 
     def _step_kl(
         self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None
@@ -374,7 +374,7 @@ class Ddpm(Family):
         model = self.diffusion.posterior_mean(self.predict_x0(x_t, t, labels), x_t, t).double()
         true_var = self.diffusion.posterior_variance[t][:, None, None, None]
         variance = self.diffusion.model_variance(t, self.params.scoring.variance)
-        kl = likelihoods.gaussian_kl(
+        kl = distributions.gaussian_kl(
             true, true_var.log(), model, variance.log()[:, None, None, None]
         )
         return kl.flatten(1).sum(1)
@@ -388,7 +388,7 @@ class Ddpm(Family):
         mean = self.diffusion.posterior_mean(self.predict_x0(x_1, t, labels), x_1, t)
         variance = self.diffusion.model_variance(t, self.params.scoring.variance)
         log_scale = (0.5 * variance.log())[:, None, None, None]
-        log_p = likelihoods.gaussian_interval_log_prob(images, mean, log_scale)
+        log_p = distributions.gaussian_interval_log_prob(images, mean, log_scale)
         return log_p.double().flatten(1).sum(1)
 
 

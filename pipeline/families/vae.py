@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pipeline.blocks import convolutional, likelihoods, nets
+from pipeline.blocks import convolutional, distributions, nets
 from pipeline.blocks.mixture import CodeMixture
 from pipeline.core.contract import (
     Batch,
@@ -173,7 +173,7 @@ class Vae(Family):
         noise = torch.randn(mean.shape, generator=rng, device=self.device)
         codes = mean + noise * torch.exp(0.5 * log_var)
         reconstruction = self._reconstruction(batch.images, codes, labels).mean()
-        kl = likelihoods.gaussian_kl(mean, log_var, 0.0, 0.0).sum(1).mean()
+        kl = distributions.gaussian_kl(mean, log_var, 0.0, 0.0).sum(1).mean()
         loss = self.params.training.beta * kl - reconstruction
         update("model", loss / self.spec.dimensions)
         return {
@@ -185,11 +185,11 @@ class Vae(Family):
     def _reconstruction(self, images: Tensor, codes: Tensor, labels: Tensor | None) -> Tensor:
         """log p(x|z,y) in nats [B]."""
         params = self.decode(codes, labels)
-        return likelihoods.logistic_mixture_log_prob(images, params).flatten(1).sum(1)
+        return distributions.logistic_mixture_log_prob(images, params).flatten(1).sum(1)
 
     def _pixels(self, params: Tensor) -> Tensor:
         """The mean of p(x|z,y) as uint8 [B, C, H, W]."""
-        return to_uint8(likelihoods.logistic_mixture_mean(params))
+        return to_uint8(distributions.logistic_mixture_mean(params))
 
     @torch.no_grad()
     def finish(self, batches: Iterator[Batch], rng: torch.Generator) -> None:
@@ -213,7 +213,7 @@ class Vae(Family):
     def _log_prior(self, codes: Tensor, labels: Tensor | None) -> Tensor:
         """log p(z|y) in nats [B]."""
         if self.prior is None:
-            return likelihoods.gaussian_log_density(codes, 0.0, 0.0).sum(1)
+            return distributions.gaussian_log_density(codes, 0.0, 0.0).sum(1)
         return self.prior.log_density(codes, labels)
 
     def _draw_codes(self, noise: ImageNoise, labels: Tensor | None) -> Tensor:
@@ -235,7 +235,7 @@ class Vae(Family):
         if self.params.sampling.pixels == "mean":
             return self._pixels(params)
         choice, position = noise.uniform(2, *self.spec.shape).unbind(dim=1)
-        return likelihoods.logistic_mixture_sample(params, choice, position)
+        return distributions.logistic_mixture_sample(params, choice, position)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -258,14 +258,14 @@ class Vae(Family):
         for i in range(draws):
             codes = mean + noise[:, i] * torch.exp(0.5 * log_var)
             log_p = self._reconstruction(images, codes, labels).double()
-            log_q = likelihoods.gaussian_log_density(codes, mean, log_var).double().sum(1)
+            log_q = distributions.gaussian_log_density(codes, mean, log_var).double().sum(1)
             difference = log_q - self._log_prior(codes, labels).double()
             reconstructions.append(log_p)
             differences.append(difference)
             weights.append(log_p - difference)
         reconstruction = torch.stack(reconstructions).mean(dim=0)
         if self.prior is None:
-            kl = likelihoods.gaussian_kl(mean, log_var, 0.0, 0.0).sum(1).double()
+            kl = distributions.gaussian_kl(mean, log_var, 0.0, 0.0).sum(1).double()
         else:
             kl = torch.stack(differences).mean(dim=0)
         return Likelihood(
@@ -296,7 +296,7 @@ class Vae(Family):
                 codes = self._draw_codes(ImageNoise(seed.repeat(n), self.device), every)
                 rows.append(self._pixels(self.decode(codes, every)))
             return {"styles": torch.stack(rows)}
-        informative = likelihoods.gaussian_kl(mean, log_var, 0.0, 0.0).mean(0)
+        informative = distributions.gaussian_kl(mean, log_var, 0.0, 0.0).mean(0)
         order = informative.argsort(descending=True, stable=True)[:TRAVERSED]
         traversals = []
         for dimension in order.tolist():

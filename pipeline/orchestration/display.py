@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from pipeline.core import paths
-from pipeline.orchestration import lines
+from pipeline.orchestration import dvc_output
 from pipeline.orchestration.estimate import Durations, clock, left
 
 QUIET_SECONDS = 30.0
@@ -59,7 +59,7 @@ class Display:
 
     def line(self, chain: str, text: str) -> None:
         """Take in one line of the output of a chain."""
-        found = lines.parse(text)
+        found = dvc_output.parse(text)
         with self._lock:
             self._log(chain, text)
             if found.kind == "started":

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from pipeline.core import files, params, paths
 from pipeline.core.errors import PipelineError
-from pipeline.orchestration import launch, slots
+from pipeline.orchestration import dvc_workers, repro
 
 COPIED = (paths.CODE, Path("stages"), paths.DVC_YAML, Path(".dvcignore"))
 LEFT = shutil.ignore_patterns("__pycache__", ".*")
@@ -81,7 +81,7 @@ def trainings(seeds: int, jobs: int | None) -> list[dict[str, dict[str, Any]]]:
     """
     raw = params.read()
     with alone() as state:
-        launch.reproduce(jobs, None, force=False)
+        repro.reproduce(jobs, None, force=False)
         runs = [
             {name: files.read_json(paths.model_metrics(name)) for name in params.model_blocks(raw)}
         ]
@@ -102,7 +102,7 @@ def measure(
     Args:
         train_seed: of all trainings.
         sample_seed: of all samples.
-        jobs: models at a time, as of `pipeline.orchestration.launch.reproduce`.
+        jobs: models at a time, as of `pipeline.orchestration.repro.reproduce`.
         before: the `state` that the copy must be of.
 
     Raises:
@@ -118,7 +118,7 @@ def measure(
         command += ["--jobs", str(jobs)]
     # The project's own folder may be on PYTHONPATH; the copy must come first.
     environment = {**os.environ, "PYTHONPATH": str(folder.resolve())}
-    if slots.to_its_end(command, cwd=folder, env=environment) != 0:
+    if dvc_workers.to_its_end(command, cwd=folder, env=environment) != 0:
         raise PipelineError(f"{folder}: failed; the reason is above")
     found = {
         name: files.read_json(folder / paths.model_metrics(name))

@@ -107,7 +107,7 @@ def leaders() -> str:
     """What to take, and the table of all models that it rests on, at most eight columns wide."""
     raw = params.read()
     reference = collect.read_reference(paths.REFERENCE)
-    rows = collect.committed(raw, reference)
+    rows = collect.project_rows(raw, reference)
     listed = [
         row for row in tables.standing(rows) if row["kind"] == "model" or row["model"] in SCALE
     ]

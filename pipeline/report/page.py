@@ -66,7 +66,7 @@ def render(raw: dict[str, Any], reference: Row) -> str:
     What a model that failed lacks is left out.
     """
     blocks = params.model_blocks(raw)
-    rows = collect.committed(raw, reference)
+    rows = collect.project_rows(raw, reference)
     colours = of_models((r["model"], r["family"]) for r in rows if r["kind"] == "model")
     standing = tables.standing(rows)
     models = [row for row in rows if row["kind"] == "model"]

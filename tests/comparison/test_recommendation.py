@@ -3,7 +3,7 @@ import pytest
 
 from pipeline.comparison import recommendation, tables
 from pipeline.comparison.collect import FAILED, OK, OTHER
-from pipeline.comparison.questions import TIE_FACTOR
+from pipeline.comparison.ties import TIE_FACTOR
 
 SAMPLES, UNLABELLED, LIKELIHOOD, RECONSTRUCTION = (each.name for each in recommendation.PURPOSES)
 CHEAPEST = "cheapest of these"

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.comparison import intervals, spread
+from pipeline.comparison import spread, ties
 from pipeline.core.errors import PipelineError
 
 RAW = {
@@ -31,11 +31,11 @@ def test_trainings_and_sample_sets_are_kept_apart():
     found = spread.summary(RUNS, (0, 0))
     assert (found["trainings"], found["sample_sets"]) == (3, 3)
     fid = found["spread"]["fid"]
-    over = intervals.of_mean([4.0, 5.0, 3.0], relative=True)
+    over = ties.of_mean([4.0, 5.0, 3.0], relative=True)
     assert fid["trained_mean"] == pytest.approx(60 ** (1 / 3))
     assert (fid["trained_low"], fid["trained_high"]) == pytest.approx((over.low, over.high))
     assert fid["trained_sd"] == pytest.approx(over.deviation)
-    drawn = intervals.of_mean([4.0, 4.1, 3.9], relative=True)
+    drawn = ties.of_mean([4.0, 4.1, 3.9], relative=True)
     assert fid["sample_sets_sd"] == pytest.approx(drawn.deviation)
     assert found["spread"]["kid"]["trained_mean"] == pytest.approx(0.4), "KID may be negative"
     assert found["spread"]["bits_per_dim"]["sample_sets_sd"] == 0

@@ -1,6 +1,3 @@
-import numpy as np
-import pytest
-
 from pipeline.comparison import tables
 from pipeline.comparison.collect import FAILED, OK, OTHER
 
@@ -185,40 +182,6 @@ def test_ties_are_marked_and_references_have_none():
     assert table["alpha"] == "a b"
     assert table["zeta"] == "b"
     assert table["*real training images*"] == table["*uniform noise*"] == ""
-
-
-@pytest.mark.parametrize(
-    ("spans", "letters"),
-    [
-        ([], []),
-        ([(4.0, 5.0)], ["a"]),
-        ([(1.0, 2.0), (2.0, 3.0)], ["a", "a"]),
-        ([(1.0, 2.0), (2.1, 3.0)], ["a", "b"]),
-        ([(2.1, 3.0), (1.0, 2.0)], ["b", "a"]),
-        ([(1.0, 9.0), (2.0, 3.0), (4.0, 5.0)], ["a b", "a", "b"]),
-        ([(1.0, 2.0), (1.5, 3.0), (2.5, 4.0), (3.5, 5.0)], ["a", "a b", "b c", "c"]),
-        ([(0.0, 0.0), (0.0, 0.0), (1.0, 1.0)], ["a", "a", "b"]),
-    ],
-)
-def test_ties(spans, letters):
-    assert tables.ties(spans) == letters
-
-
-def test_letters_are_shared_by_ties_and_by_nothing_else():
-    rng = np.random.default_rng(0)
-    starts = rng.uniform(1, 2000, 90)
-    spans = list(zip(starts, starts + rng.uniform(0, 60, 90), strict=True))
-    marks = [set(each.split()) for each in tables.ties(spans)]
-    assert len(set.union(*marks)) > 26, "more groups than the alphabet has letters"
-    for i, (low, high) in enumerate(spans):
-        for j, (start, end) in enumerate(spans):
-            assert bool(marks[i] & marks[j]) == (start <= high and low <= end)
-
-
-@pytest.mark.parametrize(("other", "tied"), [(1.49, True), (1.51, False)])
-def test_fids_of_single_trainings_tie_by_a_factor(other, tied):
-    marks = tables.ties([tables.interval(model("x", **fid(v)), "fid") for v in (1.0, other)])
-    assert (marks[0] == marks[1]) == tied
 
 
 def test_ties_are_by_intervals_over_trainings_where_there_are_some():

@@ -15,7 +15,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets.store import Split, Store, write
 from pipeline.evaluation import external, judge, protocol, quality
-from pipeline.orchestration import launch
+from pipeline.orchestration import repro
 
 GREY, COLOUR = ImageSpec(1, 12, 10, 4), ImageSpec(3, 12, 10, 4)
 N = 20
@@ -172,7 +172,7 @@ def project(tmp_path, monkeypatch):
     facts = judge.facts(net, 1, parts["train"], parts["test"], torch.device("cpu"))
     judge.save(paths.JUDGE, {1: net}, SETTINGS, [facts])
     (tmp_path / "made").mkdir()
-    monkeypatch.setattr(launch, "make_judges", lambda: (tmp_path / "made" / "judges").touch())
+    monkeypatch.setattr(repro, "make_judges", lambda: (tmp_path / "made" / "judges").touch())
     paths.METRICS.mkdir()
     common = protocol.protocol(Store(), protocol.judge_facts(), N, "test", 0)
     common["protocol"] = protocol.protocol_id(common)

@@ -46,19 +46,19 @@ def elsewhere(tmp_path, monkeypatch):
 
 def test_without_a_file_there_is_nothing():
     assert (
-        inception.quality(params.Inception(), images(2, 0), images(2, 1), images(2, 2), CPU) == {}
+        inception.measure(params.Inception(), images(2, 0), images(2, 1), images(2, 2), CPU) == {}
     )
 
 
 def test_a_model_without_samples_has_nothing(weights):
-    assert inception.quality(pinned(weights), None, images(2, 1), images(2, 2), CPU) == {}
+    assert inception.measure(pinned(weights), None, images(2, 1), images(2, 2), CPU) == {}
 
 
 @pytest.mark.slow
 def test_against_torch_fidelity(weights):
     torch_fidelity = pytest.importorskip("torch_fidelity")
     drawn, real, training = images(24, 0) // 2, images(24, 1), images(40, 2)
-    found = inception.quality(pinned(weights), drawn, real, training, CPU)
+    found = inception.measure(pinned(weights), drawn, real, training, CPU)
 
     class Images(torch.utils.data.Dataset):
         def __init__(self, array):
@@ -100,7 +100,7 @@ def test_grey_images_are_judged_as_equal_channels_and_said_to_be_foreign(weights
         return np.random.default_rng(len(seen)).normal(size=(len(given), 8))
 
     monkeypatch.setattr(inception.Embedder, "_features", embed)
-    found = inception.quality(
+    found = inception.measure(
         pinned(weights), images(4, 0, 1), images(4, 1, 1), images(6, 2, 1), CPU
     )
     assert found["inception_warnings"] == f"{inception.GREY}; {inception.FEW}"
@@ -113,7 +113,7 @@ def test_each_value_is_of_its_own_images(weights, monkeypatch):
 
     monkeypatch.setattr(inception.Embedder, "_features", embed)
     drawn, real, training = images(40, 0) // 2, images(40, 1), images(60, 2)
-    found = inception.quality(pinned(weights), drawn, real, training, CPU)
+    found = inception.measure(pinned(weights), drawn, real, training, CPU)
     flat = [embed(None, each) for each in (drawn, real, training[:40])]
     assert found["inception_fid"] == fid.frechet_distance(*map(fid.moments, flat[:2]))
     assert found["inception_fid_real"] == fid.frechet_distance(*map(fid.moments, flat[:0:-1]))

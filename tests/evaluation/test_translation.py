@@ -81,7 +81,7 @@ def stored(folder, n=(40, 40), train=60, truth=True):
 
 def quality(store, ab, ba, split="test", batch=7, judges=None, seed=0):
     judges = judges or [judge_by(looking)]
-    return translation.quality(Translator(ab, ba), judges, store, split, seed=seed, batch=batch)
+    return translation.measure(Translator(ab, ba), judges, store, split, seed=seed, batch=batch)
 
 
 def distance(one, other):
@@ -191,7 +191,7 @@ def test_judges_are_averaged(tmp_path):
 def test_batches_have_one_size_and_do_not_matter(tmp_path):
     store = stored(tmp_path)
     translator = Translator(invert, invert)
-    found = translation.quality(translator, [judge_by(looking)], store, "test", seed=0, batch=7)
+    found = translation.measure(translator, [judge_by(looking)], store, "test", seed=0, batch=7)
     assert translator.sizes == {7}
     assert found == quality(store, invert, invert, batch=100)
 
@@ -204,7 +204,7 @@ def test_results_have_one_set_of_keys(tmp_path):
 
 
 def test_a_family_that_does_not_translate_has_none_of_it(tmp_path):
-    found = translation.quality(tiny_model("vae"), [], None, "test", seed=0, batch=7)
+    found = translation.measure(tiny_model("vae"), [], None, "test", seed=0, batch=7)
     assert found == dict.fromkeys(translation.KEYS)
 
 

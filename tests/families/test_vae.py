@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 from builders import some_images, some_labels, tiny_model, trainer
-from pipeline.core.images import ImageSpec
 from torch import nn
 
-from pipeline.blocks import likelihoods
+from pipeline.blocks import distributions
 from pipeline.core import seeds
 from pipeline.core.contract import Batch, to_signed
+from pipeline.core.images import ImageSpec
 
 LINE = ImageSpec(1, 4, 4, 10)
 TWO = ImageSpec(1, 8, 8, 2)
@@ -45,7 +45,7 @@ def test_bound_is_exact_where_the_code_says_nothing():
     model.encoder = Constant(torch.zeros(1, 3), torch.zeros(1, 3))
     model.decoder = Constant(params)
     found = score(model, images)
-    exact = likelihoods.logistic_mixture_log_prob(images, params[:, :, None].expand(5, *[-1] * 4))
+    exact = distributions.logistic_mixture_log_prob(images, params[:, :, None].expand(5, *[-1] * 4))
     torch.testing.assert_close(found.nats, exact.double().flatten(1).sum(1), rtol=1e-5, atol=0)
     assert (found.terms["kl"] == 0).all()
     torch.testing.assert_close(found.iwae, found.nats, rtol=1e-6, atol=0)
@@ -71,11 +71,11 @@ def test_bound_equals_quadrature_and_stays_below_the_evidence():
     step = 16 / 4000
     with torch.no_grad():
         params = model.decode(grid, None)
-        given = likelihoods.logistic_mixture_log_prob(image.expand(4001, -1, -1, -1), params)
+        given = distributions.logistic_mixture_log_prob(image.expand(4001, -1, -1, -1), params)
         given = given.double().flatten(1).sum(1)
         mean, log_var = (each.double() for each in model.encode(image, None))
-    prior = likelihoods.gaussian_log_density(grid.double(), 0.0, 0.0)[:, 0]
-    posterior = likelihoods.gaussian_log_density(grid.double(), mean, log_var)[:, 0]
+    prior = distributions.gaussian_log_density(grid.double(), 0.0, 0.0)[:, 0]
+    posterior = distributions.gaussian_log_density(grid.double(), mean, log_var)[:, 0]
     evidence = torch.logsumexp(given + prior, dim=0) + math.log(step)
     bound = (posterior.exp() * (given + prior - posterior)).sum() * step
     found = score(model, image.expand(200, -1, -1, -1)).nats
@@ -141,7 +141,7 @@ def test_the_bounds_of_one_gaussian_pixel_are_the_closed_forms(monkeypatch):
     monkeypatch.setattr(
         model,
         "_reconstruction",
-        lambda images, codes, labels: likelihoods.gaussian_log_density(
+        lambda images, codes, labels: distributions.gaussian_log_density(
             torch.ones(()), codes, 0.0
         ).sum(1),
     )
@@ -174,7 +174,7 @@ def test_importance_weights_of_a_linear_gaussian_model_are_the_evidence(monkeypa
 
     def gaussian(images, codes, labels):
         means = codes.double() @ wide.T
-        return likelihoods.gaussian_log_density(x, means, math.log(variance)).sum(1)
+        return distributions.gaussian_log_density(x, means, math.log(variance)).sum(1)
 
     monkeypatch.setattr(model, "_reconstruction", gaussian)
     covariance = wide @ wide.T + variance * torch.eye(16, dtype=torch.float64)
@@ -202,10 +202,10 @@ def test_importance_bound_rises_with_the_draws_from_the_elbo_to_the_evidence():
     assert means[1] < means[4] < means[64]
     grid = torch.linspace(-8, 8, 4001)[:, None]
     with torch.no_grad():
-        given = likelihoods.logistic_mixture_log_prob(
+        given = distributions.logistic_mixture_log_prob(
             image[:1].expand(4001, -1, -1, -1), model.decode(grid, None)
         )
-    prior = likelihoods.gaussian_log_density(grid.double(), 0.0, 0.0)[:, 0]
+    prior = distributions.gaussian_log_density(grid.double(), 0.0, 0.0)[:, 0]
     log_joint = given.double().flatten(1).sum(1) + prior
     evidence = (torch.logsumexp(log_joint, dim=0) + math.log(16 / 4000)).item()
     assert means[64] < evidence + 4 * found[64].iwae.std().item() / 20
@@ -274,7 +274,7 @@ def test_elbo_and_importance_bound_use_the_prior_of_the_label():
         )
         q = torch.distributions.Normal(mean, (log_var / 2).exp())
         with torch.no_grad():
-            log_p = likelihoods.logistic_mixture_log_prob(
+            log_p = distributions.logistic_mixture_log_prob(
                 image.expand(draws, -1, -1, -1), model.decode(codes, told.expand(draws))
             )
         log_p = log_p.flatten(1).sum(1).double()

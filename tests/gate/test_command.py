@@ -12,7 +12,7 @@ from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 from pipeline.gate import baseline, command, compare
 from pipeline.gate.baseline import Baseline, Entry
-from pipeline.orchestration import launch, replicas
+from pipeline.orchestration import replicas, repro
 
 
 def spoil_entry(**values):
@@ -144,7 +144,7 @@ def test_several_trainings_make_a_baseline(project, monkeypatch):
     with paths.PARAMS.open("a") as stream:
         YAML(typ="safe").dump(raw, stream)
     monkeypatch.setattr(cli, "validate", lambda: asked.append("valid"))
-    monkeypatch.setattr(launch, "reproduce", lambda *_, **__: asked.append("default run"))
+    monkeypatch.setattr(repro, "reproduce", lambda *_, **__: asked.append("default run"))
     monkeypatch.setattr(replicas, "measure", measure)
     replace(base(), accepted=("before",)).write()
     assert cli.main(["baseline", "--seeds", "3"]) == 0

@@ -39,9 +39,9 @@ pytestmark = pytest.mark.xdist_group("pipeline")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A clone after a plain, serial `dvc repro`."""
+    """A clone after a serial run of the whole graph, by the DVC that does not start each time."""
     clone = Clone(tmp_path_factory.mktemp("serial"), MODELS)
-    clone.run("dvc", "repro")
+    clone.run("pipeline.orchestration.dvc_process", "repro")
     return clone
 
 
@@ -212,6 +212,12 @@ def test_a_run_ends_with_the_table_what_to_take_and_where_the_report_is(clone):
     assert table < answer < report
     assert "git add" not in told and "dvc push" not in told
     assert "judging vae: done" in told
+
+
+@pytest.mark.slow
+def test_plain_dvc_gives_the_same_lock(clone, finished):
+    clone.run("dvc", "repro", "--force")
+    assert clone.lock() == finished.lock()
 
 
 @pytest.mark.slow

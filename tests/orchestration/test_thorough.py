@@ -6,7 +6,7 @@ from ruamel.yaml import YAML
 
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError
-from pipeline.orchestration import launch, replicas, slots, thorough
+from pipeline.orchestration import dvc_workers, replicas, repro, thorough
 
 RAW = {
     "data": {"folder": ""},
@@ -35,7 +35,7 @@ def project(tmp_path, monkeypatch):
     paths.MODEL_METRICS.mkdir(parents=True)
     for name in RAW["models"]:
         paths.model_metrics(name).write_text(json.dumps(metrics(name, 5, 7)))
-    monkeypatch.setattr(launch, "reproduce", lambda *_, **__: None)
+    monkeypatch.setattr(repro, "reproduce", lambda *_, **__: None)
     monkeypatch.setattr(thorough, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(n))
     monkeypatch.setattr(thorough, "invert", lambda name: {"inversion_mse": 1 / 3})
     return tmp_path
@@ -106,7 +106,7 @@ def test_a_comment_is_no_other_state(project):
 
 def test_a_replica_is_of_the_state_that_the_others_are_of(project, monkeypatch):
     monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
-    monkeypatch.setattr(slots, "to_its_end", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(dvc_workers, "to_its_end", lambda *_, **__: pytest.fail("it ran"))
     with pytest.raises(PipelineError, match="changed since this began"):
         replicas.measure(6, 8, 1, "another state")
 

@@ -73,7 +73,7 @@ def test_the_readmes_table_is_at_most_eight_columns_wide(monkeypatch):
 
 def test_the_readme_begins_with_what_the_table_supports(monkeypatch):
     monkeypatch.chdir(ROOT)
-    rows = collect.committed(params.read(), collect.read_reference(paths.REFERENCE))
+    rows = collect.project_rows(params.read(), collect.read_reference(paths.REFERENCE))
     for answer in recommendation.answers(rows):
         assert f"- **{answer.purpose.strip()}**: {answer.model}, " in documents.leaders()
 

@@ -63,7 +63,7 @@ def test_every_model_has_a_page_with_its_numbers_and_what_made_it(made):
 
 def test_the_page_begins_with_what_to_take_as_the_terminal_says_it(made):
     raw, text = made
-    found = recommendation.answers(collect.committed(raw, reference()))
+    found = recommendation.answers(collect.project_rows(raw, reference()))
     assert len(found) >= 4
     assert text.index('id="answer"') < text.index('id="leaderboard"')
     section = text.split('id="answer"')[1].split("</section>")[0]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from pipeline.blocks import likelihoods
+from pipeline.blocks import distributions
 from pipeline.core.contract import to_signed, to_uint8
 
 LEVELS = torch.arange(256, dtype=torch.uint8)
@@ -28,7 +28,7 @@ def random_mixture(seed, components=3, spread=0.5, scales=(-5.0, 0.0)):
 def level_log_probs(params):
     """log P of all 256 levels, float64 [256]."""
     expanded = params.expand(256, -1, -1)
-    return likelihoods.logistic_mixture_log_prob(LEVELS[:, None], expanded)[:, 0].double()
+    return distributions.logistic_mixture_log_prob(LEVELS[:, None], expanded)[:, 0].double()
 
 
 def interval_probability(distribution, lower, upper):
@@ -71,7 +71,7 @@ def test_mixture_sums_to_one_at_the_extremes(mean, log_scale):
 def test_mixture_gradients_are_finite_at_the_extremes(mean, log_scale):
     params = mixture([0.0, 1.0], [mean, 0.1], [log_scale, -1.0]).requires_grad_()
     expanded = params.expand(256, -1, -1)
-    likelihoods.logistic_mixture_log_prob(LEVELS[:, None], expanded).sum().backward()
+    distributions.logistic_mixture_log_prob(LEVELS[:, None], expanded).sum().backward()
     assert torch.isfinite(params.grad).all()
 
 
@@ -88,9 +88,9 @@ def test_mixture_scores_each_pixel_and_channel_by_its_own_parameters():
     rng = torch.Generator().manual_seed(0)
     params = torch.randn(2, 6, 3, 4, 5, generator=rng)
     images = torch.randint(256, (2, 3, 4, 5), generator=rng, dtype=torch.uint8)
-    found = likelihoods.logistic_mixture_log_prob(images, params)
+    found = distributions.logistic_mixture_log_prob(images, params)
     assert found.shape == images.shape
-    alone = likelihoods.logistic_mixture_log_prob(
+    alone = distributions.logistic_mixture_log_prob(
         images[1:, 2:, 1:2, 3:4], params[1:, :, 2:, 1:2, 3:4]
     )
     assert found[1, 2, 1, 3] == alone.item()
@@ -102,7 +102,7 @@ def test_mixture_samples_have_the_probabilities(seed):
     n = 200_000
     rng = torch.Generator().manual_seed(seed)
     choice, position = torch.rand(2, 1, n, generator=rng)
-    drawn = likelihoods.logistic_mixture_sample(params.expand(1, -1, n), choice, position)
+    drawn = distributions.logistic_mixture_sample(params.expand(1, -1, n), choice, position)
     counts = np.bincount(drawn.flatten().numpy(), minlength=256)
     expected = n * level_log_probs(params).exp().numpy()
     often = expected >= 5
@@ -114,7 +114,7 @@ def test_mixture_samples_have_the_probabilities(seed):
 
 def test_mixture_samples_of_extreme_variates_are_levels():
     edge = torch.tensor([[0.0, 1 - 2**-24, 0.0, 1 - 2**-24]])
-    drawn = likelihoods.logistic_mixture_sample(
+    drawn = distributions.logistic_mixture_sample(
         mixture([0.0], [0.0], [4.0]).expand(1, -1, 4), edge, edge.flip(1)
     )
     assert set(drawn.flatten().tolist()) == {0, 255}
@@ -125,19 +125,19 @@ def test_mixture_samples_of_extreme_variates_are_levels():
 def test_mixture_mean_is_the_expected_level(seed, spread):
     params = random_mixture(seed, spread=spread, scales=(-5.0, 1.0))
     expected = (level_log_probs(params).exp().numpy() * CENTRES).sum()
-    found = likelihoods.logistic_mixture_mean(params).item()
+    found = distributions.logistic_mixture_mean(params).item()
     assert found == pytest.approx(expected, abs=0.5 / 255)
 
 
 def test_mixture_mean_counts_what_is_outside_as_the_outermost_level():
     params = mixture([0.0, 0.0], [-5.0, 3.0], [-5.0, -5.0])
-    assert likelihoods.logistic_mixture_mean(params).item() == pytest.approx(0, abs=1e-5)
+    assert distributions.logistic_mixture_mean(params).item() == pytest.approx(0, abs=1e-5)
 
 
 def gaussian_log_probs(mean, log_scale):
     means = torch.full((256,), mean, dtype=torch.float64)
     scale = torch.tensor(log_scale, dtype=torch.float64)
-    return likelihoods.gaussian_interval_log_prob(LEVELS, means, scale).double()
+    return distributions.gaussian_interval_log_prob(LEVELS, means, scale).double()
 
 
 @pytest.mark.parametrize("mean", [-3.0, -1.0, -0.3, 0.0, 0.001, 0.9, 1.0, 2.0])
@@ -168,7 +168,7 @@ def test_gaussian_far_wider_than_the_range_is_its_density_times_the_width(log_sc
 def test_log1mexp_neither_cancels_nor_overflows():
     x = torch.logspace(-6, 3, 100)
     expected = np.log(-np.expm1(-x.double().numpy()))
-    np.testing.assert_allclose(likelihoods.log1mexp(x), expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(distributions.log1mexp(x), expected, rtol=1e-6, atol=1e-7)
 
 
 def random_gaussians(n=50):
@@ -181,30 +181,32 @@ def test_gaussian_kl_equals_the_distribution_library():
         torch.distributions.Normal(mean1, (log_var1 / 2).exp()),
         torch.distributions.Normal(mean2, (log_var2 / 2).exp()),
     )
-    torch.testing.assert_close(likelihoods.gaussian_kl(mean1, log_var1, mean2, log_var2), expected)
+    torch.testing.assert_close(
+        distributions.gaussian_kl(mean1, log_var1, mean2, log_var2), expected
+    )
 
 
 def test_gaussian_kl_takes_a_standard_normal_as_numbers():
     mean, log_var, _, _ = random_gaussians()
-    expected = likelihoods.gaussian_kl(mean, log_var, torch.zeros(50), torch.zeros(50))
-    assert torch.equal(likelihoods.gaussian_kl(mean, log_var, 0.0, 0.0), expected)
-    assert likelihoods.gaussian_kl(torch.zeros(1), torch.zeros(1), 0.0, 0.0).item() == 0
+    expected = distributions.gaussian_kl(mean, log_var, torch.zeros(50), torch.zeros(50))
+    assert torch.equal(distributions.gaussian_kl(mean, log_var, 0.0, 0.0), expected)
+    assert distributions.gaussian_kl(torch.zeros(1), torch.zeros(1), 0.0, 0.0).item() == 0
 
 
 def test_gaussian_log_density_equals_the_distribution_library():
     x, mean, log_var, _ = random_gaussians()
     expected = torch.distributions.Normal(mean, (log_var / 2).exp()).log_prob(x)
-    torch.testing.assert_close(likelihoods.gaussian_log_density(x, mean, log_var), expected)
+    torch.testing.assert_close(distributions.gaussian_log_density(x, mean, log_var), expected)
 
 
 @pytest.mark.parametrize("dimensions", [1, 784, 3072])
 def test_uniform_is_exactly_eight_bits(dimensions):
-    assert likelihoods.bits_per_dim(dimensions * np.log(256), dimensions) == 8
+    assert distributions.bits_per_dim(dimensions * np.log(256), dimensions) == 8
 
 
 def test_half_a_level_is_half_the_distance_between_levels():
     signed = to_signed(LEVELS).double()
-    np.testing.assert_allclose(signed.diff().numpy() / 2, likelihoods.HALF_STEP, rtol=1e-4)
+    np.testing.assert_allclose(signed.diff().numpy() / 2, distributions.HALF_STEP, rtol=1e-4)
     assert signed[0] == -1 and signed[255] == 1
 
 

@@ -1,8 +1,8 @@
 """Run the whole graph with models side by side, through DVC itself.
 
 DVC runs one stage at a time. Several of it may share a repository if each waits for its locks, so
-the models' chains run in as many `slots` as there are cores (or GPUs), one compute thread each. The
-result is that of a plain `dvc repro`: the same files, the same dvc.lock.
+the models' chains run in as many slots (`dvc_workers`) as there are cores (or GPUs), one compute
+thread each. The result is that of a plain `dvc repro`: the same files, the same dvc.lock.
 """
 
 import os
@@ -15,22 +15,19 @@ from typing import Any
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
-from pipeline.comparison import dvc_lock
 from pipeline.core import files, params, paths, stage
 from pipeline.core.errors import PipelineError
-from pipeline.orchestration import lines
+from pipeline.orchestration import plan
 from pipeline.orchestration.display import Display, forget_logs
-from pipeline.orchestration.slots import Slots
-
-DATA_STAGES = ("download", "preprocess", "domains")
-DATA_STAGE = {"processed": "preprocess", "domains": "domains"}
-"""The stage that makes what a model is trained on (its key ``data``)."""
-JUDGE_STAGES = ("judge", "reference")
-"""Needed by `evaluate` alone, so they run beside the trainings."""
-LAST_STAGES = ("report", "track")
-"""What they show is more than any stage can depend on (dvc.lock, MLflow's store): see `_shown`."""
-JUDGES, DATA, COMPARISON = "the-judges", "the-data", "the-comparison"
-"""Chains of stages that are no model's; no model can be called so."""
+from pipeline.orchestration.dvc_workers import Slots
+from pipeline.orchestration.plan import (
+    COMPARISON,
+    DATA,
+    DATA_STAGES,
+    JUDGE_STAGES,
+    JUDGES,
+    LAST_STAGES,
+)
 
 
 def reproduce(
@@ -73,7 +70,7 @@ def _reproduce(
 ) -> None:
     with _slots() as slots:
         with ThreadPoolExecutor(1) as aside:
-            looking = None if force else aside.submit(stale_stages, slots)
+            looking = None if force else aside.submit(plan.stale_stages, slots)
             check()
             every = params.model_blocks(params.read())
             chosen = list(every) if models is None else list(models)
@@ -81,11 +78,11 @@ def _reproduce(
                 if name not in every:
                     raise PipelineError(f"MODELS: {params.one_of('model', name, every)}")
             stale = looking.result() if looking else None
-        plan = _plan(chosen, every, stale, compare)
-        if plan:
-            default, gpus = default_jobs()
+        chains = plan.chains(chosen, every, stale, compare)
+        if chains:
+            default, gpus = plan.default_jobs()
             slots.grow(jobs or default, gpus)
-            _run(plan, slots, jobs or default, force, compare)
+            _run(chains, slots, jobs or default, force, compare)
             return
         tidy_lock()
         print("Nothing changed: all models and their comparison are up to date.")
@@ -94,45 +91,15 @@ def _reproduce(
             print(f"the report: {_report()}")
 
 
-def _plan(
-    models: list[str], every: dict[str, Any], stale: set[str] | None, compare: bool
-) -> dict[str, list[str]]:
-    """The stages to run, by chain, in the order in which they start; empty if there are none."""
-    unknown = stale is None
-    plan: dict[str, list[str]] = {}
-    if unknown or stale & {*DATA_STAGES}:
-        wanted = {DATA_STAGE[every[name]["data"]] for name in models}
-        plan[DATA] = [
-            name for name in DATA_STAGES if name in wanted or name in ("download", "preprocess")
-        ]
-    judging = bool(plan) or bool((stale or set()) & {*JUDGE_STAGES})
-    if judging:
-        plan[JUDGES] = list(JUDGE_STAGES)
-    for model in models:
-        chain = [f"{each}@{model}" for each in dvc_lock.MODEL_STAGES]
-        first = (
-            0
-            if unknown or DATA in plan
-            else min([k for k, each in enumerate(chain) if each in stale], default=len(chain))
-        )
-        if judging:
-            first = min(first, len(chain) - 1)
-        if chain[first:]:
-            plan[model] = chain[first:]
-    if compare and (plan or "compare" in stale):
-        plan[COMPARISON] = ["compare", *LAST_STAGES]
-    return plan
-
-
-def _run(plan: dict[str, list[str]], slots: Slots, jobs: int, force: bool, compare: bool) -> None:
-    forget_logs(list(plan))
-    models = [name for name in plan if name not in (DATA, JUDGES, COMPARISON)]
-    with Display(plan, jobs) as display:
+def _run(chains: dict[str, list[str]], slots: Slots, jobs: int, force: bool, compare: bool) -> None:
+    forget_logs(list(chains))
+    models = [name for name in chains if name not in (DATA, JUDGES, COMPARISON)]
+    with Display(chains, jobs) as display:
         runner = _Runner(slots, display, force)
         try:
-            if DATA in plan and not runner.run(DATA, plan[DATA], single=False):
+            if DATA in chains and not runner.run(DATA, chains[DATA], single=False):
                 raise PipelineError(_reasons(display, [DATA]))
-            failed = runner.run_models(plan, models)
+            failed = runner.run_models(chains, models)
             for name in failed:
                 # What is left is of another version of this model, and would pass for its result.
                 paths.model_metrics(name).unlink(missing_ok=True)
@@ -168,7 +135,7 @@ def _conclude() -> None:
     from pipeline.comparison import collect, recommendation, tables
 
     reference = collect.read_reference(paths.REFERENCE)
-    rows = collect.committed(params.read(), reference)
+    rows = collect.project_rows(params.read(), reference)
     print(tables.summary(rows))
     print()
     print(recommendation.text(rows))
@@ -192,26 +159,6 @@ def make_judges() -> None:
         runner = _Runner(slots, display, force=False)
         if not runner.run(JUDGES, [JUDGE_STAGES[-1]], single=False):
             raise PipelineError(_reasons(display, [JUDGES]))
-
-
-def stale_stages(slots: Slots) -> set[str] | None:
-    """Stages that a plain `dvc repro` would run or restore from the cache, but for the last ones.
-
-    None if DVC cannot tell, as when results are missing that a stage would need.
-    """
-    said: list[str] = []
-    if slots.run(["repro", "--dry"], said.append) != 0:
-        return None
-    stale = {name for name in map(lines.mentioned, said) if name}
-    return stale - {*LAST_STAGES}
-
-
-def default_jobs() -> tuple[int, int]:
-    """How many models at a time, and how many GPUs they share (0 for none)."""
-    gpus = stage.count_gpus(params.section(params.read(), "runtime"))
-    if gpus:
-        return gpus, gpus
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 0
 
 
 @contextmanager
@@ -253,21 +200,21 @@ class _Runner:
         self.display.finished(chain, code)
         return code == 0
 
-    def run_models(self, plan: dict[str, list[str]], models: Sequence[str]) -> list[str]:
+    def run_models(self, chains: dict[str, list[str]], models: Sequence[str]) -> list[str]:
         """Run the chains of models side by side, beside the judges'; returns those that failed."""
         judges: Future[bool] | None = None
 
         def chain(model: str) -> bool:
-            *before, evaluate = plan[model]
+            *before, evaluate = chains[model]
             if judges is None:
-                return self.run(model, plan[model])
+                return self.run(model, chains[model])
             made = not before or self.run(model, before)
             return made and judges.result() and self.run(model, [evaluate])
 
         with ThreadPoolExecutor(max(1, self.display.slots)) as pool:
             try:
-                if JUDGES in plan:
-                    judges = pool.submit(self.run, JUDGES, plan[JUDGES])
+                if JUDGES in chains:
+                    judges = pool.submit(self.run, JUDGES, chains[JUDGES])
                 succeeded = list(pool.map(chain, models))
             except BaseException:
                 self.slots.stop()

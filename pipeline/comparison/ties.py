@@ -5,13 +5,17 @@ stricter than a test at 5 %, which pays for the many pairs that a table invites 
 """
 
 import math
-from collections.abc import Sequence
+import string
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import special
 
 LEVEL = 0.95
+TIE_FACTOR = 1.5
+"""FIDs of single trainings within this factor are a tie: other seeds move them as much."""
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,40 @@ def of_mean(values: Sequence[float], *, relative: bool = False, level: float = L
     )
     ends = (mean, mean - reach, mean + reach)
     return Interval(*(map(math.exp, ends) if logarithmic else ends), deviation)
+
+
+def interval(row: Mapping[str, Any], key: str) -> tuple[float, float]:
+    """Between which values another training would be, of a row that has ``key``.
+
+    That is the interval over its trainings; of a single one it is a guess, so that two of them
+    overlap within `TIE_FACTOR`.
+    """
+    if row.get(f"{key}_trained_low") is not None:
+        return row[f"{key}_trained_low"], row[f"{key}_trained_high"]
+    return row[key] / math.sqrt(TIE_FACTOR), row[key] * math.sqrt(TIE_FACTOR)
+
+
+def letters(spans: Sequence[tuple[float, float]]) -> list[str]:
+    """Letters for intervals (low, high); two that share a letter overlap.
+
+    Overlapping is not transitive, so one interval may have several letters: each stands for a
+    largest group whose members all overlap (a compact letter display, Piepho 2004). Letters go up
+    with the values.
+    """
+    groups: list[set[int]] = []
+    # Intervals that all overlap have a point in common, and one of their lower ends is such.
+    for low in sorted({low for low, _ in spans}):
+        members = {i for i, (start, end) in enumerate(spans) if start <= low <= end}
+        groups = [each for each in groups if not each <= members]
+        if not any(members <= each for each in groups):
+            groups.append(members)
+    return [
+        " ".join(_letter(place) for place, members in enumerate(groups) if i in members)
+        for i in range(len(spans))
+    ]
+
+
+def _letter(index: int) -> str:
+    """a to z, then a1 to z1 and so on."""
+    round_, place = divmod(index, len(string.ascii_lowercase))
+    return string.ascii_lowercase[place] + (str(round_) if round_ else "")

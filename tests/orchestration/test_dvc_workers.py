@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.orchestration import slots
+from pipeline.orchestration import dvc_workers
 
 ROOT = Path(__file__).parents[2]
 ECHO = """
@@ -27,11 +27,11 @@ for line in sys.stdin:
 @pytest.fixture(autouse=True)
 def echo(monkeypatch):
     """Workers that print what they are given, after a while."""
-    monkeypatch.setattr(slots, "WORKER", (sys.executable, "-u", "-c", ECHO))
+    monkeypatch.setattr(dvc_workers, "WORKER", (sys.executable, "-u", "-c", ECHO))
 
 
 def test_lines_are_handed_on_and_the_code_returned():
-    found, said = slots.Slots(), []
+    found, said = dvc_workers.Slots(), []
     assert found.run(["0", "one", "two"], said.append) == 7
     assert found.run(["0", "three"], said.append) == 7
     assert said == ["one", "two", "three"]
@@ -39,7 +39,7 @@ def test_lines_are_handed_on_and_the_code_returned():
 
 
 def test_one_worker_serves_many_calls():
-    found = slots.Slots()
+    found = dvc_workers.Slots()
     found.run(["0"], print)
     first = found._workers[0].pid
     found.run(["0"], print)
@@ -48,14 +48,14 @@ def test_one_worker_serves_many_calls():
 
 
 def test_a_worker_that_dies_is_replaced():
-    found = slots.Slots()
+    found = dvc_workers.Slots()
     assert found.run(["die"], print) == 3
     assert found.run(["0"], print) == 7
     found.close()
 
 
 def test_as_many_run_at_once_as_there_are_slots():
-    found = slots.Slots()
+    found = dvc_workers.Slots()
     found.grow(2, 0)
     found.run(["0"], print)
     began = time.monotonic()
@@ -69,7 +69,7 @@ def test_as_many_run_at_once_as_there_are_slots():
 
 
 def test_stopping_ends_what_runs_and_starts_nothing():
-    found = slots.Slots()
+    found = dvc_workers.Slots()
     thread = threading.Thread(target=found.run, args=(["60"], print))
     thread.start()
     while not found._workers:
@@ -83,8 +83,8 @@ def test_stopping_ends_what_runs_and_starts_nothing():
 
 def test_each_slot_sees_a_gpu_of_its_own(monkeypatch):
     show = "import os, sys; sys.stdin.readline(); print(os.environ.get('CUDA_VISIBLE_DEVICES')); "
-    monkeypatch.setattr(slots, "WORKER", (sys.executable, "-c", show + "print('\x020')"))
-    found, said = slots.Slots(), []
+    monkeypatch.setattr(dvc_workers, "WORKER", (sys.executable, "-c", show + "print('\x020')"))
+    found, said = dvc_workers.Slots(), []
     found.grow(2, 2)
     for _ in range(2):
         found.run(["0"], said.append)
@@ -94,7 +94,7 @@ def test_each_slot_sees_a_gpu_of_its_own(monkeypatch):
 
 CHAIN = '''
 import signal, sys
-from pipeline.orchestration import slots
+from pipeline.orchestration import dvc_workers
 signal.signal(signal.SIGTERM, signal.default_int_handler)  # as pipeline/__main__.py has it
 code = """
 import signal, sys, time
@@ -103,7 +103,7 @@ open(sys.argv[1], "w").close()
 time.sleep(60)
 """
 inner = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}, sys.argv[1]])"
-slots.to_its_end([sys.executable, "-c", inner, sys.argv[1]])
+dvc_workers.to_its_end([sys.executable, "-c", inner, sys.argv[1]])
 '''
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.orchestration import lines
+from pipeline.orchestration import dvc_output
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from pipeline.orchestration import lines
     ],
 )
 def test_what_a_line_is(text, kind, told):
-    found = lines.parse(text)
+    found = dvc_output.parse(text)
     assert (found.kind, found.text) == (kind, told)
 
 
@@ -51,14 +51,14 @@ def test_what_a_line_is(text, kind, told):
     ],
 )
 def test_what_dvc_advises_is_for_nobody_here(text):
-    assert lines.parse(text).kind == "advice"
+    assert dvc_output.parse(text).kind == "advice"
 
 
 def test_shares_are_of_one():
-    assert lines.parse("sample vae: 50% 500 of 1,000 images, 9/s ").share == 0.5
+    assert dvc_output.parse("sample vae: 50% 500 of 1,000 images, 9/s ").share == 0.5
 
 
 def test_what_would_run_or_be_restored_is_mentioned():
-    assert lines.mentioned("Running stage 'train@vae':") == "train@vae"
-    assert lines.mentioned("Stage 'train@vae' didn't change, skipping") is None
-    assert lines.mentioned("> python -m stages.train vae") is None
+    assert dvc_output.mentioned("Running stage 'train@vae':") == "train@vae"
+    assert dvc_output.mentioned("Stage 'train@vae' didn't change, skipping") is None
+    assert dvc_output.mentioned("> python -m stages.train vae") is None

@@ -1,0 +1,69 @@
+"""What a run has to do: which stages are stale, in which chains they run, how many at a time."""
+
+import os
+from typing import Any
+
+from pipeline.comparison import dvc_lock
+from pipeline.core import params, stage
+from pipeline.orchestration import dvc_output
+from pipeline.orchestration.dvc_workers import Slots
+
+DATA_STAGES = ("download", "preprocess", "domains")
+DATA_STAGE = {"processed": "preprocess", "domains": "domains"}
+"""The stage that makes what a model is trained on (its key ``data``)."""
+JUDGE_STAGES = ("judge", "reference")
+"""Needed by `evaluate` alone, so they run beside the trainings."""
+LAST_STAGES = ("report", "track")
+"""They show more than any stage can depend on, dvc.lock and MLflow's store: see `repro`."""
+JUDGES, DATA, COMPARISON = "the-judges", "the-data", "the-comparison"
+"""Chains of stages that are no model's; no model can be called so."""
+
+
+def stale_stages(slots: Slots) -> set[str] | None:
+    """Stages that a plain `dvc repro` would run or restore from the cache, but for the last ones.
+
+    None if DVC cannot tell, as when results are missing that a stage would need.
+    """
+    said: list[str] = []
+    if slots.run(["repro", "--dry"], said.append) != 0:
+        return None
+    stale = {name for name in map(dvc_output.mentioned, said) if name}
+    return stale - {*LAST_STAGES}
+
+
+def chains(
+    models: list[str], every: dict[str, Any], stale: set[str] | None, compare: bool
+) -> dict[str, list[str]]:
+    """The stages to run, by chain, in the order in which they start; empty if there are none."""
+    unknown = stale is None
+    plan: dict[str, list[str]] = {}
+    if unknown or stale & {*DATA_STAGES}:
+        wanted = {DATA_STAGE[every[name]["data"]] for name in models}
+        plan[DATA] = [
+            name for name in DATA_STAGES if name in wanted or name in ("download", "preprocess")
+        ]
+    judging = bool(plan) or bool((stale or set()) & {*JUDGE_STAGES})
+    if judging:
+        plan[JUDGES] = list(JUDGE_STAGES)
+    for model in models:
+        chain = [f"{each}@{model}" for each in dvc_lock.MODEL_STAGES]
+        first = (
+            0
+            if unknown or DATA in plan
+            else min([k for k, each in enumerate(chain) if each in stale], default=len(chain))
+        )
+        if judging:
+            first = min(first, len(chain) - 1)
+        if chain[first:]:
+            plan[model] = chain[first:]
+    if compare and (plan or "compare" in stale):
+        plan[COMPARISON] = ["compare", *LAST_STAGES]
+    return plan
+
+
+def default_jobs() -> tuple[int, int]:
+    """How many models at a time, and how many GPUs they share (0 for none)."""
+    gpus = stage.count_gpus(params.section(params.read(), "runtime"))
+    if gpus:
+        return gpus, gpus
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 0
