@@ -76,6 +76,13 @@ class Clone:
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done
 
+    def take_over(self, root: Path) -> None:
+        """Have what a finished run in ``root`` has in its cache, where there is one."""
+        if (root / ".dvc/cache").is_dir() and (root / "dvc.lock").exists():
+            shutil.copy(root / "dvc.lock", self.folder / "dvc.lock")
+            config = f"[cache]\ndir = {root / '.dvc/cache'}\n"
+            (self.folder / ".dvc/config.local").write_text(config)
+
     def commit(self) -> None:
         """Commit what git tracks of it."""
         self._git("add", "--all")

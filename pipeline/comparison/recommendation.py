@@ -54,6 +54,8 @@ class Purpose:
         guess: whether single trainings are a tie within `TIE_FACTOR`, as FIDs are.
         caveats: what there is to know of the best row.
         serves: which rows are looked at.
+        narrower: whether it asks less than one before it, so that it needs no answer where that
+            one has the same.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Purpose:
     guess: bool
     caveats: Callable[[Row], list[str]]
     serves: Callable[[Row], bool] = lambda row: True
+    narrower: bool = False
 
 
 def _sample_caveats(row: Row) -> list[str]:
@@ -103,6 +106,7 @@ PURPOSES = (
         True,
         _sample_caveats,
         lambda row: row.get("label_accuracy") is None,
+        narrower=True,
     ),
     Purpose(
         "best likelihood",
@@ -130,7 +134,7 @@ def answers(rows: Sequence[Row]) -> list[Recommendation]:
     found = []
     for purpose in PURPOSES:
         best, tied = standing(rows, purpose)
-        if best is None:
+        if best is None or (purpose.narrower and found[:1] and found[0].model == best["model"]):
             continue
         listed = served(rows, purpose)
         caveats = [*purpose.caveats(best), *_trained_once(purpose, best, tied, listed)]

@@ -35,7 +35,18 @@ END = "\x02"
 STAGE = re.compile(r"python -m (stages\.\w+)((?: \w+)*)")
 PROJECT = ("pipeline", "stages")
 """Packages that a stage imports afresh, as they are when it starts."""
-PRELOADED = ("numpy", "torch", "pydantic", "ruamel.yaml", "safetensors.torch", "tqdm", "PIL.Image")
+PRELOADED = (
+    "numpy",
+    "torch",
+    # Its compiler, which nothing here uses: every optimiser imports it, and so does every count of
+    # operations, which takes as long as torch itself.
+    "torch._dynamo",
+    "pydantic",
+    "ruamel.yaml",
+    "safetensors.torch",
+    "tqdm",
+    "PIL.Image",
+)
 """What most stages import and nobody edits."""
 
 

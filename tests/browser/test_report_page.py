@@ -16,11 +16,14 @@ pytestmark = [
 ]
 ASK = """
 <script>
+const table = () => document.querySelector("#leaderboard table");
 const heads = [...document.querySelectorAll("#leaderboard th")];
 const column = heads.findIndex(head => head.textContent.startsWith("%s"));
 const button = heads[column].firstElementChild;
 button.focus();
 for (let i = 0; i < %d; i++) button.click();
+const boxes = document.querySelectorAll("#leaderboard .choice input");
+if (%s) boxes[boxes.length - 1].click();
 const found = {
   focused: document.activeElement === button,
   sort: heads[column].getAttribute("aria-sort"),
@@ -28,6 +31,10 @@ const found = {
   cells: [...document.querySelectorAll("#leaderboard tbody tr")].map(
     row => row.cells[column].textContent.trim()),
   wide: document.documentElement.scrollWidth > innerWidth,
+  cut: table().scrollWidth > table().parentElement.clientWidth,
+  hidden: heads.filter(head => head.classList.contains("off")).map(head => head.textContent),
+  boxes: [...document.querySelectorAll("#leaderboard .choice input")].map(box => box.checked),
+  told: document.querySelector("#leaderboard summary").textContent,
   unnamed: [...document.images].filter(image => !image.alt || !image.naturalWidth).length,
 };
 document.body.textContent = "FOUND" + JSON.stringify(found) + "END";
@@ -35,10 +42,10 @@ document.body.textContent = "FOUND" + JSON.stringify(found) + "END";
 """
 
 
-def ask(page, tmp_path, column="FID", clicks=1, width=1280):
-    """What the page says of itself after ``clicks`` on a column's head."""
+def ask(page, tmp_path, column="FID", clicks=1, width=1280, last_box=False):
+    """What the page says of itself after ``clicks`` on a column's head, and on the last box."""
     file = tmp_path / "asked.html"
-    file.write_text(page.replace("</body>", ASK % (column, clicks)))
+    file.write_text(page.replace("</body>", ASK % (column, clicks, str(last_box).lower())))
     command = [
         CHROMIUM,
         "--headless",
@@ -86,3 +93,27 @@ def test_the_page_fits_its_window_and_shows_its_pictures(made, tmp_path, width):
     found = ask(made[1], tmp_path, width=width)
     assert not found["wide"]
     assert found["unnamed"] == 0
+
+
+@pytest.mark.parametrize("width", [2000, 1280, 700])
+def test_the_leaderboard_shows_the_columns_that_fit(made, tmp_path, width):
+    found = ask(made[1], tmp_path, width=width)
+    assert not found["cut"]
+    heads = len(found["boxes"]) + 1  # the model's name stays
+    shown = heads - len(found["hidden"])
+    assert found["told"].startswith(f"Columns: {shown} of {heads}")
+    assert found["boxes"].count(False) == len(found["hidden"])
+    if width == 700:
+        assert found["hidden"] and not any("FID (judge)" in head for head in found["hidden"])
+
+
+def test_a_column_that_a_reader_chooses_is_shown(made, tmp_path):
+    before = ask(made[1], tmp_path, width=700)
+    after = ask(made[1], tmp_path, width=700, last_box=True)
+    assert len(after["hidden"]) == len(before["hidden"]) - 1
+    assert after["boxes"][-1]
+
+
+def test_the_page_begins_with_the_answer(made):
+    page = made[1]
+    assert page.index('id="answer"') < page.index('id="leaderboard"')

@@ -19,6 +19,7 @@ def test_half_a_budget_and_lost_statistics_are_stopped(tmp_path):
     `test_adversarial` does, since an image then depends on its batch.
     """
     clone = Clone(tmp_path, tuple(MODELS), small=False)
+    clone.take_over(ROOT)  # data and judges
     shutil.copytree(ROOT / "metrics/models", clone.folder / "metrics/models")
     shutil.copy(ROOT / "metrics/baseline.json", clone.folder / "metrics")
     assert clone.run("pipeline", "gate").returncode == 0, "the committed run passes"
