@@ -130,3 +130,39 @@ def test_docstrings_and_comments_are_read_alike():
     text = '"""See `pipeline.a`."""\n# and `pipeline.b`\nx = 1\n"""which is `pipeline.c`"""\n'
     assert FULL.findall(prose(text)) == ["pipeline.a", "pipeline.c", "pipeline.b"]
     assert SHORT.findall("``a.b`` `c.d` `e` `f.g()`") == ["c.d"]
+
+
+def _used(path: Path) -> set[tuple[str, str]]:
+    """(module, attribute) of what a file takes from the project's modules by their names."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    modules, names = {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pipeline":
+            for alias in node.names:
+                modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        if isinstance(node, ast.arg):
+            names.add(node.arg)
+    return {
+        (modules[node.value.id], node.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in modules
+        and node.value.id not in names
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [str(p.relative_to(ROOT)) for d in ("pipeline", "stages") for p in (ROOT / d).rglob("*.py")],
+)
+def test_what_is_taken_from_another_module_is_there(path):
+    """Also where no test goes, such as a default that tests do not ask for."""
+    for name, attribute in _used(ROOT / path):
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue  # a class or a function, whose attributes are not looked at
+        assert hasattr(module, attribute), f"{path}: {name} has no {attribute}"

@@ -15,6 +15,8 @@ import psutil
 
 from pipeline.orchestration import dvc_process
 
+STOPPED = 130
+"""The exit code of what did not come to its end since everything was stopped."""
 WORKER = (sys.executable, "-m", "pipeline.orchestration.dvc_process")
 ENDING_SECONDS = 30
 """The longest wait for what was asked to end: where nobody reaps the dead, they stay listed."""
@@ -53,12 +55,12 @@ class Slots:
             line: is given each line of the output.
 
         Returns:
-            DVC's exit code; 130 if everything was stopped meanwhile.
+            DVC's exit code; `STOPPED` if everything was stopped meanwhile.
         """
         slot = self._free.get()
         try:
             if self._stopping.is_set():
-                return 130
+                return STOPPED
             worker = self._worker(slot)
             worker.stdin.write(json.dumps(["--wait-for-lock", *arguments]) + "\n")
             worker.stdin.flush()
@@ -67,10 +69,11 @@ class Slots:
                     return int(text[1:])
                 line(text.rstrip("\n"))
             self._workers.pop(slot, None)
-            return worker.wait() or 1  # it ended without an answer
+            code = worker.wait() or 1  # it ended without an answer
+            return STOPPED if self._stopping.is_set() else code
         except BrokenPipeError:
             self._workers.pop(slot, None)
-            return 1
+            return STOPPED if self._stopping.is_set() else 1
         finally:
             self._free.put(slot)
 

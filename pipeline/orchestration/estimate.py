@@ -33,8 +33,9 @@ class Durations:
 
     def took(self, stage: str, seconds: float) -> None:
         """Remember what a stage took."""
-        self._guessed += guess(stage)
-        self._measured += seconds
+        if stage.partition("@")[0] in TYPICAL:  # of short ones the guess says nothing
+            self._guessed += guess(stage)
+            self._measured += seconds
         self.known[stage] = round(seconds, 1)
 
     def save(self) -> None:

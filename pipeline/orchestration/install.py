@@ -16,8 +16,8 @@ from pathlib import Path
 
 CONSTRAINTS = Path("constraints.txt")
 EXTRAS = "dev"
-SIZES = {True: "5.5 GB with CUDA's libraries", False: "1.8 GB"}
-"""On disk, as measured, with and without the libraries of GPUs."""
+SIZE = "5.5 GB on disk with CUDA's libraries"
+"""As measured, with the pinned versions."""
 QUIET_SECONDS = 15.0
 """Between two lines, where there is no terminal to write over the last one."""
 MEBI = 2**20
@@ -28,7 +28,8 @@ def main(venv: Path, options: list[str]) -> int:
     python = venv / "bin" / "python"
     packages = sum(not line.startswith("#") for line in CONSTRAINTS.read_text().splitlines())
     cuda = "--extra-index-url" not in options
-    print(f"Installing about {packages} packages into {venv}, once: {SIZES[cuda]}, some minutes.")
+    size = SIZE if cuda else "far less than with CUDA's libraries"
+    print(f"Installing about {packages} packages into {venv}, once: {size}, some minutes.")
     if cuda and sys.platform == "linux":
         print("Without a GPU, TORCH_INDEX=... (see README.md) spares most of that.")
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-color"]
@@ -92,7 +93,7 @@ class Shown:
     def _tell(self, what: str, *, last: bool = False) -> None:
         self.told = time.monotonic()
         minutes, seconds = divmod(round(self.told - self.began), 60)
-        text = f"  {minutes}:{seconds:02}  {size(self.venv) / MEBI:,.0f} MB  {what}"
+        text = f"  {minutes}:{seconds:02}  {bytes_below(self.venv) / MEBI:,.0f} MB  {what}"
         if self.terminal:
             width = os.get_terminal_size().columns - 1
             print(f"\r\x1b[2K{text[:width]}", end="\n" if last else "", flush=True)
@@ -100,7 +101,7 @@ class Shown:
             print(text, flush=True)
 
 
-def size(folder: Path) -> int:
+def bytes_below(folder: Path) -> int:
     """Bytes of all files below a folder; what vanishes meanwhile counts as nothing."""
     total, waiting = 0, [str(folder)]
     while waiting:

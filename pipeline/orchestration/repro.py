@@ -19,7 +19,7 @@ from pipeline.core import files, params, paths, stage
 from pipeline.core.errors import PipelineError
 from pipeline.orchestration import plan
 from pipeline.orchestration.display import Display, forget_logs
-from pipeline.orchestration.dvc_workers import Slots
+from pipeline.orchestration.dvc_workers import STOPPED, Slots
 from pipeline.orchestration.plan import (
     COMPARISON,
     DATA,
@@ -197,7 +197,8 @@ class _Runner:
         code = 0
         for arguments in calls:
             code = code or self.slots.run(arguments, lambda text: self.display.line(chain, text))
-        self.display.finished(chain, code)
+        if code != STOPPED:  # what a person stopped has not failed
+            self.display.finished(chain, code)
         return code == 0
 
     def run_models(self, chains: dict[str, list[str]], models: Sequence[str]) -> list[str]:

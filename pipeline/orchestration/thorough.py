@@ -15,7 +15,7 @@ from pipeline.core import files, params, paths, seeds, stage
 from pipeline.datasets.store import Store
 from pipeline.evaluation import reconstruction
 from pipeline.models import entries, weights
-from pipeline.orchestration import replicas, repro
+from pipeline.orchestration import plan, replicas, repro
 
 
 def run(jobs: int | None) -> None:
@@ -48,7 +48,7 @@ def _run(jobs: int | None, state: str) -> None:
         found[chosen] = replicas.measure(*chosen, jobs, state)
     print("thorough: images that models without an encoder are asked to make")
     context = get_context("spawn")
-    with ProcessPoolExecutor(jobs or repro.default_jobs()[0], mp_context=context) as pool:
+    with ProcessPoolExecutor(jobs or plan.default_jobs()[0], mp_context=context) as pool:
         inverted = dict(zip(models, pool.map(invert, models), strict=True))
     replicas.confirm(state)
     for name in models:

@@ -70,7 +70,8 @@ def test_as_many_run_at_once_as_there_are_slots():
 
 def test_stopping_ends_what_runs_and_starts_nothing():
     found = dvc_workers.Slots()
-    thread = threading.Thread(target=found.run, args=(["60"], print))
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(found.run(["60"], print)))
     thread.start()
     while not found._workers:
         time.sleep(0.05)
@@ -78,7 +79,8 @@ def test_stopping_ends_what_runs_and_starts_nothing():
     found.stop()
     thread.join(10)
     assert not thread.is_alive() and worker.poll() is not None
-    assert found.run(["0"], print) == 130
+    assert codes == [dvc_workers.STOPPED]
+    assert found.run(["0"], print) == dvc_workers.STOPPED
 
 
 def test_each_slot_sees_a_gpu_of_its_own(monkeypatch):

@@ -36,6 +36,13 @@ def test_guesses_follow_what_others_took():
     assert durations.expected("evaluate@vae") == pytest.approx(3 * before)
 
 
+def test_short_stages_say_nothing_of_long_ones():
+    durations = Durations()
+    before = durations.expected("train@vae")
+    durations.took("download", 0.1)
+    assert durations.expected("train@vae") == before
+
+
 def test_a_damaged_memory_is_none():
     paths.WORK.mkdir()
     paths.DURATIONS.write_text("{")

@@ -6,7 +6,7 @@ from ruamel.yaml import YAML
 
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError
-from pipeline.orchestration import dvc_workers, replicas, repro, thorough
+from pipeline.orchestration import dvc_workers, plan, replicas, repro, thorough
 
 RAW = {
     "data": {"folder": ""},
@@ -60,6 +60,18 @@ def test_each_model_has_its_runs(project, monkeypatch):
         assert (found["model"], found["trainings"], found["sample_sets"]) == (name, 3, 2)
         assert [run["fid"] for run in found["runs"]] == [5.7, 6.8, 7.9, 5.8]
         assert found["inversion_mse"] == 0.33333333
+
+
+def test_by_default_as_many_at_a_time_as_there_are_cores(project, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        replicas,
+        "measure",
+        lambda t, s, jobs, before: {name: metrics(name, t, s) for name in RAW["models"]},
+    )
+    monkeypatch.setattr(plan, "default_jobs", lambda: asked.append(True) or (2, 0))
+    thorough.run(None)
+    assert asked and paths.thorough_metrics("vae").exists()
 
 
 def test_nothing_is_written_where_a_run_fails(project, monkeypatch):
