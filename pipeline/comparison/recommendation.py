@@ -4,6 +4,7 @@ Ties are those of the tables (`ties.interval`): what they do not tell apart is n
 here. No answer is better than the numbers that it names.
 """
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from pipeline.comparison import tables, ties
 from pipeline.comparison.collect import OK, Row
 from pipeline.comparison.questions import number
 from pipeline.comparison.ties import TIE_FACTOR
+
+WIDTH = 100
+"""Of lines in a terminal."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +181,18 @@ def served(rows: Sequence[Row], purpose: Purpose) -> list[Row]:
 
 
 def text(rows: Sequence[Row]) -> str:
-    """A line for each answer, for a terminal."""
+    """A paragraph for each answer, for a terminal."""
     found = answers(rows)
-    width = max((len(each.purpose) for each in found), default=0)
-    lines = [f"{each.purpose.ljust(width)}  {each.sentence()}" for each in found]
+    width = max((len(each.purpose) for each in found), default=0) + 2
+    lines = [
+        textwrap.fill(
+            each.sentence(),
+            WIDTH,
+            initial_indent=each.purpose.ljust(width),
+            subsequent_indent=" " * width,
+        )
+        for each in found
+    ]
     return "\n".join(lines).replace("±", "+-")
 
 

@@ -390,7 +390,7 @@ def test_reconstructions_from_codes_of_any_size_rank_no_models():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_the_text_is_plain_and_has_a_line_for_each_answer(seed):
+def test_the_text_is_plain_and_has_a_paragraph_for_each_answer(seed):
     rows = [
         row | {"bits_per_dim_stderr": 0.0125, "coverage": 0.5, "sampling_flops": 1e6}
         if row["kind"] == "model"
@@ -398,13 +398,13 @@ def test_the_text_is_plain_and_has_a_line_for_each_answer(seed):
         for row in some_rows(seed)
     ]
     found, lines = recommendation.answers(rows), recommendation.text(rows).splitlines()
-    assert len(lines) == len(found)
-    width = max(len(each.purpose) for each in found)
-    for answer, line in zip(found, lines, strict=True):
-        assert line.isascii()
-        assert line[:width].rstrip() == answer.purpose
-        assert line[width:].startswith(f"  {answer.model}, ")
-        assert all(caveat.replace("±", "+-") in line for caveat in answer.caveats)
+    width = max(len(each.purpose) for each in found) + 2
+    assert all(line.isascii() and len(line) <= recommendation.WIDTH for line in lines)
+    starts = [i for i, line in enumerate(lines) if line[:width].strip()]
+    assert [lines[i][:width].rstrip() for i in starts] == [each.purpose for each in found]
+    for answer, start, end in zip(found, starts, [*starts[1:], len(lines)], strict=True):
+        told = " ".join(line[width:].strip() for line in lines[start:end])
+        assert told == answer.sentence().replace("±", "+-")
 
 
 def test_errors_of_values_are_shown():

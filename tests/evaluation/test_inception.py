@@ -139,9 +139,9 @@ def test_features_are_those_of_equal_channels_and_remembered(weights, monkeypatc
     grey = images(2, 0, 1)
     found = embed(grey)
     assert found.shape == (2, 2048) and found.dtype == np.float64
-    monkeypatch.setattr(inception.Embedder, "_features", None)
-    np.testing.assert_array_equal(embed(np.ascontiguousarray(grey)), found)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:  # and not undo, which would leave this folder, too
+        patch.setattr(inception.Embedder, "_features", None)
+        np.testing.assert_array_equal(embed(np.ascontiguousarray(grey)), found)
     np.testing.assert_array_equal(embed(np.repeat(grey, 3, axis=1)), found)
     assert np.ptp(found, axis=0).max() > 0
 
