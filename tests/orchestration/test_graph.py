@@ -175,6 +175,19 @@ def test_editing_a_family_reruns_its_models_alone(clone):
     assert {name for name in stale if "@" in name} <= chain("dcgan")
 
 
+def test_editing_what_shows_or_gates_results_reruns_no_model(clone):
+    for name in ("report/page", "gate/compare", "tracking/mirror", "orchestration/repro"):
+        file = clone.folder / f"pipeline/{name}.py"
+        file.write_text(file.read_text() + "# edited\n")
+    assert clone.stale() == ALWAYS
+
+
+def test_editing_how_results_are_compared_compares_again_and_no_more(clone):
+    file = clone.folder / "pipeline/comparison/tables.py"
+    file.write_text(file.read_text() + "# edited\n")
+    assert clone.stale() == AFTER
+
+
 def test_a_comment_and_a_runtime_knob_rerun_nothing(clone):
     text = clone.text("params.yaml")
     (clone.folder / "params.yaml").write_text("# a comment\n" + text)
