@@ -1,13 +1,13 @@
 import pytest
 import torch
 from builders import COLOUR, SMALL, some_batch, some_labels, tiny_model, trained, trainer
-from pipeline.core.images import ImageSpec
 from torch import nn
 
 from pipeline.blocks import adversarial
 from pipeline.blocks.nets import great_circle
 from pipeline.core import seeds
 from pipeline.core.contract import to_uint8
+from pipeline.core.images import ImageSpec
 
 MODELS = {
     "gan": ("gan", {"network": {"architecture": "dense", "hidden": 16}}),

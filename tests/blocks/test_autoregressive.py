@@ -6,7 +6,6 @@ import time
 import pytest
 import torch
 from builders import some_images, some_labels, tiny_model
-from pipeline.core.images import ImageSpec
 from scipy import stats
 
 from pipeline import families
@@ -23,6 +22,7 @@ from pipeline.blocks.autoregressive import (
 from pipeline.blocks.rows import RowTokens
 from pipeline.core import seeds
 from pipeline.core.contract import Batch, to_signed
+from pipeline.core.images import ImageSpec
 
 GREY = ImageSpec(1, 7, 6, 10)
 COLOUR = ImageSpec(3, 5, 4, 10)

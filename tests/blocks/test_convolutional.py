@@ -3,11 +3,11 @@ from itertools import pairwise
 import pytest
 import torch
 from builders import COLOUR, SMALL
-from pipeline.core.images import ImageSpec
 from torch import nn
 
 from pipeline.blocks.convolutional import Decoder, Encoder
 from pipeline.core.contract import count_parameters
+from pipeline.core.images import ImageSpec
 
 SHAPES = [SMALL, COLOUR, ImageSpec(1, 28, 28, 10), ImageSpec(3, 20, 24, 2), ImageSpec(1, 9, 23, 2)]
 EVERY = pytest.mark.parametrize("spec", SHAPES, ids=lambda spec: "x".join(map(str, spec.shape)))

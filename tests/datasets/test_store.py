@@ -3,8 +3,8 @@ import json
 
 import numpy as np
 import pytest
-from pipeline.core.images import ImageSpec
 
+from pipeline.core.images import ImageSpec
 from pipeline.datasets.store import SPLITS, Split, Store, write
 
 CLASSES = ["cat", "dog", "owl"]

@@ -15,7 +15,6 @@ from builders import (
     tiny_params,
     trained,
 )
-from pipeline.core.images import ImageSpec
 
 from pipeline import families
 from pipeline.core import seeds
@@ -29,6 +28,7 @@ from pipeline.core.contract import (
     in_batches,
 )
 from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
 from pipeline.models import weights
 
 FAMILY = pytest.mark.parametrize("name", families.names())

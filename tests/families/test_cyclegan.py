@@ -1,10 +1,10 @@
 import pytest
 import torch
 from builders import COLOUR, some_batch, some_images, tiny_model, trainer
-from pipeline.core.images import ImageSpec
 from torch import nn
 
 from pipeline.core.contract import Batch, Illustrates, Samples, Translates, to_signed
+from pipeline.core.images import ImageSpec
 from pipeline.families import cyclegan
 from pipeline.training.trainer import Trainer
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from builders import SMALL, some_images, some_labels, tiny_model, trained
-from pipeline.core.images import ImageSpec
 from torch import nn
 
 from pipeline.blocks.diffusion import Diffusion
 from pipeline.core import seeds
 from pipeline.core.contract import Batch, to_signed, to_uint8
 from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
 
 SCHEDULES = pytest.mark.parametrize("schedule", ["cosine", "linear"])
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from builders import SMALL, some_batch, some_images, some_labels, tiny_model, trainer
-from pipeline.core.images import ImageSpec
 from torch import nn
 
 from pipeline.core import seeds
 from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
 from pipeline.families.gpt import Block, Cache, GptNetwork
 
 GREY = ImageSpec(1, 7, 6, 10)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from builders import tiny_model
+
 from pipeline.core.images import ImageSpec
 
 COLOUR = ImageSpec(3, 5, 4, 10)

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 from builders import some_images, tiny_model
-from pipeline.core.images import ImageSpec
 
 from pipeline.blocks.autoregressive import DILATIONS, REACH
 from pipeline.core.contract import to_signed
+from pipeline.core.images import ImageSpec
 
 GREY = ImageSpec(1, 7, 6, 10)
 COLOUR = ImageSpec(3, 5, 4, 10)
