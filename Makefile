@@ -22,7 +22,7 @@ setup: $(STAMP) ## install into .venv (TORCH_INDEX=... for a CPU build of torch)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PYTHON) pipeline/orchestration/install.py $(VENV) $(PIP_INDEX)
 	@touch $@
 

@@ -249,6 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = COMMANDS[options.command]
     # What is asked to end, ends its children too, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)  # a closed terminal, but for nohup
     try:
         return chosen.function(options) or 0
     except PipelineError as error:

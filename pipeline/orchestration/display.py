@@ -36,8 +36,9 @@ class Display:
         self._said: dict[str, list[str]] = {}
         self._current: dict[str, str] = {}
         self._began = self._printed = time.monotonic()
-        self._lock = threading.RLock()
         self._live: Any = nullcontext()
+        self._lock = threading.RLock()
+        self._waiting: list[str] = []
         self._ended = threading.Event()
         self.terminal = sys.stdout.isatty()
 
@@ -76,25 +77,37 @@ class Display:
             elif found.kind == "said":
                 self._said.setdefault(chain, []).append(text)
                 if text.startswith("warning:"):
-                    self.say(f"{chain}: {text}")
+                    self._waiting.append(f"{chain}: {text}")
+        self._print_waiting()
 
     def finished(self, chain: str, code: int) -> None:
         """A call of DVC for a chain has ended."""
         with self._lock:
             if code == 0:
                 self._finish(chain)
-                return
-            stage = self._current.pop(chain, None)
-            self.running.pop(stage, None)
-            said = [each for each in self._said.get(chain, []) if not each.startswith("warning:")]
-            told = [each for each in said if each.startswith("error:")]
-            self.errors[chain] = told or said[-KEPT:] or [f"exit code {code}"]
-            self.say(f"{stage or chain}: FAILED")
+            else:
+                self._fail(chain, code)
+        self._print_waiting()
 
-    def say(self, text: str) -> None:
-        """Print a line above the panel."""
-        with self._lock:
-            self._printed = time.monotonic()
+    def _fail(self, chain: str, code: int) -> None:
+        stage = self._current.pop(chain, None)
+        self.running.pop(stage, None)
+        said = [each for each in self._said.get(chain, []) if not each.startswith("warning:")]
+        told = [each for each in said if each.startswith("error:")]
+        self.errors[chain] = told or said[-KEPT:] or [f"exit code {code}"]
+        self._waiting.append(f"{stage or chain}: FAILED")
+
+    def _print_waiting(self) -> None:
+        """Print lines above the panel.
+
+        Without our lock: rich holds its own while it asks for the panel, which takes ours.
+        """
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    return
+                text = self._waiting.pop(0)
+                self._printed = time.monotonic()
             if self.terminal:
                 self._live.console.print(text, markup=False, highlight=False)
             else:
@@ -113,7 +126,7 @@ class Display:
             return
         self.done[stage] = how
         if not self.terminal:
-            self.say(f"{_words(stage)}: {how}   [{self._summary()}]")
+            self._waiting.append(f"{_words(stage)}: {how}   [{self._summary()}]")
 
     def _log(self, chain: str, text: str) -> None:
         paths.LOGS.mkdir(parents=True, exist_ok=True)
@@ -161,7 +174,8 @@ class Display:
                         f"{_words(name)} {100 * share:.0f} %" if share else _words(name)
                         for name, (_, share, _) in self.running.items()
                     )
-                    self.say(f"running: {shown or 'DVC'}   [{self._summary()}]")
+                    self._waiting.append(f"running: {shown or 'DVC'}   [{self._summary()}]")
+                self._print_waiting()
 
     def _panel(self) -> Any:
         from rich.console import Group

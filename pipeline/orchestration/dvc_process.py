@@ -9,7 +9,7 @@ and writes the whole of dvc.lock with a parser that keeps comments, of which the
 stage is a Python that imports torch, which takes as long as some trainings. Here dvc.lock goes
 through the fast parser, params.yaml is parsed again when it changed, and a stage is a copy of this
 process (fork) in which libraries are imported already, but nothing of the project is. What is
-written is the same, which a test compares with plain DVC; if a later DVC has none of what is
+written means the same, which a test compares with plain DVC; if a later DVC has none of what is
 replaced here, it runs as it is.
 """
 
@@ -76,7 +76,9 @@ def _make_quick() -> None:
     import dvc.dependency.param
     import dvc.dvcfile
     import dvc.stage.run
+    from tqdm import tqdm
 
+    tqdm.monitor_interval = 0  # DVC's bars, also those that are not shown, would start a thread
     for module, name, quicker in (
         (dvc.dvcfile, "modify_yaml", _modifying),
         (dvc.dependency.param, "load_path", _remembering),
@@ -181,12 +183,17 @@ def _become(module: str, arguments: list[str], options: dict[str, Any]) -> NoRet
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # what DVC would do at its end is not this process's to do
+        # Whatever happens, this copy must not go on as the process that it is a copy of.
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
 
 
 if __name__ == "__main__":

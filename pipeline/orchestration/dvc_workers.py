@@ -36,7 +36,8 @@ class Slots:
         self._number = 1
         self._gpus = 0
         self._workers: dict[int, subprocess.Popen] = {}
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._lock = threading.Lock()
 
     def grow(self, number: int, gpus: int) -> None:
         """Have so many slots; with several GPUs, each sees one of them in turn."""
@@ -59,23 +60,39 @@ class Slots:
         """
         slot = self._free.get()
         try:
-            if self._stopping.is_set():
-                return STOPPED
-            worker = self._worker(slot)
-            worker.stdin.write(json.dumps(["--wait-for-lock", *arguments]) + "\n")
-            worker.stdin.flush()
-            for text in worker.stdout:
-                if text.startswith(dvc_process.END):
-                    return int(text[1:])
-                line(text.rstrip("\n"))
+            with self._lock:
+                if self._stopping:
+                    return STOPPED
+                worker = self._worker(slot)
+            code = self._call(worker, arguments, line)
+            if code is not None:
+                return code
+            self._workers.pop(slot, None)  # it ended without an answer
+            code = worker.wait() or 1
+            return STOPPED if self._stopping else code
+        except BaseException:
+            # Whoever takes the lines has given up, so nobody would take the answer either.
+            end(worker)
             self._workers.pop(slot, None)
-            code = worker.wait() or 1  # it ended without an answer
-            return STOPPED if self._stopping.is_set() else code
-        except BrokenPipeError:
-            self._workers.pop(slot, None)
-            return STOPPED if self._stopping.is_set() else 1
+            raise
         finally:
             self._free.put(slot)
+
+    @staticmethod
+    def _call(
+        worker: subprocess.Popen, arguments: Sequence[str], line: Callable[[str], None]
+    ) -> int | None:
+        """A worker's answer; None if it has ended."""
+        try:
+            worker.stdin.write(json.dumps(["--wait-for-lock", *arguments]) + "\n")
+            worker.stdin.flush()
+        except BrokenPipeError:
+            return None
+        for text in worker.stdout:
+            if text.startswith(dvc_process.END):
+                return int(text[1:])
+            line(text.rstrip("\n"))
+        return None
 
     def _worker(self, slot: int) -> subprocess.Popen:
         if slot not in self._workers:
@@ -105,8 +122,10 @@ class Slots:
 
     def stop(self) -> None:
         """End what runs."""
-        self._stopping.set()
-        end(*self._workers.values())
+        with self._lock:  # so that none is started behind our back
+            self._stopping = True
+            running = list(self._workers.values())
+        end(*running)
 
 
 def to_its_end(command: Sequence[str], **options: Any) -> int:

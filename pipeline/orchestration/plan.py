@@ -37,11 +37,9 @@ def chains(
     """The stages to run, by chain, in the order in which they start; empty if there are none."""
     unknown = stale is None
     plan: dict[str, list[str]] = {}
-    if unknown or stale & {*DATA_STAGES}:
-        wanted = {DATA_STAGE[every[name]["data"]] for name in models}
-        plan[DATA] = [
-            name for name in DATA_STAGES if name in wanted or name in ("download", "preprocess")
-        ]
+    wanted = {DATA_STAGE[every[name]["data"]] for name in models} | {"download", "preprocess"}
+    if unknown or stale & wanted:
+        plan[DATA] = [name for name in DATA_STAGES if name in wanted]
     judging = bool(plan) or bool((stale or set()) & {*JUDGE_STAGES})
     if judging:
         plan[JUDGES] = list(JUDGE_STAGES)

@@ -29,6 +29,9 @@ from pipeline.orchestration.plan import (
     LAST_STAGES,
 )
 
+PATIENCE_SECONDS = 20.0
+"""DVC looks at what changed in a few seconds, unless it has to wait."""
+
 
 def reproduce(
     jobs: int | None,
@@ -70,14 +73,18 @@ def _reproduce(
 ) -> None:
     with _slots() as slots:
         with ThreadPoolExecutor(1) as aside:
-            looking = None if force else aside.submit(plan.stale_stages, slots)
-            check()
-            every = params.model_blocks(params.read())
-            chosen = list(every) if models is None else list(models)
-            for name in chosen:
-                if name not in every:
-                    raise PipelineError(f"MODELS: {params.one_of('model', name, every)}")
-            stale = looking.result() if looking else None
+            try:
+                looking = None if force else aside.submit(plan.stale_stages, slots)
+                check()
+                every = params.model_blocks(params.read())
+                chosen = list(every) if models is None else list(models)
+                for name in chosen:
+                    if name not in every:
+                        raise PipelineError(f"MODELS: {params.one_of('model', name, every)}")
+                stale = _patiently(looking) if looking else None
+            except BaseException:
+                slots.stop()  # before the pool waits for what may wait for another DVC
+                raise
         chains = plan.chains(chosen, every, stale, compare)
         if chains:
             default, gpus = plan.default_jobs()
@@ -85,10 +92,21 @@ def _reproduce(
             _run(chains, slots, jobs or default, force, compare)
             return
         tidy_lock()
-        print("Nothing changed: all models and their comparison are up to date.")
+        whole = models is None and compare
+        what = "all models and their comparison are" if whole else f"{', '.join(chosen)}:"
+        print(f"Nothing changed: {what} up to date.")
         if compare:
             _show(slots)
             print(f"the report: {_report()}")
+
+
+def _patiently(looking: Future[set[str] | None]) -> set[str] | None:
+    """What DVC finds; if that takes long, the likely reason is told."""
+    try:
+        return looking.result(PATIENCE_SECONDS)
+    except TimeoutError:
+        print("waiting for DVC; another one that runs in this folder holds its lock", flush=True)
+        return looking.result()
 
 
 def _run(chains: dict[str, list[str]], slots: Slots, jobs: int, force: bool, compare: bool) -> None:
@@ -100,6 +118,8 @@ def _run(chains: dict[str, list[str]], slots: Slots, jobs: int, force: bool, com
             if DATA in chains and not runner.run(DATA, chains[DATA], single=False):
                 raise PipelineError(_reasons(display, [DATA]))
             failed = runner.run_models(chains, models)
+            # The others waited for judges in vain: what they have is theirs.
+            failed = [name for name in failed if name in display.errors]
             for name in failed:
                 # What is left is of another version of this model, and would pass for its result.
                 paths.model_metrics(name).unlink(missing_ok=True)

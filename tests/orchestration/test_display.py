@@ -1,3 +1,6 @@
+import threading
+from types import SimpleNamespace
+
 import pytest
 
 from pipeline.core import paths
@@ -85,3 +88,28 @@ def test_the_panel_shows_what_runs_and_what_waits(display):
         console.print(display._panel())
     text = shown.get()
     assert "training vae" in text and "9,000 of 20,000" in text and "waiting: gan" in text
+
+
+def test_lines_are_printed_without_the_lock_that_the_panel_takes(tmp_path, monkeypatch):
+    """rich holds a lock of its own while it draws, and while it prints."""
+    monkeypatch.chdir(tmp_path)
+    display = Display(CHAINS, 2)
+    display.terminal = True
+    free = []
+
+    class Console:
+        def print(self, text, **_):
+            def take():
+                taken = display._lock.acquire(timeout=1)
+                free.append(taken)
+                if taken:
+                    display._lock.release()
+
+            other = threading.Thread(target=take)
+            other.start()
+            other.join()
+
+    display._live = SimpleNamespace(console=Console())
+    display.line("vae", "warning: something")
+    display.finished("vae", 1)
+    assert free == [True, True]

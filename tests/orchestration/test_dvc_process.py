@@ -2,8 +2,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -24,7 +26,11 @@ stages:
     cmd: python -m stages.bad
     outs: [bad.txt]
 """
-ONE = "import sys; open('one.txt', 'w').write(str(sys.stdin.read())); print('one ran')"
+ONE = """
+import sys
+open("one.txt", "w").write(str(sys.stdin.read()))
+print("one ran in", open("/proc/self/cmdline").read().split(chr(0))[1:4])
+"""
 TWO = """
 import os, sys
 import pipeline.core.words
@@ -124,6 +130,40 @@ def test_each_stage_imports_the_project_as_it_is_then(project):
         assert (project / "two.txt").read_text() == word
     process.stdin.close()
     assert process.wait(20) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere stages are processes of their own")
+def test_stages_are_copies_of_the_worker_which_spares_their_imports(project):
+    assert "one ran in ['-m', 'pipeline.orchestration.dvc_process']" in serve(
+        project, ["repro", "one"]
+    ).stdout.replace(", ''", "")
+
+
+def test_a_copy_whose_output_is_gone_does_not_go_on_as_the_worker(project):
+    """As when whoever reads has been killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.orchestration.dvc_process"],
+        cwd=project,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        bufsize=1,
+    )
+    started = project / "stages/one.py"
+    started.write_text(
+        "import time\nopen('one.txt', 'w').close()\nprint('x')\ntime.sleep(1)\nprint('y')"
+    )
+    process.stdin.write(json.dumps(["repro", "--force", "one"]) + "\n")
+    process.stdin.write(json.dumps(["repro", "--force", "two"]) + "\n")
+    while not (project / "one.txt").exists():
+        time.sleep(0.05)
+    process.stdout.close()
+    process.stdin.close()
+    process.wait(30)
+    left = [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(project)]
+    assert not psutil.wait_procs(left, timeout=5)[1]
 
 
 def test_a_parameter_that_changed_between_calls_is_seen(project):

@@ -83,6 +83,21 @@ def test_stopping_ends_what_runs_and_starts_nothing():
     assert found.run(["0"], print) == dvc_workers.STOPPED
 
 
+def test_a_worker_whose_lines_nobody_takes_is_ended():
+    """Else the next call would get the answer to this one."""
+    found = dvc_workers.Slots()
+
+    def full(text):
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        found.run(["60", "a line"], full)
+    said = []
+    assert found.run(["0", "another"], said.append) == 7
+    assert said == ["another"]
+    found.close()
+
+
 def test_each_slot_sees_a_gpu_of_its_own(monkeypatch):
     show = "import os, sys; sys.stdin.readline(); print(os.environ.get('CUDA_VISIBLE_DEVICES')); "
     monkeypatch.setattr(dvc_workers, "WORKER", (sys.executable, "-c", show + "print('\x020')"))

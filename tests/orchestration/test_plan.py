@@ -53,3 +53,8 @@ def test_no_model_can_be_called_as_other_chains_are(tmp_path):
         path.write_text(f"models: {{{name}: {{}}}}")
         with pytest.raises(params.PipelineError, match="name"):
             params.model_blocks(params.read(path), path)
+
+
+def test_domains_that_no_model_needs_are_no_reason_to_run():
+    assert planned({"domains"}, models=["vae"]) == {}
+    assert planned({"domains"})["the-data"] == ["download", "preprocess", "domains"]
