@@ -1,10 +1,8 @@
 """Evaluate one model: weights and samples in, metrics/models/<model>.json out."""
 
-from pathlib import Path
-
 import numpy as np
 
-from pipeline.core import files, params, paths, stage
+from pipeline.core import arrays, files, params, paths, stage
 from pipeline.core.contract import Translates
 from pipeline.datasets.store import Store
 from pipeline.evaluation import (
@@ -18,7 +16,7 @@ from pipeline.evaluation import (
     translation,
 )
 from pipeline.models import entries, weights
-from pipeline.sampling import pictures
+from pipeline.sampling import drawing, pictures
 
 
 def main(model: str) -> None:
@@ -32,9 +30,9 @@ def main(model: str) -> None:
         store = Store()
         protocol.check_size(store, section.split, n)
         judges = judge.load(paths.JUDGE, store.spec, device)
-        samples = _array(paths.samples_dir(model) / "samples.npy")
-        asked = _array(paths.samples_dir(model) / "labels.npy")
         family, facts = weights.load(paths.model_dir(model), chosen, store.spec, device)
+        drawn = drawing.read(paths.samples_dir(model), family, n)
+        samples, asked = drawn.get("samples"), drawn.get("labels")
         split, train = store.split(section.split), store.split("train")
         shares = np.bincount(train.labels, minlength=store.spec.classes) / len(train)
         common = protocol.protocol(store, protocol.judge_facts(), n, section.split, section.seed)
@@ -50,7 +48,7 @@ def main(model: str) -> None:
         result = {
             "model": model,
             **{key: value for key, value in facts.items() if key not in ("steps", "updates")},
-            **files.read_json(paths.samples_dir(model) / "cost.json"),
+            **drawing.read_cost(paths.samples_dir(model)),
             **common,
             "protocol": protocol.protocol_id(common),
             **quality.NOTHING,
@@ -74,16 +72,14 @@ def main(model: str) -> None:
                 batch=section.batch,
             )
         guard.confirm()
-        with files.replacing_folder(paths.scores_dir(model)) as folder:
-            np.save(folder / "nats.npy", np.empty(0) if nats is None else nats)
+        with files.together() as made:
+            folder = made.folder(paths.scores_dir(model))
+            arrays.save(folder, {} if nats is None else {"nats": nats})
             if samples is not None:
                 picture = nearest_picture.picture(samples, real.train.images)
                 pictures.save_rows(folder / "nearest.png", picture)
-        files.write_json(paths.model_metrics(model), files.rounded(result))
-
-
-def _array(path: Path) -> np.ndarray | None:
-    return np.load(path) if path.exists() else None
+            written = files.as_json(files.rounded(result))
+            made.file(paths.model_metrics(model)).write_text(written, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 import time
 
-import numpy as np
-
-from pipeline.core import files, params, paths, precision, stage
+from pipeline.core import arrays, files, params, paths, precision, stage
 from pipeline.datasets.store import Store
 from pipeline.models import entries, weights
 from pipeline.sampling import drawing, illustration, pictures
@@ -26,14 +24,14 @@ def main(model: str) -> None:
         counted = drawing.cost_of(family, store)
         shown = illustration.everything(family, store, drawn, section.seed)
         guard.confirm()
-        with files.replacing_folder(paths.samples_dir(model)) as folder:
-            for name, array in drawn.items():
-                np.save(folder / f"{name}.npy", array)
+        with files.together() as made:
+            folder = made.folder(paths.samples_dir(model))
+            arrays.save(folder, drawn)
             files.write_json(folder / "cost.json", counted)
-        with files.replacing_folder(paths.pictures_dir(model)) as folder:
+            folder = made.folder(paths.pictures_dir(model))
             for name, picture in shown.items():
                 pictures.save_rows(folder / f"{name}.png", picture)
-        files.write_json(
+        stage.remark(
             paths.timing("sample", model, weights.digest(paths.model_dir(model))),
             {"started": started, "seconds": seconds, "device": stage.device_name(device)},
         )

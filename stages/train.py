@@ -1,6 +1,7 @@
 """Train one model: processed images in, weights and a training curve out."""
 
 import time
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -40,10 +41,12 @@ def main(model: str) -> None:
         trainer.run()
         seconds = time.time() - started
         guard.confirm()
-        weights.save(paths.model_dir(model), family, trainer.facts())
-        files.write_text(paths.curve(model), trainer.history.to_csv())
-        checkpoint.unlink(missing_ok=True)
-        files.write_json(
+        with files.together() as made:
+            weights.save(made.folder(paths.model_dir(model)), family, trainer.facts())
+            made.file(paths.curve(model)).write_text(trainer.history.to_csv(), encoding="utf-8")
+        with suppress(OSError):
+            checkpoint.unlink()
+        stage.remark(
             paths.timing("train", model, weights.digest(paths.model_dir(model))),
             {
                 "started": started,

@@ -3,46 +3,181 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
+
+from pipeline.core.errors import PipelineError
+
+
+class Unreadable(PipelineError, ValueError):
+    """A file that does not hold what it should."""
+
+
+class Outputs:
+    """What `together` gives: temporary names, which become the real ones all at once."""
+
+    def __init__(self) -> None:
+        self.targets: list[Path] = []
+        self._made: list[tuple[Path, Path]] = []  # temporary, target
+
+    def file(self, path: Path) -> Path:
+        """A name beside ``path`` that keeps the suffix, since writers choose a format by it."""
+        self.targets.append(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+        self._made.append((temporary, path))
+        return temporary
+
+    def folder(self, path: Path) -> Path:
+        """An empty folder beside ``path``."""
+        self.targets.append(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        prefix = f".{path.stem}.{os.getpid()}."
+        temporary = Path(tempfile.mkdtemp(f".tmp{path.suffix}", prefix, path.parent))
+        self._made.append((temporary, path))
+        temporary.chmod(0o755)
+        return temporary
+
+    def commit(self) -> None:
+        """Move everything to its place; if that fails half-way, what was there comes back."""
+        replaced: list[tuple[Path, Path | None]] = []
+        try:
+            for temporary, path in self._made:
+                old = None
+                if os.path.lexists(path) and (path.is_dir() or temporary.is_dir()):
+                    # A folder cannot be replaced in one step.
+                    old = path.with_name(f"{temporary.name}.old")
+                    os.replace(path, old)
+                    replaced.append((path, old))
+                    os.replace(temporary, path)
+                else:
+                    os.replace(temporary, path)
+                    replaced.append((path, None))
+        except BaseException:
+            for path, old in reversed(replaced):
+                if old is not None:
+                    remove(path)
+                    os.replace(old, path)
+            raise
+        for _, old in replaced:
+            if old is not None:
+                remove(old)
+
+    def discard(self) -> None:
+        """Remove what is still temporary."""
+        for temporary, _ in self._made:
+            with suppress(OSError):
+                remove(temporary)
+
+
+@contextmanager
+def together() -> Iterator[Outputs]:
+    """Write several files and folders that belong together: all of them, or none.
+
+    Raises:
+        PipelineError: if the disk is full, a folder is read-only, and the like.
+    """
+    outputs = Outputs()
+    with writing(lambda: ", ".join(map(str, outputs.targets))):
+        try:
+            yield outputs
+            outputs.commit()
+        finally:
+            outputs.discard()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path``; move it there if the block succeeds.
 
-    The temporary name keeps the suffix, since writers choose a format by it.
+    Raises:
+        PipelineError: as `together`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with together() as outputs:
+        yield outputs.file(path)
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Give an empty temporary folder beside ``path``; move it there if the block succeeds.
 
-    What stood at ``path`` is removed only after the block has succeeded.
+    Raises:
+        PipelineError: as `together`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    temporary.chmod(0o755)
+    with together() as outputs:
+        yield outputs.folder(path)
+
+
+@contextmanager
+def writing(what: Callable[[], str]) -> Iterator[None]:
+    """Tell in one line why something cannot be written.
+
+    Args:
+        what: says what it is, when it is called.
+
+    Raises:
+        PipelineError: for an OSError, or the error by which safetensors tells of one.
+    """
     try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        yield
+    except OSError as error:
+        raise PipelineError(f"{what()}: cannot be written: {reason(error)}") from None
+    except Exception as error:
+        # Its class is not imported for this alone: that takes numpy, and torch where it is there.
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise PipelineError(f"{what()}: cannot be written: {reason(error)}") from None
+
+
+def reason(error: Exception) -> str:
+    """What an OSError or a library says about it, on one line and without a path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())
+    # safetensors: Error while serializing: I/O error: No space left on device (os error 28)
+    found = re.search(r"\(os error (\d+)\)|\bcode: (\d+)", text)
+    return os.strerror(int(found[1] or found[2])) if found else text or type(error).__name__
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if it is there; never what a link leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes left that were killed while they wrote ``path``."""
+    name = re.compile(rf"\.{re.escape(path.stem)}\.(\d+)\.(?:\w+\.)?tmp{re.escape(path.suffix)}")
+    for each in path.parent.iterdir():
+        found = name.match(each.name)
+        if found and not _runs(int(found[1])):
+            if each.name.endswith(".old") and not path.exists():
+                os.replace(each, path)  # killed between the two steps of replacing a folder
+                continue
+            with suppress(OSError):
+                remove(each)
+
+
+def _runs(pid: int) -> bool:
+    if pid == os.getpid():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,12 +188,58 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write sorted, indented JSON, atomically; NaN and infinity are refused with a ValueError."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """Sorted, indented JSON.
+
+    Raises:
+        ValueError: for NaN and infinity.
+    """
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        Unreadable: if it cannot be opened, is no JSON, or has NaN, infinity or a key twice.
+    """
+    try:
+        return json.loads(
+            path.read_bytes().decode("utf-8"),
+            object_pairs_hook=_once,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Unreadable(f"{path}: cannot be read: {reason(error)}") from None
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"{path}: not UTF-8 text ({error.reason})") from None
+    except RecursionError:
+        raise Unreadable(f"{path}: not valid JSON (nested too deeply)") from None
+    except ValueError as error:
+        raise Unreadable(f"{path}: not valid JSON ({error})") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands there twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    found = float(text)
+    if not isfinite(found):
+        raise ValueError(f"{text} is no finite number")
+    return found
 
 
 def sha256(path: Path, suffix: str = "") -> str:

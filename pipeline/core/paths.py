@@ -13,14 +13,15 @@ DVC_LOCK = Path("dvc.lock")
 MLFLOW_DB = Path("mlflow.db")
 MLFLOW_ARTIFACTS = Path("mlartifacts")
 
-RAW = Path("data/raw")
 DATA = Path("data")
+INPUTS = DATA / "inputs.json"
+RAW = DATA / "raw"
 PROCESSED = DATA / "processed"
 DOMAINS = DATA / "domains"
-JUDGE = Path("data/judge")
-MODELS = Path("data/models")
-SAMPLES = Path("data/samples")
-SCORES = Path("data/scores")
+JUDGE = DATA / "judge"
+MODELS = DATA / "models"
+SAMPLES = DATA / "samples"
+SCORES = DATA / "scores"
 
 METRICS = Path("metrics")
 MODEL_METRICS = METRICS / "models"
@@ -43,6 +44,7 @@ INCEPTION = WORK / "inception"
 LOGS = WORK / "logs"
 DURATIONS = WORK / "durations.json"
 SHOWN = WORK / "shown.json"
+INPUTS_SEEN = WORK / "inputs.json"
 
 
 def model_dir(model: str) -> Path:

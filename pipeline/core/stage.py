@@ -2,13 +2,15 @@
 
 DVC hashes what a stage depends on *after* its command, so an edit made while a stage runs would
 be recorded as if it had been used. A stage therefore takes the fingerprint of its declared
-dependencies when it starts and refuses to finish if they moved.
+dependencies when it starts and refuses to finish if they moved; and it refuses to start if code
+moved while Python imported it (`pipeline.core.startup`).
 """
 
 import argparse
 import ctypes
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
-from pipeline.core import files, params, paths
+from pipeline.core import files, params, paths, startup
 from pipeline.core.errors import PipelineError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -30,18 +32,24 @@ KEPT_BYTES = 1 << 30
 def run(main: Callable[..., None]) -> None:
     """Run a stage from the command line; its one argument, if it takes any, is the model.
 
-    A `PipelineError` becomes one line on stderr and exit code 1.
+    A `PipelineError` becomes one line on stderr and exit code 1; whoever stops it with Ctrl-C gets
+    one line and exit code 130.
     """
     parser = argparse.ArgumentParser(description=sys.modules[main.__module__].__doc__)
     for name in inspect.signature(main).parameters:
         parser.add_argument(name, help=f"a {name} of {paths.PARAMS}")
     arguments = vars(parser.parse_args())
+    # What is asked to end does so as with Ctrl-C: temporary files are removed, locks let go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main(**arguments)
     except PipelineError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,12 @@ class Guard:
         self.name = name
         self._dependencies = dependencies
         self._before = dependencies.fingerprint()
+        moved = startup.moved(dependencies.deps)
+        if moved:
+            raise PipelineError(
+                f"{name}: {', '.join(moved)} changed while Python was starting, so nobody knows "
+                "which version would run; nothing was done, run it again"
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -132,15 +146,35 @@ def guard(stage: str, model: str | None = None) -> Iterator[Guard]:
         PipelineError: if the same stage of the same model is running already.
     """
     name = f"{stage}@{model}" if model else stage
-    paths.LOCKS.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(paths.LOCKS / f"{name}.lock", timeout=0)
+    with locked(
+        name, f"{name} is already running (it holds {paths.LOCKS / name}.lock); wait or stop it"
+    ):
+        yield Guard(name, declared(stage, model))
+
+
+@contextmanager
+def locked(name: str, otherwise: str) -> Iterator[None]:
+    """Hold a lock below ``work/`` while the block runs.
+
+    Args:
+        name: of the lock.
+        otherwise: what to say if another process holds it.
+
+    Raises:
+        PipelineError: if it is held, or cannot be written.
+    """
+    path = paths.LOCKS / f"{name}.lock"
+    lock = FileLock(path, timeout=0)
+    with files.writing(lambda: str(path)):
+        paths.LOCKS.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise PipelineError(otherwise) from None
     try:
-        with lock:
-            yield Guard(name, declared(stage, model))
-    except Timeout:
-        raise PipelineError(
-            f"{name} is already running (it holds {lock.lock_file}); wait for it or stop it"
-        ) from None
+        yield
+    finally:
+        lock.release()
 
 
 def prepare_torch(runtime: params.Runtime) -> Any:
@@ -154,8 +188,9 @@ def prepare_torch(runtime: params.Runtime) -> Any:
     from threadpoolctl import threadpool_limits
 
     device = device_of(runtime)
-    torch.set_num_threads(runtime.threads)
-    threadpool_limits(runtime.threads)
+    threads = threads_of(runtime)
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
     _keep_freed_memory()
     # As use_deterministic_algorithms(True), which imports the compiler too: two seconds each time.
     torch.set_deterministic_debug_mode("error")
@@ -185,6 +220,30 @@ def device_of(runtime: params.Runtime) -> Any:
             f"{paths.PARAMS}: runtime.device = 'cuda': torch sees no GPU; use auto or cpu"
         )
     return torch.device("cuda" if there else "cpu")
+
+
+def remark(path: Path, value: Any) -> None:
+    """Write what is good to know and nothing depends on; if that fails, a warning is enough."""
+    try:
+        files.write_json(path, value)
+    except PipelineError as error:
+        print(f"warning: {error}", file=sys.stderr)
+
+
+def threads_of(runtime: params.Runtime) -> int:
+    """``runtime.threads``, or as many as the machine has cores; a line says so if those are less.
+
+    More of them would wait for each other. (The number of threads decides the last bits, so that
+    it is never raised.)
+    """
+    cores = os.cpu_count() or 1
+    if runtime.threads > cores:
+        print(
+            f"warning: {paths.PARAMS}: runtime.threads = {runtime.threads}: this machine has "
+            f"{cores} cores, so it is {cores} here",
+            file=sys.stderr,
+        )
+    return min(runtime.threads, cores)
 
 
 def count_gpus(runtime: params.Runtime) -> int:

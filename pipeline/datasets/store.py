@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
-from pipeline.core import files, paths
+from pipeline.core import arrays, files, paths, records
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 
@@ -44,6 +45,17 @@ class Split:
         return len(self.images)
 
 
+class Meta(records.Record):
+    """The content of ``meta.json``."""
+
+    name: str
+    classes: list[str] = Field(min_length=1)
+    shape: list[int] = Field(min_length=3, max_length=3)
+    counts: dict[str, int]
+    sha256: dict[str, str]
+    domains: list[str] | None = None
+
+
 class Store:
     """Reads a preprocessed data set."""
 
@@ -51,11 +63,15 @@ class Store:
         """Open ``folder``.
 
         Raises:
-            PipelineError: if nothing was preprocessed there.
+            PipelineError: if nothing was preprocessed there, or it is damaged.
         """
         self.folder = folder
+        self._remedy = f"delete {folder}, and the next run restores or makes it again"
+        self._splits: dict[str, Split] = {}
         try:
-            self.meta = files.read_json(folder / "meta.json")
+            self.meta = records.read(folder / "meta.json", Meta, self._remedy).model_dump(
+                exclude_none=True
+            )
         except FileNotFoundError:
             stage = "domains" if folder == paths.DOMAINS else "preprocess"
             raise PipelineError(
@@ -88,15 +104,23 @@ class Store:
         return files.sha256_of(self.meta["sha256"])
 
     def split(self, name: str) -> Split:
-        """``train``, ``val`` or ``test``, memory-mapped."""
-        stored = {each.name: self.folder / f"{name}.{each.name}.npy" for each in fields(Split)}
-        return Split(
-            **{
-                kind: np.load(file, mmap_mode="r")
-                for kind, file in stored.items()
-                if file.name in self.meta["sha256"]
-            }
-        )
+        """``train``, ``val`` or ``test``, memory-mapped, once its content is known to be intact.
+
+        Raises:
+            PipelineError: if an array is missing or damaged.
+        """
+        if name not in self._splits:
+            stored = {each.name: self.folder / f"{name}.{each.name}.npy" for each in fields(Split)}
+            self._splits[name] = Split(
+                **{
+                    kind: arrays.read(
+                        file, sha256=self.meta["sha256"].get(file.name, ""), remedy=self._remedy
+                    )
+                    for kind, file in stored.items()
+                    if file.name in self.meta["sha256"] or kind in ("images", "labels")
+                }
+            )
+        return self._splits[name]
 
 
 def write(

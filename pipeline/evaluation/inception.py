@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.core import files, params, paths
+from pipeline.core import arrays, files, params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import Progress
 from pipeline.evaluation.metrics import fid, kid
@@ -80,12 +80,14 @@ class Embedder:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         content = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
         name = files.sha256_of([self.inception.sha256, list(images.shape), content])
-        path = paths.INCEPTION / f"{name[:32]}.npy"
-        if not path.exists():
+        folder = paths.INCEPTION / name[:32]
+        try:
+            return np.array(arrays.load(folder, "features", "", (len(images), int(FEATURES))))
+        except files.Unreadable:  # nothing was remembered, or it is damaged
             found = self._features(images)
-            with files.replacing(path) as temporary:
-                np.save(temporary, found)
-        return np.load(path)
+        with files.replacing_folder(folder) as temporary:
+            arrays.save(temporary, {"features": found})
+        return found
 
     @torch.no_grad()
     def _features(self, images: np.ndarray) -> np.ndarray:

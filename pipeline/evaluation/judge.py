@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.core import files, params, seeds
+from pipeline.core import files, params, seeds, tensors
 from pipeline.core.contract import in_batches, to_signed
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
@@ -215,8 +214,7 @@ def save(
     """Write the classifiers by seed and ``judge.json``, whole or not at all."""
     with files.replacing_folder(folder) as temporary:
         for seed, net in nets.items():
-            state = {name: value.cpu().contiguous() for name, value in net.state_dict().items()}
-            save_file(state, temporary / f"{seed}.safetensors")
+            tensors.save(temporary / f"{seed}.safetensors", net.state_dict())
         files.write_json(
             temporary / "judge.json",
             {"recipe": recipe(judge), "features": judge.features, "judges": each},
@@ -224,12 +222,24 @@ def save(
 
 
 def load(folder: Path, spec: ImageSpec, device: torch.device) -> list[Judge]:
-    """Load what `save` wrote."""
+    """Load what `save` wrote.
+
+    Raises:
+        PipelineError: if something is missing, damaged, or made for other images.
+    """
     found = judge_facts(folder)
+    remedy = f"delete {folder}, and the next run restores it or trains again"
     judges = []
     for each in found["judges"]:
+        file = folder / f"{each['seed']}.safetensors"
         net = Classifier(spec, found["features"])
-        net.load_state_dict(load_file(folder / f"{each['seed']}.safetensors"))
+        try:
+            state, _ = tensors.load(file, remedy)
+            net.load_state_dict(state)
+        except FileNotFoundError:
+            raise PipelineError(f"{file}: no such file; {remedy}") from None
+        except RuntimeError:
+            raise PipelineError(f"{file}: does not fit these images; {remedy}") from None
         net = net.eval().to(device=device, memory_format=torch.channels_last)
         judges.append(Judge(net, each["scale"], device))
     return judges

@@ -8,13 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
-from pipeline.core import files, paths, seeds
+from pipeline.core import files, paths, records, seeds
 from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Store
 
 METRIC_VERSION = "1"
 """Raised by hand whenever a metric's code gives other numbers for the same images."""
+
+
+class OneJudge(records.Record):
+    """What ``judge.json`` says of one judge; see `pipeline.evaluation.judge.facts`."""
+
+    seed: int = Field(ge=0)
+    scale: float = Field(gt=0)
+    accuracy: float = Field(ge=0, le=1)
+
+
+class Judges(records.Record):
+    """The content of ``judge.json``."""
+
+    recipe: str
+    features: int = Field(ge=1)
+    judges: list[OneJudge] = Field(min_length=1)
 
 
 def reference_images(store: Store, split_name: str, n: int, seed: int) -> np.ndarray:
@@ -55,9 +72,11 @@ def judge_facts(folder: Path = paths.JUDGE) -> dict[str, Any]:
     """``judge.json``: recipe, number of features, and `pipeline.evaluation.judge.facts` of each.
 
     Raises:
-        PipelineError: if no judge was trained.
+        PipelineError: if no judge was trained, or the file holds anything else.
     """
+    remedy = f"delete {folder}, and the next run restores it or trains again"
     try:
+        records.read(folder / "judge.json", Judges, remedy)
         return files.read_json(folder / "judge.json")
     except FileNotFoundError:
         raise PipelineError(f"{folder}: no judge; run `dvc repro judge`") from None

@@ -4,17 +4,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from pipeline import families
-from pipeline.core import files, params, seeds
+from pipeline.core import files, params, records, seeds, tensors
 from pipeline.core.contract import Family
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
+
+
+class Description(records.Record):
+    """The content of `DESCRIPTION`: facts of `pipeline.training.trainer.Trainer`, and others."""
+
+    model: str | None = None
+    family: str | None = None
+    parameters: int | None = None
+    images_seen: int | None = None
+    steps: int | None = None
+    updates: dict[str, int] = {}
+    training_flops_per_image: int | None = None
 
 
 def build(model: params.ModelParams, spec: ImageSpec, seed: int, device: torch.device) -> Family:
@@ -28,11 +38,10 @@ def build(model: params.ModelParams, spec: ImageSpec, seed: int, device: torch.d
 
 
 def save(folder: Path, family: Family, facts: dict[str, Any]) -> None:
-    """Write weights and facts about them, whole or not at all."""
-    state = {name: value.cpu().contiguous() for name, value in family.state_dict().items()}
-    with files.replacing_folder(folder) as temporary:
-        save_file(state, temporary / WEIGHTS)
-        files.write_json(temporary / DESCRIPTION, facts)
+    """Write weights and facts about them into a folder, which the caller lets appear whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors.save(folder / WEIGHTS, family.state_dict())
+    files.write_json(folder / DESCRIPTION, facts)
 
 
 def load(
@@ -43,15 +52,16 @@ def load(
     Raises:
         PipelineError: if the files are missing, damaged or do not fit the network.
     """
+    remedy = f"delete {folder}, and the next run restores it or trains again"
     try:
+        records.read(folder / DESCRIPTION, Description, remedy)
         facts = files.read_json(folder / DESCRIPTION)
-        state = load_file(folder / WEIGHTS)
-    except FileNotFoundError:
-        raise PipelineError(
-            f"{folder}: no trained model; run `dvc repro train@{model.name}`"
-        ) from None
-    except (SafetensorError, ValueError) as error:
-        raise PipelineError(f"{folder}: damaged ({error}); delete it and train again") from None
+        state, _ = tensors.load(folder / WEIGHTS, remedy)
+    except FileNotFoundError as error:
+        what = "no trained model" if not folder.exists() else f"no {Path(error.filename).name}"
+        raise PipelineError(f"{folder}: {what}; run `dvc repro train@{model.name}`") from None
+    if facts.get("model", model.name) != model.name:
+        raise PipelineError(f"{folder}: it holds the model {facts['model']!r}; {remedy}")
     family = build(model, spec, 0, device)
     try:
         family.load_state_dict(state)

@@ -1,12 +1,15 @@
 """Draw images from a trained model: one seed per image, in batches of one fixed size."""
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from pipeline.core import cost, params, seeds
+from pipeline.core import arrays, cost, params, records, seeds
 from pipeline.core.contract import Family, Samples, Translates, in_batches
+from pipeline.core.errors import PipelineError
 from pipeline.core.progress import Progress
 from pipeline.datasets.store import Store
 
@@ -41,6 +44,46 @@ def everything(
         found["a_to_b"] = translate(family, test.images, "ab", section.batch)
         found["b_to_a"] = translate(family, test.others, "ba", section.batch)
     return found
+
+
+def read(folder: Path, family: Family, n: int) -> dict[str, np.ndarray]:
+    """What `everything` gave and `pipeline.core.arrays` wrote, for a family and so many samples.
+
+    Raises:
+        PipelineError: if something is missing that the family can make, or is not as it should be.
+    """
+    remedy = f"delete {folder}, and the next run restores or draws it again"
+    shape = family.spec.shape
+    wanted: dict[str, tuple[int | None, ...]] = {}
+    if isinstance(family, Samples):
+        wanted["samples"] = (n, *shape)
+        if family.conditional:
+            wanted["labels"] = (n,)
+    if isinstance(family, Translates):
+        wanted |= {"a_to_b": (None, *shape), "b_to_a": (None, *shape)}
+    return {
+        name: np.array(arrays.load(folder, name, remedy, each)) for name, each in wanted.items()
+    }
+
+
+class Cost(records.Record):
+    """The content of ``cost.json``; see `cost_of`."""
+
+    sampling_flops: int | None = Field(None, ge=0)
+    network_evaluations: int | None = Field(None, ge=1)
+
+
+def read_cost(folder: Path) -> dict[str, int]:
+    """What `cost_of` gave.
+
+    Raises:
+        PipelineError: if the file is missing or holds anything else.
+    """
+    file, remedy = folder / "cost.json", f"delete {folder}, and the next run makes it again"
+    try:
+        return records.read(file, Cost, remedy).model_dump(exclude_unset=True)
+    except FileNotFoundError:
+        raise PipelineError(f"{file}: no such file; {remedy}") from None
 
 
 def cost_of(family: Family, store: Store) -> dict[str, int]:

@@ -5,7 +5,8 @@ epoch), so a checkpoint needs weights, optimisers, averages, history and the ste
 training is bit for bit the one that was not interrupted.
 """
 
-import tempfile
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.blocks.nets import Ema
-from pipeline.core import cost, precision, seeds
+from pipeline.core import cost, files, precision, seeds
 from pipeline.core.contract import Batch, Family, Group, count_parameters
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import Progress
@@ -88,6 +89,7 @@ class Trainer:
         self.kinds: dict[str, int] = {}
         self.flops: dict[str, int] = {}
         self._updated: list[str] = []
+        self._complaint = ""
         self._orders: dict[str, tuple[int, Tensor]] = {}
 
     @property
@@ -126,8 +128,8 @@ class Trainer:
         Afterwards the family holds its final weights (the averages where it keeps them), unless
         training was stopped early.
         """
-        if self.checkpoint is not None and self.checkpoint.exists():
-            self.load(self.checkpoint)
+        if self.checkpoint is not None and os.path.lexists(self.checkpoint):
+            self._resume(self.checkpoint)
         last = self.steps if stop_at is None else min(stop_at, self.steps)
         window = max(1, self.steps // HISTORY_POINTS)
         saved = time.monotonic()
@@ -140,7 +142,7 @@ class Trainer:
                 progress.advance()
                 due = time.monotonic() - saved > self.checkpoint_seconds
                 if self.checkpoint is not None and due and self.step < self.steps:
-                    self.save(self.checkpoint)
+                    self._try_to_save(self.checkpoint)
                     saved = time.monotonic()
         if self.step == self.steps:
             for average in self.averages.values():
@@ -150,6 +152,41 @@ class Trainer:
             batches = max(self.steps, len(self.images) // self.batch)
             self.family.finish((self._batch(step) for step in range(batches)), rng)
         self.family.eval()
+
+    def _resume(self, path: Path) -> None:
+        """Go on from a checkpoint; one that is of no use is set aside, since it is only a cache."""
+        try:
+            self.load(path)
+            return
+        except files.Unreadable as error:
+            told = str(error).splitlines()[0].removesuffix(f"; {checkpoints.REMEDY}")
+        aside = path.with_suffix(".damaged")
+        try:
+            files.remove(aside)
+            os.replace(path, aside)
+            kept = f"it is kept as {aside.name}"
+        except OSError as error:
+            kept = f"it cannot be moved ({files.reason(error)})"
+        print(
+            f"warning: {told}; {kept}, and this training starts from the beginning",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _try_to_save(self, path: Path) -> None:
+        """Write a checkpoint; a training that cannot be resumed is better than none."""
+        try:
+            self.save(path)
+            self._complaint = ""
+        except PipelineError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                print(
+                    f"warning: {error}; {self.label} goes on, and tries again every "
+                    f"{self.checkpoint_seconds:g} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     def _train_one_step(self) -> None:
         # Of which kind a step is, is known after it, so steps are counted until no kind is left.
@@ -163,13 +200,11 @@ class Trainer:
 
     def _count_one_step(self) -> None:
         """Do the next step, count its operations and undo it: counting may change last bits."""
-        with tempfile.TemporaryDirectory() as folder:
-            before = Path(folder) / "before.ckpt"
-            self.save(before)
-            with cost.Counter() as counter:
-                self._call_training_step()
-            kind = "+".join(self._updated)
-            self.load(before)
+        before = checkpoints.remember(self)
+        with cost.Counter() as counter:
+            self._call_training_step()
+        kind = "+".join(self._updated)
+        checkpoints.restore(self, *before)
         self.flops[kind] = counter.flops
 
     def _call_training_step(self) -> dict[str, Tensor]:
@@ -219,14 +254,19 @@ class Trainer:
         self._updated.append(name)
 
     def save(self, path: Path) -> None:
-        """Write everything that resuming needs to one file, atomically (`checkpoints`)."""
+        """Write everything that resuming needs to one file, atomically (`checkpoints`).
+
+        Raises:
+            PipelineError: if it cannot be written.
+        """
         checkpoints.save(path, self)
 
     def load(self, path: Path) -> None:
         """Continue from what `save` wrote.
 
         Raises:
-            PipelineError: if the file is damaged.
+            files.Unreadable: if the file is not that, or is of another training; nothing is
+                changed then.
         """
         checkpoints.load(path, self)
 

@@ -1,4 +1,6 @@
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +120,92 @@ def test_a_gpu_that_is_not_there_is_refused_by_check(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     path = edited(tmp_path, "device: auto ", "device: cuda ")
     assert re.search(r"runtime.device = 'cuda'.*use auto or cpu", complaint(path))
+
+
+def run_python(folder: Path, code: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={"PYTHONPATH": str(folder), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def code(tmp_path):
+    """A copy of the code and the graph."""
+    for name in ("pipeline", "stages"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def test_the_code_is_looked_at_before_anything_else_is_imported(code):
+    done = run_python(
+        code,
+        "import sys; before = set(sys.modules); import stages\n"
+        "more = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "ours = {name for name in sys.modules if name.startswith('pipeline')}\n"
+        "assert not more - {'stages', 'pipeline', *sys.stdlib_module_names}, more\n"
+        "assert ours == {'pipeline', 'pipeline.core', 'pipeline.core.startup'}, ours",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("edit", "refused"),
+    [
+        ("Path('pipeline/core/seeds.py').open('a').write('# edited')", True),
+        ("Path('stages/preprocess.py').open('a').write('# edited')", True),
+        ("Path('pipeline/core/seeds.py').touch()", True),
+        ("Path('pipeline/core/new.py').write_text('')", True),
+        ("Path('pipeline/core/cost.py').unlink()", True),
+        ("Path('pipeline/families/vae.py').open('a').write('# no dependency of it')", False),
+        ("Path('pipeline/core/notes.txt').write_text('no code')", False),
+    ],
+)
+def test_code_that_is_edited_while_python_imports_is_never_recorded_as_used(code, edit, refused):
+    done = run_python(
+        code,
+        "import runpy, sys; import stages; from pathlib import Path\n"
+        f"{edit}\n"
+        "sys.argv = ['preprocess']; runpy.run_module('stages.preprocess', run_name='__main__')",
+    )
+    assert done.returncode == 1  # there is nothing to preprocess, if it comes to that
+    assert ("changed while Python was starting" in done.stderr) == refused, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_stage_that_is_stopped_says_so_in_one_line(code, number):
+    done = run_python(
+        code,
+        "import os, signal, time; from pipeline.core import stage\n"
+        "def main():\n"
+        f"    with stage.guard('preprocess'): os.kill(os.getpid(), signal.{number}); time.sleep(9)\n"
+        "stage.run(main)",
+    )
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
+def test_work_that_cannot_be_written_is_one_line(code):
+    (code / "work").write_text("a file")
+    done = run_python(
+        code,
+        "from pipeline.core import stage\n"
+        "def main():\n"
+        "    with stage.guard('preprocess'): pass\n"
+        "stage.run(main)",
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: work/locks/preprocess\.lock: cannot be written: .*\n", done.stderr)
+
+
+def test_more_threads_than_cores_are_as_many_as_cores(monkeypatch, capsys):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert stage.threads_of(params.Runtime(threads=2)) == 2
+    assert capsys.readouterr().err == ""
+    assert stage.threads_of(params.Runtime(threads=64)) == 2
+    assert "runtime.threads = 64: this machine has 2 cores" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets.store import SPLITS, Split, Store, write
 
@@ -100,7 +101,48 @@ def test_a_failed_write_leaves_the_old_and_nothing_else(folder, monkeypatch):
         save(file, array)
 
     monkeypatch.setattr(np, "save", failing)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(PipelineError, match="processed: cannot be written: no space left"):
         write(folder, "new", CLASSES, parts(seed=1))
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert [each.name for each in folder.parent.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+@pytest.mark.parametrize("place", [3, 60, -1])
+def test_a_flipped_bit_is_no_other_image(folder, kind, place):
+    write(folder, "toy", CLASSES, parts())
+    file = folder / f"train.{kind}.npy"
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(PipelineError, match=rf"train\.{kind}\.npy: damaged .*; delete"):
+        Store(folder).split("train")
+    assert len(Store(folder).split("val")) == 2
+
+
+def test_a_missing_array_is_named(folder):
+    write(folder, "toy", CLASSES, parts())
+    (folder / "train.labels.npy").unlink()
+    with pytest.raises(PipelineError, match=r"train\.labels\.npy: no such file; delete"):
+        Store(folder).split("train")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"toy"', "5", "name = 5"),
+        ('"counts"', '"count"', "counts: missing"),
+        ("{", "[", "not valid JSON"),
+        ("5\n", "NaN\n", "NaN is no finite number"),
+    ],
+)
+def test_a_broken_description_is_one_line(folder, old, new, told):
+    write(folder, "toy", CLASSES, parts())
+    file = folder / "meta.json"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(PipelineError, match=told) as caught:
+        Store(folder)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert len(str(caught.value).splitlines()) == 1

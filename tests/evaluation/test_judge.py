@@ -237,7 +237,7 @@ def test_recipe_depends_on_the_code_that_makes_a_judge(tmp_path, monkeypatch, ol
         ("class Judge:", "class Judge:"),
         ('"""The judge: small classifiers', '"""Other words: small classifiers'),
         ("    def take(self", "    def taken(self"),
-        ('"""Load what `save` wrote."""', '"""Read it again."""'),
+        ('"""Load what `save` wrote.', '"""Read it again.'),
         ("class Classifier(", "def more():\n    pass\n\n\nclass Classifier("),
     ],
     ids=["nothing", "docstring", "what is seen", "loading", "more code"],

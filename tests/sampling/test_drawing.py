@@ -3,7 +3,8 @@ import pytest
 import torch
 from builders import MODELS, SMALL, Mute, Painting, some_images, tiny_model, trained
 
-from pipeline.core import params, seeds
+from pipeline.core import arrays, params, seeds
+from pipeline.core.errors import PipelineError
 from pipeline.datasets import store
 from pipeline.sampling import drawing
 
@@ -145,3 +146,54 @@ def test_a_translator_gives_the_test_images_of_either_domain_as_of_the_other(dat
     np.testing.assert_array_equal(found["a_to_b"], 255 - test.images)
     np.testing.assert_array_equal(found["b_to_a"], test.others // 2)
     assert set(model.calls) == {("ab", 4), ("ba", 4)}
+
+
+REMEDY = "the next run restores or draws it again"
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """A conditional family, the folder of its samples, and what they are."""
+    family = trained(tiny_model("models.cgan"), steps=1)
+    labels = np.arange(6) % 10
+    made = {"labels": labels, "samples": drawing.draw(family, 6, seed=0, batch=6, labels=labels)}
+    arrays.save(tmp_path, made)
+    return family, tmp_path, made
+
+
+def test_samples_are_read_as_they_were_drawn(drawn):
+    family, folder, made = drawn
+    found = drawing.read(folder, family, 6)
+    assert found.keys() == made.keys()
+    for name, array in made.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("name", ["samples", "labels"])
+def test_what_a_family_can_draw_must_be_there(drawn, name):
+    family, folder, made = drawn
+    (folder / f"{name}.npy").unlink()
+    with pytest.raises(PipelineError, match=rf"{name}\.npy: no such file; .*{REMEDY}"):
+        drawing.read(folder, family, 6)
+    arrays.save(folder, {k: v for k, v in made.items() if k != name})
+    with pytest.raises(PipelineError, match=rf"{name}\.npy: missing; .*{REMEDY}"):
+        drawing.read(folder, family, 6)
+
+
+def test_samples_of_another_number_or_shape_are_refused(drawn):
+    family, folder, made = drawn
+    with pytest.raises(PipelineError, match=r"samples\.npy: shape .* should be \[7, 1, 8, 8\]"):
+        drawing.read(folder, family, 7)
+    arrays.save(folder, {**made, "labels": made["labels"][:5]})
+    with pytest.raises(PipelineError, match=r"labels\.npy: shape \[5\], but it should be \[6\]"):
+        drawing.read(folder, family, 6)
+
+
+def test_a_broken_cost_is_one_line(tmp_path):
+    with pytest.raises(PipelineError, match=r"cost\.json: no such file"):
+        drawing.read_cost(tmp_path)
+    (tmp_path / "cost.json").write_text('{"sampling_flops": "many"}')
+    with pytest.raises(PipelineError, match=r"cost\.json: sampling_flops = 'many': should be"):
+        drawing.read_cost(tmp_path)
+    (tmp_path / "cost.json").write_text('{"sampling_flops": 5, "network_evaluations": 1}')
+    assert drawing.read_cost(tmp_path) == {"sampling_flops": 5, "network_evaluations": 1}

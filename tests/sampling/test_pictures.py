@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from pipeline.core.errors import PipelineError
 from pipeline.sampling.pictures import (
     GAP,
     MARGIN,
@@ -128,7 +129,7 @@ def test_a_failure_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.png"
     save_png(path, grid(images(1), 1))
     before = path.read_bytes()
-    with pytest.raises(OSError):
+    with pytest.raises(PipelineError, match=r"a\.png: cannot be written"):
         save_png(path, Image.new("HSV", (2, 2)))
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["a.png"]

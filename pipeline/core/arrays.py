@@ -1,0 +1,145 @@
+"""Arrays on disk: .npy files that are checked before anything is made of them."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core import files, records
+
+INDEX = "arrays.json"
+"""What a folder says of its arrays."""
+
+
+class Entry(records.Record):
+    """What `INDEX` says of one array."""
+
+    dtype: str
+    shape: list[int]
+    sha256: str
+
+
+class Index(records.Record):
+    """The content of `INDEX`."""
+
+    arrays: dict[str, Entry]
+
+
+def save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write each array as ``<name>.npy``, and `INDEX` with its type, shape and SHA-256."""
+    entries = {}
+    for name, array in arrays.items():
+        file = folder / f"{name}.npy"
+        np.save(file, array)
+        entries[name] = {
+            "dtype": str(array.dtype),
+            "shape": list(array.shape),
+            "sha256": files.sha256(file),
+        }
+    files.write_json(folder / INDEX, {"arrays": entries})
+
+
+def names(folder: Path, remedy: str) -> list[str]:
+    """The arrays that `save` wrote there; none if there is no such folder.
+
+    Raises:
+        files.Unreadable: if the index is damaged.
+    """
+    try:
+        return list(records.read(folder / INDEX, Index, remedy).arrays)
+    except FileNotFoundError:
+        return []
+
+
+def load(
+    folder: Path, name: str, remedy: str, shape: Sequence[int | None] | None = None
+) -> np.ndarray:
+    """One of the arrays that `save` wrote, checked against the index; a read-only memory map.
+
+    Args:
+        folder: where.
+        name: of the array.
+        remedy: what to do if it is not there or not intact.
+        shape: what it must be besides; None matches any length.
+
+    Raises:
+        files.Unreadable: if it is missing, or not what was saved.
+    """
+    try:
+        entry = records.read(folder / INDEX, Index, remedy).arrays[name]
+    except (FileNotFoundError, KeyError):
+        raise files.Unreadable(f"{folder / name}.npy: missing; {remedy}") from None
+    found = read(
+        folder / f"{name}.npy",
+        dtype=np.dtype(entry.dtype),
+        shape=entry.shape,
+        sha256=entry.sha256,
+        remedy=remedy,
+    )
+    return found if shape is None else _of_shape(found, folder / f"{name}.npy", shape, remedy)
+
+
+def read(
+    path: Path,
+    *,
+    dtype: Any = None,
+    shape: Sequence[int | None] | None = None,
+    sha256: str | None = None,
+    remedy: str,
+) -> np.ndarray:
+    """A read-only memory map of an .npy file, so that a false header costs no memory.
+
+    Args:
+        path: the file.
+        dtype: what its values must be.
+        shape: what it must be; None matches any length.
+        sha256: of the whole file.
+        remedy: what to do if it is anything else; it ends each message.
+
+    Raises:
+        files.Unreadable: if the file is missing or holds anything else.
+    """
+    try:
+        with path.open("rb") as stream:
+            if sha256 is not None:
+                found_hash = hashlib.file_digest(stream, "sha256").hexdigest()
+                stream.seek(0)
+            begin = stream.read(6)
+    except FileNotFoundError:
+        raise files.Unreadable(f"{path}: no such file; {remedy}") from None
+    except OSError as error:
+        raise files.Unreadable(f"{path}: cannot be read: {files.reason(error)}; {remedy}") from None
+    if sha256 is not None and found_hash != sha256:
+        raise files.Unreadable(
+            f"{path}: damaged (sha256 {found_hash[:12]}..., expected {sha256[:12]}...); {remedy}"
+        )
+    if begin != b"\x93NUMPY":
+        kind = "an .npz archive" if begin.startswith(b"PK") else "no .npy file"
+        raise files.Unreadable(f"{path}: {kind if begin else 'empty'}; {remedy}")
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # whatever a false header makes NumPy raise
+        raise files.Unreadable(
+            f"{path}: not a readable .npy file ({files.reason(error)}); {remedy}"
+        ) from None
+    if dtype is not None and found.dtype != np.dtype(dtype):
+        raise files.Unreadable(
+            f"{path}: {found.dtype} values, but they should be {np.dtype(dtype)}; {remedy}"
+        )
+    return found if shape is None else _of_shape(found, path, shape, remedy)
+
+
+def _of_shape(
+    found: np.ndarray, path: Path, shape: Sequence[int | None], remedy: str
+) -> np.ndarray:
+    fits = found.ndim == len(shape) and all(
+        wanted is None or wanted == there for wanted, there in zip(shape, found.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("N" if each is None else str(each) for each in shape)
+        raise files.Unreadable(
+            f"{path}: shape {list(found.shape)}, but it should be [{wanted}]; {remedy}"
+        )
+    return found

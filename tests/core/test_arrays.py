@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from pipeline.core import arrays
+from pipeline.core.errors import PipelineError
+
+IMAGES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+
+
+def told(call, *arguments, **options):
+    with pytest.raises(PipelineError) as caught:
+        call(*arguments, **options)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_what_is_saved_is_read_back_as_a_map(tmp_path):
+    arrays.save(tmp_path, {"images": IMAGES, "labels": np.arange(2)})
+    found = arrays.load(tmp_path, "images", "", (None, 3, 4))
+    assert isinstance(found, np.memmap)
+    np.testing.assert_array_equal(found, IMAGES)
+    assert arrays.names(tmp_path, "") == ["images", "labels"]
+    assert arrays.names(tmp_path / "nothing", "") == []
+
+
+@pytest.mark.parametrize("place", [2, 40, 130, -1])
+def test_a_flipped_bit_is_noticed(tmp_path, place):
+    arrays.save(tmp_path, {"images": IMAGES})
+    content = bytearray((tmp_path / "images.npy").read_bytes())
+    content[place] ^= 1
+    (tmp_path / "images.npy").write_bytes(content)
+    assert "images.npy: damaged" in told(arrays.load, tmp_path, "images", "do this")
+
+
+def test_what_is_missing_or_another_is_told(tmp_path):
+    assert "images.npy: missing; do this" in told(arrays.load, tmp_path, "images", "do this")
+    arrays.save(tmp_path, {"images": IMAGES})
+    assert "images.npy: shape [2, 3, 4], but it should be [N, 5, 4]" in told(
+        arrays.load, tmp_path, "images", "", (None, 5, 4)
+    )
+    (tmp_path / "images.npy").unlink()
+    assert "no such file" in told(arrays.load, tmp_path, "images", "")
+    (tmp_path / "arrays.json").write_text("[]")
+    assert "arrays.json" in told(arrays.load, tmp_path, "images", "")
+
+
+def huge(path):
+    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000, 3), }"
+    header = header.ljust(117) + "\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header.encode() + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda path: path.write_bytes(b""), "empty"),
+        (lambda path: path.write_bytes(b"junk" * 100), "no .npy file"),
+        (lambda path: path.write_bytes(b"<html>"), "no .npy file"),
+        (lambda path: np.savez(path.open("wb"), a=IMAGES), "an .npz archive"),
+        (lambda path: path.write_bytes(b"\x93NUMPY"), "not a readable .npy file"),
+        (lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\xff\xff{"), "not a readable"),
+        (huge, "not a readable .npy file"),
+        (lambda path: np.save(path, np.array([{}], object), allow_pickle=True), "not a readable"),
+        (lambda path: path.mkdir(), "cannot be read: Is a directory"),
+        (lambda path: None, "no such file"),
+    ],
+)
+def test_a_file_that_is_no_array_is_one_line(tmp_path, write, words):
+    path = tmp_path / "a.npy"
+    write(path)
+    message = told(arrays.read, path, remedy="do this")
+    assert message.startswith(f"{path}: ")
+    assert words in message
+    assert message.endswith("; do this")
+
+
+def test_types_and_shapes_are_demanded(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, IMAGES)
+    assert "uint8 values, but they should be int64" in told(
+        arrays.read, path, dtype=np.int64, remedy=""
+    )
+    assert "should be [N]" in told(arrays.read, path, shape=(None,), remedy="")
+    assert arrays.read(path, dtype=np.uint8, shape=(2, None, 4), remedy="").shape == (2, 3, 4)
