@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # TORCH_INDEX: an extra package index, such as https://download.pytorch.org/whl/cpu
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help repro recommend thorough gate baseline test test-slow test-cuda test-browser test-as ui live register docs lint check clean setup
+.PHONY: help repro recommend thorough gate baseline verify test test-slow test-cuda test-browser test-as ui live register docs lint check clean setup
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -37,6 +37,9 @@ gate: $(STAMP) ## fail if a metric is worse than its baseline (BASE=revision)
 
 baseline: $(STAMP) ## train with several seeds and write the baseline (SEEDS=3, JOBS=n)
 	@python -m pipeline baseline $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
+
+verify: $(STAMP) ## train models again: are the bits the committed ones? (MODEL=vae,ddpm or all, JOBS=n)
+	@python -m pipeline verify $(or $(MODEL),$(error say which: make verify MODEL=vae)) $(if $(JOBS),--jobs $(JOBS))
 
 check: $(STAMP) ## validate params.yaml
 	@python -m pipeline check
@@ -73,10 +76,17 @@ recommend: $(STAMP) ## say which model to take, and why
 docs: $(STAMP) ## write the tables of README.md and docs/ from metrics/
 	@python -m pipeline docs
 
-lint: $(STAMP) ## ruff, and that no room imports what it must not know
+lint: $(STAMP) ## style, which room imports which, what is unsafe here or in a pinned package
 	ruff check .
 	ruff format --check .
 	lint-imports --no-logo --no-cache
+	bandit --quiet --recursive --configfile pyproject.toml pipeline stages
+	@python -m pipeline.orchestration.audit
 
+# By name: whatever else lies in data/ and work/ is somebody's own.
 clean: ## remove the installation, results that DVC can make again, and work files
-	rm -rf $(VENV) *.egg-info work data .pytest_cache .ruff_cache
+	rm -rf $(VENV) generative_families.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(addprefix data/,inputs.json raw processed domains judge models samples scores)
+	rm -rf $(addprefix work/,locks timings replicas inception logs gate verify)
+	rm -f $(addprefix work/,durations.json shown.json inputs.json *-????????????????.ckpt *-????????????????.damaged)
+	@rmdir data work 2>/dev/null || true

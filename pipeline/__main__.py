@@ -141,7 +141,11 @@ def ui(options: argparse.Namespace) -> None:
 @command(
     argument("source", type=Path, help="a folder of image files, or an .npy file, uint8"),
     argument("--name", required=True, help="what they are called in the comparison"),
-    argument("--labels", type=Path, help="an .npy file: the class of each, if asked for"),
+    argument(
+        "--labels",
+        type=Path,
+        help="the class of each: a .csv file (file name, class) or an .npy file of numbers",
+    ),
 )
 def evaluate_images(options: argparse.Namespace) -> None:
     """Judge images of another generator, and compare them with the models."""
@@ -150,7 +154,7 @@ def evaluate_images(options: argparse.Namespace) -> None:
     from pipeline.evaluation import external
     from pipeline.orchestration import repro
 
-    external.check(options.source, options.name)
+    external.check(options.source, options.name, options.labels)
     repro.make_judges()
     external.evaluate(options.source, options.name, options.labels)
     written = paths.external_metrics(options.name)

@@ -19,10 +19,14 @@ def main() -> None:
         real = Store().split(reference["reference_split"]).images
         picture = pictures.labelled_rows(collect.pictured(rows, paths.samples_dir, real))
         guard.confirm()
-        files.write_text(paths.COMPARISON_CSV, collect.to_csv(rows))
-        files.write_text(paths.COMPARISON_MD, tables.to_markdown(rows, reference))
-        files.write_text(paths.ALL_CURVES, curves)
-        pictures.save_png(paths.SAMPLES_PICTURE, picture)
+        with files.together() as made:
+            for path, text in (
+                (paths.COMPARISON_CSV, collect.to_csv(rows)),
+                (paths.COMPARISON_MD, tables.to_markdown(rows, reference)),
+                (paths.ALL_CURVES, curves),
+            ):
+                made.file(path).write_text(text, encoding="utf-8")
+            pictures.save_png(made.file(paths.SAMPLES_PICTURE), picture)
         for line in tables.problems(rows):
             print(line, file=sys.stderr)
         print(tables.summary(rows))

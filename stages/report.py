@@ -11,7 +11,7 @@ def main() -> None:
         html = page.render(params.read(), collect.read_reference(paths.REFERENCE))
         guard.confirm()
         with files.replacing_folder(paths.REPORT) as folder:
-            files.write_text(folder / "index.html", html)
+            (folder / "index.html").write_text(html, encoding="utf-8")
         print(f"{paths.REPORT / 'index.html'}: {len(html) / 1e6:.1f} MB")
 
 

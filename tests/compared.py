@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.core import paths
+from pipeline.core import arrays, paths
 from pipeline.datasets.store import Split, write
 
 PROTOCOL = {
@@ -78,6 +78,12 @@ def metrics():
     }  # fmt: skip
 
 
+def rewrite(path, **changes):
+    """Change keys of a JSON file; those that are to be ``...`` are taken out."""
+    found = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in found.items() if value is not ...}))
+
+
 def images(n, seed):
     return np.random.default_rng(seed).integers(0, 256, (n, 1, 28, 28), dtype=np.uint8)
 
@@ -105,7 +111,7 @@ def project(tmp_path, monkeypatch):
         row = {**PROTOCOL, "model": name, "family": MODELS[name]["family"], **found}
         paths.model_metrics(name).write_text(json.dumps(row))
         paths.samples_dir(name).mkdir(parents=True)
-        np.save(paths.samples_dir(name) / "samples.npy", images(20, 10 + i))
+        arrays.save(paths.samples_dir(name), {"samples": images(20, 10 + i)})
     paths.curve("zeta").write_text(
         "step,images,model/elbo,model/kl\n10,160,700.125,\n20,320,690.5,1e-05\n"
     )

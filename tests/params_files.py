@@ -2,8 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.core.errors import PipelineError
 from pipeline.gate import rules
@@ -20,6 +22,22 @@ def edited(folder: Path, old: str, new: str, *, after: str = "") -> Path:
     assert count == 1, f"no {old!r} to replace"
     path = folder / "params.yaml"
     path.write_text(before + found + changed)
+    return path
+
+
+def changed(folder: Path, **values: Any) -> Path:
+    """A copy of params.yaml without comments, with values by their keys, ``_`` twice for a dot."""
+    yaml = YAML(typ="safe")
+    raw = yaml.load(COMMITTED.read_text())
+    for key, value in values.items():
+        *blocks, last = key.split("__")
+        block = raw
+        for each in blocks:
+            block = block[each]
+        block[last] = value
+    path = folder / "params.yaml"
+    with path.open("w") as file:
+        yaml.dump(raw, file)
     return path
 
 

@@ -1,10 +1,8 @@
 """The report of a small project, for tests."""
 
-import json
-
 import numpy as np
 import pytest
-from compared import MODELS, reference
+from compared import MODELS, reference, rewrite
 from compared import project as project
 from PIL import Image
 
@@ -31,7 +29,8 @@ def made(project):
                 paths.pictures_dir(name) / f"{kind}.png"
             )
     for name in ("zeta", "alpha"):
-        found = json.loads(paths.model_metrics(name).read_text())
-        found |= {"training_flops_per_image": 1000, "sampling_flops": 20, "authenticity": 0.5}
-        paths.model_metrics(name).write_text(json.dumps(found))
+        flops = {"training_flops_per_image": 1000, "sampling_flops": 20}
+        authenticity = ("authenticity", "authenticity_pixels")
+        authenticity += tuple(f"{key}_real" for key in authenticity)
+        rewrite(paths.model_metrics(name), **flops, **dict.fromkeys(authenticity, 0.5))
     return raw, page.render(raw, reference())

@@ -14,7 +14,7 @@ from mlflow.entities import ViewType
 
 from pipeline import families
 from pipeline.core import files, params, paths
-from pipeline.tracking import mirror
+from pipeline.tracking import mirror, mlflow_store, sqlite_file
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = {"dcgan": "gan", "ddpm": "ddpm", "vae": "vae"}
@@ -140,7 +140,7 @@ def child_environment() -> dict[str, str]:
 
 
 def client() -> MlflowClient:
-    return MlflowClient(tracking_uri=mirror.store_uri())
+    return MlflowClient(tracking_uri=mlflow_store.uri())
 
 
 def all_runs(view: int = ViewType.ACTIVE_ONLY) -> list:
@@ -180,7 +180,7 @@ def artifacts(run_id: str, folder: str | None = None) -> list[str]:
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty store; making one takes seconds."""
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    sqlite_file.create(path)
     return path
 
 

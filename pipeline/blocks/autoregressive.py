@@ -31,6 +31,7 @@ from pipeline.core.contract import (
     Update,
     to_signed,
 )
+from pipeline.core.params import Decay
 from pipeline.core.seeds import ImageNoise
 
 REACH = 3
@@ -46,18 +47,18 @@ COMPLETIONS = 4
 class AutoregressiveTraining(TrainingParams):
     """Optimiser: AdamW with a warm-up, a cosine schedule and averaged weights."""
 
-    clip: float = Field(1.0, gt=0)
-    ema: float = Field(0.99, ge=0, lt=1)
+    clip: float = Field(1.0, gt=0, le=1e6)
+    ema: Decay = 0.99
 
 
 def places(height: int, width: int) -> Tensor:
     """Row and column of each pixel from -1 to 1, and a 1 that tells inside from padding.
 
-    float32 [1, 3, H, W].
+    float32 [1, 3, H, W], on the processor always (see `pipeline.blocks.diffusion.betas`).
     """
-    rows = torch.linspace(-1, 1, height)[:, None].expand(height, width)
-    columns = torch.linspace(-1, 1, width).expand(height, width)
-    return torch.stack([rows, columns, torch.ones(height, width)])[None]
+    rows = torch.linspace(-1, 1, height, device="cpu")[:, None].expand(height, width)
+    columns = torch.linspace(-1, 1, width, device="cpu").expand(height, width)
+    return torch.stack([rows, columns, torch.ones(height, width, device="cpu")])[None]
 
 
 def features(x: Tensor, place: Tensor) -> Tensor:

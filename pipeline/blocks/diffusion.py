@@ -20,7 +20,8 @@ class Diffusion(nn.Module):
     def __init__(self, schedule: str, steps: int) -> None:
         super().__init__()
         self.steps = steps
-        beta = torch.cat([torch.zeros(1, dtype=torch.float64), betas(schedule, steps)])
+        beta = betas(schedule, steps)
+        beta = torch.cat([beta.new_zeros(1), beta])
         alpha_bar = torch.cumprod(1 - beta, dim=0)
         posterior = torch.zeros_like(beta)
         posterior[1:] = beta[1:] * (1 - alpha_bar[:-1]) / (1 - alpha_bar[1:])
@@ -55,14 +56,17 @@ class Diffusion(nn.Module):
 
 
 def betas(schedule: str, steps: int) -> Tensor:
-    """beta_1..beta_T, float64 [T]: ``cosine`` (arXiv:2102.09672, equation 17) or ``linear``."""
+    """beta_1..beta_T, float64 [T]: ``cosine`` (arXiv:2102.09672, equation 17) or ``linear``.
+
+    On the processor always: without values (see `core.contract.on_paper`), torch would import its
+    compiler to count.
+    """
+    options = {"dtype": torch.float64, "device": "cpu"}
     if schedule == "linear":
         # The paper's 1e-4..0.02 are for T = 1000; scaled so that x_T is noise for any T.
         scale = 1000 / steps
-        return torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64).clamp(
-            max=0.999
-        )
-    place = (torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008
+        return torch.linspace(1e-4 * scale, 0.02 * scale, steps, **options).clamp(max=0.999)
+    place = (torch.arange(steps + 1, **options) / steps + 0.008) / 1.008
     alpha_bar = torch.cos(place * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
 

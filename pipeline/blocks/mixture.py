@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.blocks.distributions import categorical_sample
+from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.seeds import ImageNoise
 
@@ -29,7 +30,8 @@ class CodeMixture(nn.Module):
         self.register_buffer("weights", torch.full(shape[:2], 1 / components))
         self.register_buffer("means", torch.zeros(shape))
         # Lower Cholesky factors of the covariances.
-        self.register_buffer("factors", torch.eye(dimensions).repeat(*shape[:2], 1, 1))
+        self.register_buffer("factors", torch.zeros(*shape, dimensions))
+        self.factors.diagonal(dim1=2, dim2=3).fill_(1)
 
     def __str__(self) -> str:
         """What it is, for a reader of the results."""
@@ -51,11 +53,15 @@ class CodeMixture(nn.Module):
             model: whose codes they are, for the message.
 
         Raises:
-            PipelineError: if a group has too few codes.
+            PipelineError: if a group has too few codes, or there is no such mixture.
         """
         from sklearn.mixture import GaussianMixture
 
         components = self.weights.shape[1]
+        if not all(np.isfinite(each).all() for each in codes):
+            raise PipelineError(
+                f"{model}: codes are not finite: training diverged; lower training.learning_rate"
+            )
         added = floor * float(
             np.concatenate([each for each in codes if len(each)]).var(axis=0).mean()
         )
@@ -64,15 +70,23 @@ class CodeMixture(nn.Module):
                 continue
             if len(each) < max(2, components):
                 raise PipelineError(
-                    f"models.{model}.network.components = {components}: there are only "
-                    f"{len(each)} codes to fit so many Gaussians to; lower it"
+                    f"{paths.PARAMS}: models.{model}.network.components = {components}: there are "
+                    f"only {len(each)} codes to fit so many Gaussians to; lower it"
                 )
-            found = GaussianMixture(
-                components, covariance_type="full", reg_covar=added, random_state=0
-            ).fit(each.astype(np.float64))
+            try:
+                found = GaussianMixture(
+                    components, covariance_type="full", reg_covar=added, random_state=0
+                ).fit(each.astype(np.float64))
+                factors = np.linalg.cholesky(found.covariances_)
+            except (ValueError, np.linalg.LinAlgError):
+                # scikit-learn's error for a Gaussian that collapsed.
+                raise PipelineError(
+                    f"{paths.PARAMS}: models.{model}.network.components = {components}: a Gaussian "
+                    "collapsed to a point; lower it, or raise the floor where there is such a key"
+                ) from None
             self.weights[group] = torch.from_numpy(found.weights_)
             self.means[group] = torch.from_numpy(found.means_)
-            self.factors[group] = torch.from_numpy(np.linalg.cholesky(found.covariances_))
+            self.factors[group] = torch.from_numpy(factors)
         self.fitted.fill_(True)
 
     def log_density(self, codes: Tensor, groups: Tensor) -> Tensor:

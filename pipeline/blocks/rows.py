@@ -30,9 +30,9 @@ from pipeline.core.params import ModelParams, Section
 class RowNetwork(Section):
     """Size of the part that is inside a row, which the families with rows as tokens share."""
 
-    channels: int = Field(32, ge=4)
-    layers: int = Field(3, ge=0)
-    hidden: int = Field(64, ge=4)
+    channels: int = Field(32, ge=4, le=4096)
+    layers: int = Field(3, ge=0, le=256)
+    hidden: int = Field(64, ge=4, le=65_536)
 
 
 class RowLayer(nn.Module):

@@ -5,6 +5,8 @@ whose protocol is not that of the reference rows is marked: its numbers answer a
 so they are never ranked with the rest. `tables` makes the page for people of these rows.
 """
 
+import csv
+import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -14,80 +16,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.comparison import spread
-from pipeline.core import files, params, paths
+from pipeline.comparison import results, spread
+from pipeline.comparison.results import COLUMNS
+from pipeline.core import arrays, files, params, paths
 from pipeline.core.errors import PipelineError
 
 OK, FAILED, OTHER = "ok", "failed", "other protocol"
-COLUMNS = (
-    "kind",
-    "status",
-    "model",
-    "label",
-    "family",
-    "fid",
-    "fid_min",
-    "fid_max",
-    "kid",
-    "kid_min",
-    "kid_max",
-    "coverage",
-    "coverage_min",
-    "coverage_max",
-    "density",
-    "precision",
-    "recall",
-    "authenticity",
-    "authenticity_real",
-    "authenticity_pixels",
-    "authenticity_pixels_real",
-    "label_accuracy",
-    "label_accuracy_real",
-    "class_fid",
-    "class_fid_real",
-    "class_fid_max",
-    "class_fid_worst",
-    "class_fid_n",
-    "bits_per_dim",
-    "bits_per_dim_stderr",
-    "bits_per_dim_behind",
-    "bits_per_dim_behind_stderr",
-    "likelihood_bound",
-    "nats_per_image",
-    "iwae_bits_per_dim",
-    "iwae_bits_per_dim_stderr",
-    "iwae_nats_per_image",
-    "iwae_samples",
-    "bits_per_dim_given_label",
-    "bits_per_dim_given_label_stderr",
-    "nats_per_image_given_label",
-    "label_gain_nats",
-    "label_gain_nats_stderr",
-    "reconstruction_mse",
-    "reconstruction_psnr",
-    "reconstruction_ssim",
-    "reconstruction_kind",
-    "translation_fid_ab",
-    "translation_fid_ab_floor",
-    "translation_fid_ba",
-    "translation_fid_ba_floor",
-    "translation_fid_identity",
-    "translation_mse",
-    "translation_mse_ab",
-    "translation_mse_ba",
-    "translation_mse_identity",
-    "translation_label_accuracy",
-    "translation_label_accuracy_real",
-    "translation_label_accuracy_identity",
-    "translation_n",
-    "cycle_mse",
-    "parameters",
-    "images_seen",
-    "training_flops_per_image",
-    "sampling_flops",
-    "network_evaluations",
-)
-"""The first columns of the table, always there; all other keys follow in alphabetical order."""
+EXTERNAL = "external"
+"""The family of images that another generator made."""
+MEASURED = {"samples": "fid", "labels": "label_accuracy", "b_to_a": "translation_fid_ab"}
+"""Arrays of what a model makes, and what is measured of each."""
 PICTURED = 12
 """Images of each model in the picture."""
 
@@ -98,11 +36,9 @@ def read_reference(path: Path) -> Row:
     """The reference rows and their protocol, as the stage ``reference`` wrote them.
 
     Raises:
-        PipelineError: if that stage has not run.
+        PipelineError: if that stage has not run, or the file holds anything else.
     """
-    if not path.exists():
-        raise PipelineError(f"{path}: no such file; run `dvc repro reference`")
-    return files.read_json(path)
+    return results.of_references(path)
 
 
 def rows(
@@ -125,23 +61,37 @@ def rows(
         `OTHER`), ``model`` and ``label``.
 
     Raises:
-        PipelineError: if a model and such images have one name.
+        PipelineError: if a model and such images have one name; one line for each mistake in a
+            file.
     """
     common = {key: value for key, value in reference.items() if key != "rows"}
-    found = []
+    found, problems = [], []
     for name, block in models.items():
+        if not isinstance(block, dict) or not isinstance(block.get("family"), str):
+            where = f"{paths.PARAMS}: models.{name}"
+            raise PipelineError(f"{where}: must be a block with the key 'family'")
         row = {"kind": "model", "model": name, "label": name, "family": block["family"]}
-        if not metrics(name).exists():
+        try:
+            measured = _own(results.of_model(name, metrics(name)))
+            found.append(_judged(measured | {**row, "family": measured["family"]}, reference))
+        except FileNotFoundError:
             found.append({**row, "status": FAILED})
-            continue
-        found.append(_judged({**row, **files.read_json(metrics(name))}, reference))
-    for path in sorted(external.glob("*.json")) if external is not None else []:
+        except PipelineError as error:
+            problems.append(str(error))
+    # A hidden file is what is left of one that was being written.
+    for path in sorted(external.glob("[!.]*.json")) if external is not None else []:
         if path.stem in models:
             raise PipelineError(
                 f"{path}: a model of params.yaml is called so, too; rename or delete this file"
             )
-        row = {"kind": "model", "model": path.stem, "label": path.stem}
-        found.append(_judged({**files.read_json(path), **row}, reference))
+        try:
+            measured = _own(results.of_external(path))
+            row = {"kind": "model", "model": path.stem, "label": path.stem}
+            found.append(_judged(measured | row, reference))
+        except PipelineError as error:
+            problems.append(str(error))
+    if problems:
+        raise PipelineError("\n".join(problems))
     for each in reference["rows"]:
         facts = {key: value for key, value in each.items() if key != "name"}
         found.append({"kind": "reference", "status": OK, "model": each["name"], **common, **facts})
@@ -153,14 +103,18 @@ def project_rows(raw: dict[str, Any], reference: Row) -> list[Row]:
 
     These are the keys of `pipeline.comparison.spread.COLUMNS`, and `behind`.
     """
-    found = rows(params.model_blocks(raw), paths.model_metrics, reference, paths.EXTERNAL)
-    spreads = [
-        spread.read(paths.thorough_metrics(row["model"]), row, raw)
-        if row["kind"] == "model" and row["status"] == OK and row["model"] in raw["models"]
-        else {}
-        for row in found
-    ]
-    return behind([row | more for row, more in zip(found, spreads, strict=True)], paths.scores_dir)
+    found, problems = [], []
+    for row in rows(params.model_blocks(raw), paths.model_metrics, reference, paths.EXTERNAL):
+        more = {}
+        if row["kind"] == "model" and row["status"] == OK and row["model"] in raw["models"]:
+            try:
+                more = spread.read(paths.thorough_metrics(row["model"]), row, raw)
+            except PipelineError as error:
+                problems.append(str(error))
+        found.append(row | more)
+    if problems:
+        raise PipelineError("\n".join(problems))
+    return behind(found, paths.scores_dir)
 
 
 def behind(rows: Sequence[Row], scores: Callable[[str], Path]) -> list[Row]:
@@ -172,20 +126,26 @@ def behind(rows: Sequence[Row], scores: Callable[[str], Path]) -> list[Row]:
     Args:
         rows: from `rows`.
         scores: the folder of a model's ``nats.npy``, the nats of each image, if it has one.
+
+    Raises:
+        PipelineError: if these are damaged, or not those that the metrics are the mean of.
     """
     scored = [
-        row
+        (row, nats)
         for row in rows
-        if row["kind"] == "model"
-        and row["status"] == OK
-        and row.get("bits_per_dim") is not None
-        and (scores(row["model"]) / "nats.npy").exists()
+        if row["kind"] == "model" and row["status"] == OK
+        if (nats := _nats(row, scores(row["model"]))) is not None
     ]
-    scored.sort(key=lambda row: row["bits_per_dim"])
+    scored.sort(key=lambda pair: pair[0]["bits_per_dim"])
     found: dict[str, Row] = {}
-    for better, worse in pairwise(scored):
-        nats = [np.load(scores(row["model"]) / "nats.npy") for row in (better, worse)]
-        difference = nats[1] - nats[0]
+    for (better, fewer), (worse, more) in pairwise(scored):
+        if len(fewer) != len(more):
+            folder, other = scores(worse["model"]), scores(better["model"])
+            raise PipelineError(
+                f"{folder / 'nats.npy'}: {len(more)} images, but {other / 'nats.npy'} is of "
+                f"{len(fewer)}; {_again(folder)}"
+            )
+        difference = more - fewer
         stderr = float(difference.std(ddof=1)) / math.sqrt(len(difference))
         unit = worse["bits_per_dim"] / worse["nats_per_image"]
         values = {
@@ -194,6 +154,53 @@ def behind(rows: Sequence[Row], scores: Callable[[str], Path]) -> list[Row]:
         }
         found[worse["model"]] = files.rounded(values)
     return [row | found.get(row["model"], {}) if row["kind"] == "model" else row for row in rows]
+
+
+def _nats(row: Row, folder: Path) -> np.ndarray | None:
+    """The nats of each image, float64 [N]; None for a model without, or whose are not here.
+
+    Raises:
+        PipelineError: if they are not those that the row's metrics are the mean of.
+    """
+    again = _again(folder)
+    known = arrays.names(folder, again)
+    if folder.exists():
+        _measured(row, folder, known, "nats", "bits_per_dim")
+    if "nats" not in known:
+        return None
+    nats, file = arrays.load(folder, "nats", again, (None,)), folder / "nats.npy"
+    if nats.dtype != np.float64 or len(nats) < 2:
+        raise PipelineError(
+            f"{file}: {len(nats)} values of {nats.dtype}, but it should hold the float64 nats of "
+            f"two images or more; {again}"
+        )
+    mean = row["nats_per_image"]
+    if not abs(nats.mean() - mean) <= 1e-6 * abs(mean):
+        raise PipelineError(
+            f"{file}: the mean is {nats.mean():.8g}, but {paths.model_metrics(row['model'])} has "
+            f"nats_per_image = {mean}, so they are not of one evaluation; {again}"
+        )
+    return nats
+
+
+def _measured(row: Row, folder: Path, known: Sequence[str], name: str, key: str) -> None:
+    """Refuse an array without its metric, and a metric without the array that it is of."""
+    if (name in known) != (row.get(key) is not None):
+        lists = "lists" if name in known else "does not list"
+        raise PipelineError(
+            f"{paths.model_metrics(row['model'])}: {key} is {row.get(key, 'missing')}, but "
+            f"{folder / arrays.INDEX} {lists} {name}.npy; {_again(folder)}"
+        )
+
+
+def _again(folder: Path) -> str:
+    """What helps where a folder of DVC's does not hold what it should."""
+    return f"delete {folder} and run `make repro`"
+
+
+def _own(measured: Row) -> Row:
+    """What a file may say of a model, and not what only the comparison knows."""
+    return {key: value for key, value in measured.items() if key not in spread.COLUMNS}
 
 
 def _judged(row: Row, reference: Row) -> Row:
@@ -214,17 +221,25 @@ def curves(models: Iterable[str], curve: Callable[[str], Path]) -> str:
 
     One line for each value, since curves of different families share no unit and so no column.
     Models without a curve are left out; values are copied digit by digit.
+
+    Raises:
+        PipelineError: if a file is no curve.
     """
-    parts = []
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["model", "curve", "step", "images", "value"])
     for model in models:
         if not curve(model).exists():
             continue
-        wide = pd.read_csv(curve(model), dtype=str)
-        long = wide.melt(["step", "images"], var_name="curve").dropna(subset="value")
-        parts.append(long.assign(model=model))
-    columns = ["model", "curve", "step", "images", "value"]
-    joined = pd.concat(parts) if parts else pd.DataFrame(columns=columns)
-    return joined[columns].to_csv(index=False, lineterminator="\n")
+        lines = results.curve(curve(model))
+        for term in lines[0] if lines else ():
+            if term not in ("step", "images"):
+                writer.writerows(
+                    [model, term, line["step"], line["images"], line[term]]
+                    for line in lines
+                    if line[term]
+                )
+    return table.getvalue()
 
 
 def pictured(
@@ -240,12 +255,15 @@ def pictured(
         rows: from `rows`.
         samples: the folder of a model's samples.
         real: uint8 images [N, C, H, W] of the data set.
+
+    Raises:
+        PipelineError: if an array is damaged, or is not there although it was measured.
     """
     found = [("real images", np.array(real[:PICTURED]))]
     for row in rows:
         if row["kind"] != "model":
             continue
-        what, images = _shown(samples(row["model"]))
+        what, images = _shown(row, samples(row["model"]), real.shape[1:])
         if row["status"] == FAILED:
             what = "failed"
         elif images is not None and images.shape[1:] != real.shape[1:]:
@@ -255,15 +273,34 @@ def pictured(
     return found
 
 
-def _shown(folder: Path) -> tuple[str, np.ndarray | None]:
-    """What a model makes, said in a few words if it isn't plain, and at most `PICTURED` of it."""
-    if (folder / "samples.npy").exists():
-        images = np.load(folder / "samples.npy", mmap_mode="r")
-        if not (folder / "labels.npy").exists():
+def _shown(row: Row, folder: Path, shape: tuple[int, ...]) -> tuple[str, np.ndarray | None]:
+    """What a model makes, said in a few words if it isn't plain, and at most `PICTURED` of it.
+
+    Raises:
+        PipelineError: if it is not what the row's metrics were measured of.
+    """
+    again = _again(folder)
+    known = arrays.names(folder, again)
+    judged = row["status"] == OK and row["family"] != EXTERNAL
+    for name, key in MEASURED.items() if judged else ():
+        _measured(row, folder, known, name, key)
+    if "samples" in known:
+        wanted = (row.get("n_samples"), *shape) if judged else (None,) * 4
+        images = _images(folder, "samples", wanted)
+        if "labels" not in known:
             return "", np.array(images[:PICTURED])
-        _, first = np.unique(np.load(folder / "labels.npy"), return_index=True)
+        labels = arrays.load(folder, "labels", again, (len(images),))
+        _, first = np.unique(labels, return_index=True)
         return "by class", np.array(images[first[:PICTURED]])
-    if (folder / "b_to_a.npy").exists():
-        images = np.load(folder / "b_to_a.npy", mmap_mode="r")
-        return "B to A", np.array(images[:PICTURED])
+    if "b_to_a" in known:
+        return "B to A", np.array(_images(folder, "b_to_a", (None,) * 4)[:PICTURED])
     return "no samples", None
+
+
+def _images(folder: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    images = arrays.load(folder, name, _again(folder), shape)
+    if images.dtype != np.uint8:
+        raise PipelineError(
+            f"{folder / name}.npy: {images.dtype} values, but images are uint8; {_again(folder)}"
+        )
+    return images

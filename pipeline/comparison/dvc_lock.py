@@ -1,26 +1,106 @@
 """What DVC recorded of each stage in dvc.lock."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
+from pydantic import model_validator
 from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from pipeline.core import files, paths
+from pipeline.core import files, paths, records
 from pipeline.core.errors import PipelineError
 
 MODEL_STAGES = ("train", "sample", "evaluate")
+REMEDY = "restore it from git, or delete it and run `make repro`, which retrains nothing it knows"
+CONFLICT = ("<<<<<<< ", "=======", ">>>>>>> ")
 
 
-def entries() -> dict[str, Any]:
+class Recorded(records.Record):
+    """A file or folder, and the hash of its content."""
+
+    path: str = ""
+    hash: str | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.hash is not None and not (self.model_extra or {}).get(self.hash):
+            raise ValueError(f"{self.hash} of {self.path} is missing")
+        return self
+
+
+class Stage(records.Record):
+    """What was run, on what, and what it gave."""
+
+    cmd: Any
+    deps: list[Recorded] = []
+    outs: list[Recorded] = []
+    params: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _run(self) -> Self:
+        if not self.cmd or not isinstance(self.cmd, str | list):
+            raise ValueError(f"cmd = {self.cmd!r} should be what was run")
+        return self
+
+
+class Lock(records.Record):
+    """The content of dvc.lock."""
+
+    stages: dict[str, Stage] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.model_extra and "schema" not in self.model_extra:
+            raise ValueError("no schema, so it is nothing that DVC wrote")
+        return self
+
+
+def read(path: Path = paths.DVC_LOCK) -> dict[str, Any]:
+    """The whole of a dvc.lock, as it stands there.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        PipelineError: if it has conflict markers, was cut, or is none.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+        conflict = [n for n, line in enumerate(text.splitlines(), 1) if line.startswith(CONFLICT)]
+        if conflict:
+            raise files.Unreadable(
+                f"{path}:{conflict[0]}: conflict markers of git; keep one side "
+                f"(`git checkout --ours {path}`) and run `make repro`, which brings it up to date"
+            )
+        found = YAML(typ="safe").load(text) or {}
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise files.Unreadable(f"{path}: cannot be read: {files.reason(error)}") from None
+    except UnicodeDecodeError as error:
+        raise files.Unreadable(f"{path}: not UTF-8 text ({error.reason}); {REMEDY}") from None
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f":{mark.line + 1}" if mark else ""
+        problem = " ".join(str(error.problem or error.context).split())
+        raise files.Unreadable(f"{path}{where}: not valid YAML: {problem}; {REMEDY}") from None
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, PipelineError):
+            raise
+        reason = files.reason(error).partition(" in ")[0]
+        raise files.Unreadable(f"{path}: not valid YAML: {reason}; {REMEDY}") from None
+    records.parse(found, Lock, path, REMEDY)
+    return found
+
+
+def entries(path: Path = paths.DVC_LOCK) -> dict[str, Any]:
     """What dvc.lock says, by stage.
 
     Raises:
-        PipelineError: if there is no such file.
+        PipelineError: as `read`, and if there is no such file.
     """
     try:
-        text = paths.DVC_LOCK.read_text(encoding="utf-8")
+        return read(path).get("stages", {})
     except FileNotFoundError:
-        raise PipelineError(f"{paths.DVC_LOCK}: no such file; run `make repro` first") from None
-    return YAML(typ="safe").load(text).get("stages", {})
+        raise PipelineError(f"{path}: no such file; run `make repro` first") from None
 
 
 def missing(model: str, recorded: dict[str, Any]) -> list[str]:

@@ -1,10 +1,12 @@
 """How much a model's metrics move from training to training and from sample set to sample set."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pipeline.comparison import ties
-from pipeline.core import files
+from pydantic import AfterValidator, Field, model_validator
+
+from pipeline.comparison import results, ties
+from pipeline.core import files, params, paths, records
 from pipeline.core.errors import PipelineError
 
 DISTANCES = ("fid", "class_fid", "translation_fid_ab", "translation_fid_ba")
@@ -43,6 +45,59 @@ COLUMNS = (
     *(f"inversion_{each}" for each in INVERSION),
 )
 """What `read` may give."""
+
+Number = Annotated[Any, AfterValidator(results.number)]
+Scalar = Annotated[Any, AfterValidator(results.scalar)]
+
+
+class Spread(records.Record):
+    """The `VALUES` of one metric."""
+
+    __pydantic_extra__: dict[str, Number]
+
+    trained_mean: Number
+    trained_low: Number
+    trained_high: Number
+    trained_sd: Number
+    sample_sets_sd: Number
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        slack = 1e-6 * abs(self.trained_mean) + 1e-9
+        low, high = self.trained_low - slack, self.trained_high + slack
+        if not low <= self.trained_mean <= high:
+            raise ValueError("trained_mean should be between trained_low and trained_high")
+        if min(self.trained_sd, self.sample_sets_sd) < 0:
+            raise ValueError("trained_sd and sample_sets_sd should be 0 or more")
+        return self
+
+
+class Thorough(records.Record):
+    """``metrics/thorough/<model>.json``: `summary`, of what it is, and an inversion."""
+
+    __pydantic_extra__: dict[str, Scalar]
+
+    protocol: str
+    configuration: str
+    trainings: int = Field(ge=2)
+    sample_sets: int = Field(ge=2)
+    runs: list[dict[str, Scalar]] = Field(min_length=1)
+    spread: dict[str, Spread]
+    inversion_mse: Number = None
+    inversion_psnr: Number = None
+    inversion_ssim: Scalar = None
+    inversion_n: Number = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for key in self.spread:
+            if key not in SPREAD:
+                raise ValueError(f"spread: {params.one_of('metric', key, SPREAD)}")
+        for key in DISTANCES:
+            for run in self.runs[:1]:
+                if key in run:
+                    results.number(run[key])
+        return self
 
 
 def summary(runs: dict[tuple[int, int], dict[str, Any]], start: tuple[int, int]) -> dict[str, Any]:
@@ -85,9 +140,14 @@ def summary(runs: dict[tuple[int, int], dict[str, Any]], start: tuple[int, int])
 
 def configuration(raw: dict[str, Any], model: str) -> str:
     """16 hex digits that name all parameters which move a model's metrics, but for the seeds."""
+    for key in ("train", "sample", "evaluate"):
+        if not isinstance(raw.get(key), dict):
+            raise PipelineError(
+                f"{paths.PARAMS}: {key}: missing section; see the commented original"
+            )
     shared: dict[str, Any] = {key: dict(raw[key]) for key in ("train", "sample", "evaluate")}
     for key in ("train", "sample"):
-        del shared[key]["seed"]
+        shared[key].pop("seed", None)
     shared["evaluate"].pop("inception", None)  # it has keys of its own
     return files.sha256_of({**shared, "model": raw["models"][model]})[:16]
 
@@ -102,18 +162,13 @@ def read(path: Path, metrics: dict[str, Any], raw: dict[str, Any]) -> dict[str, 
         raw: params.yaml, which must be the same in what moves metrics.
 
     Raises:
-        PipelineError: if the file is damaged.
+        PipelineError: one line for each mistake in the file.
     """
-    if not path.exists():
-        return {}
     try:
-        found = files.read_json(path)
-        return _read(found, metrics, raw)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PipelineError(
-            f"{path}: not what `make thorough` writes ({type(error).__name__}: {error}); "
-            "restore it from git, or delete it"
-        ) from None
+        found = records.read(path, Thorough, "restore it from git, or delete it")
+    except FileNotFoundError:
+        return {}
+    return _read(found.model_dump(exclude_unset=True), metrics, raw)
 
 
 def _read(found: dict[str, Any], metrics: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:

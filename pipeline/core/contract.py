@@ -5,16 +5,18 @@ family cannot do it does not define, and the comparison says n/a: there are no p
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from pipeline.core.errors import NotFinite
 from pipeline.core.images import ImageSpec
-from pipeline.core.params import ModelParams, Section
+from pipeline.core.params import ModelParams, Rate, Section
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,21 @@ class Batch:
     images: Tensor
     labels: Tensor
     others: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """What is known of the images that a model will be trained on before they are there.
+
+    Attributes:
+        spec: their shape, and how many classes there are.
+        count: how many; of two domains, those of the smaller one.
+        by_class: how many of each class; None where the data are two domains.
+    """
+
+    spec: ImageSpec
+    count: int
+    by_class: Sequence[int] | None = None
 
 
 @dataclass
@@ -84,9 +101,9 @@ class NoHyperparameters(Section):
 class TrainingParams(Section):
     """What every family's training block has."""
 
-    images: int = Field(ge=1)
-    batch: int = Field(64, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
+    images: int = Field(ge=1, le=10**9)
+    batch: int = Field(64, ge=2, le=65_536)
+    learning_rate: Rate = 1e-3
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
@@ -107,6 +124,8 @@ class Family(nn.Module, ABC):
     def __init__(self, spec: ImageSpec, params: ModelParams) -> None:
         """Build the network with initial weights from torch's global generator.
 
+        It is also built without values (`on_paper`), so no tensor must be looked at here.
+
         Raises:
             PipelineError: if the family does not take images of this shape.
         """
@@ -115,12 +134,28 @@ class Family(nn.Module, ABC):
         self.params = params
 
     @classmethod
-    def unsupported(cls, params: ModelParams, device: torch.device) -> str | None:
-        """Why such a model cannot be trained on this device, and what to set instead; else None.
+    def unsupported(
+        cls, params: ModelParams, device: torch.device, images: TrainingImages | None = None
+    ) -> str | None:
+        """Why such a model would be refused later, and what to set instead; else None.
 
-        The reason begins with the key, below the model's own, that has to be set otherwise. Of
-        ``params`` the training block is there.
+        Everything that is known before a training starts: what the device cannot do, what cannot
+        be had of so many images, which blocks do not go together. What the constructor refuses
+        need not be told here. The reason begins with the key, below the model's own, that has to
+        be set otherwise.
+
+        Args:
+            params: the model's; blocks that the caller does not depend on are None.
+            device: where it is to be trained or sampled.
+            images: what it is to be trained on, where that is known.
         """
+        if images is not None and params.training is not None:
+            batch = params.training.batch
+            if batch > images.count:
+                return (
+                    f"training.batch = {batch}: there are only {images.count:,} images to train "
+                    "on; lower it"
+                )
         return None
 
     @property
@@ -244,10 +279,13 @@ def to_uint8(images: Tensor) -> Tensor:
     """Float -1..1 to uint8: clipped and rounded to the nearest level.
 
     Raises:
-        ValueError: if a value is not finite, since that is no image.
+        NotFinite: if a value is not finite, since that is no image.
     """
     if not torch.isfinite(images).all():
-        raise ValueError("the model produced values that are not finite")
+        raise NotFinite(
+            "the model produced values that are not finite; its training went wrong: try a lower "
+            "training.learning_rate"
+        )
     return ((images.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
 
 
@@ -260,6 +298,31 @@ def in_batches(n: int, size: int) -> Iterator[tuple[Tensor, int]]:
     for start in range(0, n, size):
         index = torch.arange(start, start + size).clamp(max=n - 1)
         yield index, min(size, n - start)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out what draws initial weights: to do nothing, torch would import its compiler."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "trunc_normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def on_paper(family: type[Family], spec: ImageSpec, params: ModelParams) -> Family:
+    """A model on torch's device ``meta``, where tensors have shapes and neither values nor memory.
+
+    It tells in milliseconds what the constructor refuses, and how large the model would be.
+
+    Raises:
+        PipelineError: as the constructor.
+        RuntimeError: if there are no tensors so large.
+    """
+    with torch.device("meta"), _Undrawn():
+        return family(spec, params)
 
 
 def count_parameters(module: nn.Module) -> int:

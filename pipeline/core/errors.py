@@ -7,3 +7,7 @@ class PipelineError(Exception):
     Commands print it as ``error: <message>`` and leave with a non-zero exit code;
     anything else that is raised is a defect of ours and keeps its traceback.
     """
+
+
+class NotFinite(PipelineError, ValueError):
+    """A model gave NaN or infinity, so that there is nothing to judge."""

@@ -12,7 +12,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import NotFinite, PipelineError
 
 
 class Unreadable(PipelineError, ValueError):
@@ -267,11 +267,11 @@ def rounded(result: dict[str, Any], digits: int = 8) -> dict[str, Any]:
     """A flat result with its floats rounded to ``digits`` significant digits.
 
     Raises:
-        ValueError: if a value is NaN or infinite, which no result may hold.
+        NotFinite: if a value is NaN or infinite, which no result may hold.
     """
     bad = [key for key, value in result.items() if isinstance(value, float) and not isfinite(value)]
     if bad:
-        raise ValueError(f"results must be finite, but these are not: {', '.join(bad)}")
+        raise NotFinite(f"results must be finite, but these are not: {', '.join(bad)}")
     return {
         key: float(f"{value:.{digits}g}") if isinstance(value, float) else value
         for key, value in result.items()

@@ -6,62 +6,86 @@ the sections that it depends on and no others; `pipeline.orchestration.check_par
 """
 
 import difflib
+import re
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 
+LARGEST_FILE = 1_000_000
+"""Bytes; the committed file has 16,000."""
+DEEPEST = 50
+"""Blocks within blocks. The parser, which is written in C, ends the process at some 50,000."""
+MOST_VALUES = 100_000
+"""Values in the file, aliases (``*name``) written out."""
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 80
+"""Shows a value of whatever size on one line."""
+
+Seed = Annotated[int, Field(ge=0, le=2**62)]
+"""Some commands count up from it, and the results must stay below 2^63."""
+Rate = Annotated[float, Field(gt=0, le=1)]
+"""A learning rate."""
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""Of a moving average."""
+
 
 class Section(BaseModel):
-    """A block of params.yaml: immutable, no unknown keys, no silent change of type."""
+    """A block of params.yaml: immutable, no unknown keys, no silent change of type, no infinity.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    Every number has bounds, far from anything of use: what is beyond them would end in an error of
+    a library, or not at all.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
     """Which images, and how they are split."""
 
     name: str = "mnist-5k"
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     val_fraction: float = Field(0.1, gt=0, lt=0.5)
     folder: str = ""
-    size: int = Field(64, ge=8)
+    size: int = Field(64, ge=8, le=1024)
 
 
 class Domains(Section):
     """Two unpaired domains, for models that translate between them."""
 
     transformation: Literal["outline", "rotate", "invert", "classes"] = "outline"
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
 
 class Runtime(Section):
     """Where and how training and sampling run."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(1, ge=1)
-    checkpoint_seconds: float = Field(20.0, gt=0)
+    threads: int = Field(1, ge=1, le=1024)
+    checkpoint_seconds: float = Field(20.0, gt=0, le=86_400)
 
 
 class Judge(Section):
     """The classifiers whose features carry FID."""
 
-    seeds: list[int] = Field([101, 102, 103], min_length=1)
-    epochs: int = Field(8, ge=1)
-    batch: int = Field(64, ge=2)
-    learning_rate: float = Field(0.01, gt=0)
-    features: int = Field(64, ge=2)
+    seeds: list[Seed] = Field([101, 102, 103], min_length=1, max_length=100)
+    epochs: int = Field(8, ge=1, le=10_000)
+    batch: int = Field(64, ge=2, le=65_536)
+    learning_rate: Rate = 0.01
+    features: int = Field(64, ge=2, le=4096)
 
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, seeds: list[int]) -> list[int]:
-        if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        if len(set(seeds)) < len(seeds):
             raise ValueError("must be distinct non-negative integers")
         return seeds
 
@@ -69,16 +93,19 @@ class Judge(Section):
 class Train(Section):
     """What all trainings share."""
 
-    seed: int = Field(0, ge=0)
-    budget: float = Field(1.0, gt=0)
+    seed: Seed = 0
+    budget: float = Field(1.0, gt=0, le=10_000)
 
 
 class Sample(Section):
-    """How many images each model draws."""
+    """How many images each model draws.
 
-    n: int = Field(1000, ge=2)
-    seed: int = Field(0, ge=0)
-    batch: int = Field(250, ge=1)
+    There are 6 at the least, since coverage looks at 5 neighbours of each.
+    """
+
+    n: int = Field(1000, ge=6, le=1_000_000)
+    seed: Seed = 0
+    batch: int = Field(250, ge=1, le=10_000)
 
 
 class Inception(Section):
@@ -98,17 +125,17 @@ class Evaluate(Section):
     """What the images are compared with."""
 
     split: Literal["val", "test"] = "test"
-    seed: int = Field(0, ge=0)
-    batch: int = Field(100, ge=1)
+    seed: Seed = 0
+    batch: int = Field(100, ge=1, le=10_000)
     inception: Inception = Inception()
 
 
 class Thorough(Section):
     """What `make thorough` adds to the default run."""
 
-    trainings: int = Field(3, ge=2)
-    sample_sets: int = Field(3, ge=2)
-    inverted: int = Field(100, ge=2)
+    trainings: int = Field(3, ge=2, le=100)
+    sample_sets: int = Field(3, ge=2, le=100)
+    inverted: int = Field(100, ge=2, le=1_000_000)
 
 
 SHARED: dict[str, type[Section]] = {
@@ -146,22 +173,82 @@ def read(path: Path = paths.PARAMS) -> dict[str, Any]:
     """Parse params.yaml as DVC does (YAML 1.2).
 
     Raises:
-        PipelineError: if the file is missing, is not YAML, or names a key twice.
+        PipelineError: if the file is missing or cannot be read, is not YAML, or names a key twice.
     """
+    text = _text(path)
     try:
-        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file; run this from the project's folder") from None
-    except UnicodeDecodeError as error:
-        raise PipelineError(f"{path}: not UTF-8 text ({error.reason})") from None
+        _check_size(text)
+        raw = YAML(typ="safe").load(text)
+    except PipelineError as error:
+        raise PipelineError(f"{path}: {error}") from None
     except MarkedYAMLError as error:
         mark = error.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = " ".join(str(error.problem or error.context).split())
         raise PipelineError(f"{path}{where}: not valid YAML: {problem}") from None
+    except Exception as error:
+        # What Python says of a value that it cannot make, such as a date in month 13, passes
+        # through the parser as it is; so it may be anything.
+        reason = " ".join(str(error).partition(' in "<')[0].partition(";")[0].split())
+        raise PipelineError(f"{path}: not valid YAML: {reason or type(error).__name__}") from None
     if not isinstance(raw, dict):
         raise PipelineError(f"{path}: must hold the sections {', '.join([*SHARED, 'models'])}")
     return raw
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_file():
+            raise PipelineError(f"{path}: not a file; restore it from git")
+        # Not the size that is told beforehand, which a device has none of.
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise PipelineError(f"{path}: more than {LARGEST_FILE:,} bytes; restore it from git")
+        return content.decode("utf-8")
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: no such file; run this from the project's folder") from None
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"{path}: not UTF-8 text ({error.reason})") from None
+    except OSError as error:
+        raise PipelineError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _check_size(text: str) -> None:
+    """Refuse what would take the parser forever, or end the process.
+
+    Looks at the parts of the text one after the other, before any value is made of them.
+
+    Raises:
+        PipelineError: if blocks are nested too deeply, or aliases stand for too much.
+    """
+    known: dict[str, tuple[int, int]] = {}  # of each anchor: values and levels
+    blocks: list[list[Any]] = [[None, 0, 0]]  # those that are open: anchor, values, levels
+
+    def close(anchor: str | None, values: int, levels: int) -> None:
+        if anchor is not None:
+            known[anchor] = values, levels
+        blocks[-1][1] += values
+        blocks[-1][2] = max(blocks[-1][2], levels)
+        if len(blocks) + levels > DEEPEST:
+            raise PipelineError(f"blocks are nested more than {DEEPEST} deep")
+        if blocks[-1][1] > MOST_VALUES:
+            raise PipelineError(f"more than {MOST_VALUES:,} values, with aliases written out")
+
+    for event in YAML(typ="safe").parse(text):
+        if isinstance(event, CollectionStartEvent):
+            blocks.append([event.anchor, 1, 0])
+            if len(blocks) > DEEPEST:
+                raise PipelineError(f"blocks are nested more than {DEEPEST} deep")
+        elif isinstance(event, CollectionEndEvent):
+            anchor, values, levels = blocks.pop()
+            close(anchor, values, levels + 1)
+        elif isinstance(event, ScalarEvent):
+            close(event.anchor, 1, 0)
+        elif isinstance(event, AliasEvent):
+            if any(event.anchor == block[0] for block in blocks):
+                raise PipelineError(f"*{event.anchor} stands within what it stands for")
+            close(None, *known.get(event.anchor, (1, 0)))
 
 
 def section(raw: dict[str, Any], name: str, path: Path = paths.PARAMS) -> Any:
@@ -182,7 +269,8 @@ def entry(raw: dict[str, Any], name: str, path: Path = paths.PARAMS) -> dict[str
         raise PipelineError(f"{path}: {where}: must be a block with the key 'family'")
     unknown = [key for key in found if key not in ENTRY]
     if unknown:
-        raise PipelineError(f"{path}: {where}.{unknown[0]}: {one_of('key', unknown[0], ENTRY)}")
+        message = one_of("key", unknown[0], ENTRY)
+        raise PipelineError(f"{path}: {joined(where, unknown[0])}: {message}")
     missing = [key for key in ENTRY if key not in found]
     if missing:
         raise PipelineError(
@@ -198,9 +286,10 @@ def model_blocks(raw: dict[str, Any], path: Path = paths.PARAMS) -> dict[str, An
     if not isinstance(models, dict) or not models:
         raise PipelineError(f"{path}: models: must name at least one model")
     for name in models:
-        if not (isinstance(name, str) and name.isidentifier() and name == name.lower()):
+        if not (isinstance(name, str) and re.fullmatch("[a-z_][a-z0-9_]{0,63}", name)):
             raise PipelineError(
-                f"{path}: models.{name}: a model's name is lower-case letters, digits and _"
+                f"{path}: {joined('models', name)}: a model's name is lower-case letters, digits "
+                "and _, at most 64"
             )
     return models
 
@@ -219,10 +308,26 @@ def validate(schema: type[S], value: Any, where: str, path: Path = paths.PARAMS)
 
 def one_of(what: str, value: object, known: Iterable[str]) -> str:
     """Say that ``value`` is no known ``what``, with the nearest one or all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(str(value), known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-    return f"unknown {what} '{value}'; {hint}"
+    known, text = list(known), str(value) if isinstance(value, str) else shown(value)
+    near = difflib.get_close_matches(text[:80], known, n=1)
+    hint = f"known: {', '.join(known)}" if known else "there are none here"
+    if near:
+        hint = f"did you mean '{near[0]}'?"
+    return f"unknown {what} {shown(text)}; {hint}"
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, on one line and not longer than a person reads."""
+    return SHORT.repr(value)
+
+
+def joined(*keys: object) -> str:
+    """The path of a key, on one line."""
+    texts = [key if isinstance(key, str) else shown(key) for key in keys]
+    return ".".join(
+        text if text.isprintable() and len(text) <= SHORT.maxstring else shown(text)
+        for text in texts
+    )
 
 
 def _lines(
@@ -232,20 +337,32 @@ def _lines(
     suggested = set()
     for detail in details:
         if detail["type"] == "extra_forbidden":
-            suggested.update(difflib.get_close_matches(detail["loc"][-1], _keys(schema), n=1))
+            keys = _keys(schema, detail["loc"])
+            suggested.update(difflib.get_close_matches(detail["loc"][-1], keys, n=1))
     for detail in details:
-        key = ".".join(str(part) for part in (where, *detail["loc"]))
+        key = joined(where, *detail["loc"])
+        told = f"{path}: {key} = {shown(detail['input'])}"
         if detail["type"] == "extra_forbidden":
-            message = one_of("key", detail["loc"][-1], _keys(schema))
-            yield f"{path}: {key} = {detail['input']!r}: {message}"
+            message = one_of("key", detail["loc"][-1], _keys(schema, detail["loc"]))
+            yield f"{told}: {message}"
         elif detail["type"] == "missing":
             if detail["loc"][-1] not in suggested:
                 yield f"{path}: {key}: missing"
+        elif detail["type"] == "invalid_key":
+            yield f"{path}: {key}: a key is a word; known: {', '.join(schema.model_fields)}"
+        elif detail["type"] == "model_type":
+            yield f"{told}: should be a block of keys, each with its value"
         else:
             message = detail["msg"].removeprefix("Value error, ")
-            message = message.replace("Input should", "should")
-            yield f"{path}: {key} = {detail['input']!r}: {message}"
+            yield f"{told}: {message.replace('Input should', 'should')}"
 
 
-def _keys(schema: type[BaseModel]) -> list[str]:
+def _keys(schema: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known where an unknown one was found, which may be in an inner block."""
+    for part in place[:-1]:
+        found = schema.model_fields.get(str(part))
+        inner = found.annotation if found is not None else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        schema = inner
     return list(schema.model_fields)

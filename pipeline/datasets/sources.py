@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
 from pipeline.core.params import Data, one_of
 
 
@@ -29,6 +30,25 @@ class RawSplits:
     classes: list[str]
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What preprocess will make of a data set, known before anything is downloaded.
+
+    Attributes:
+        spec: shape of the images and number of classes.
+        by_class: of ``train``, ``val`` and ``test``, how many images of each class, in the order
+            of the labels.
+    """
+
+    spec: ImageSpec
+    by_class: dict[str, list[int]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images ``train``, ``val`` and ``test`` have."""
+        return {split: sum(each) for split, each in self.by_class.items()}
+
+
 class Source(ABC):
     """A data set that can be fetched and read."""
 
@@ -42,6 +62,22 @@ class Source(ABC):
         """
         return self
 
+    def expected(self, data: Data) -> Expected | None:
+        """What preprocess will make of it, of a source that is `configured`; None if unknown.
+
+        Raises:
+            PipelineError: if preprocess is known to refuse it.
+        """
+        return None
+
+    def inputs(self) -> dict[str, Path]:
+        """The user's files that `fetch` will read, by name: none, where there is no own folder.
+
+        Raises:
+            PipelineError: if `fetch` would refuse them by their names alone.
+        """
+        return {}
+
     @abstractmethod
     def fetch(self, folder: Path) -> None:
         """Put the original files into the empty ``folder``.
@@ -52,7 +88,11 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, folder: Path) -> RawSplits:
-        """Read the files that `fetch` put there."""
+        """Read the files that `fetch` put there.
+
+        Raises:
+            PipelineError: if they are missing, damaged, or not what the data set is.
+        """
 
 
 MODULES = {

@@ -5,11 +5,9 @@ import numpy as np
 from pipeline.core import seeds
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import Data
+from pipeline.datasets import counts
 from pipeline.datasets.sources import Labelled, RawSplits
 from pipeline.datasets.store import Split
-
-TEST_FRACTION = 0.2
-"""Share of each class that becomes the test split where a source has no official one."""
 
 
 def split(raw: RawSplits, data: Data) -> dict[str, Split]:
@@ -35,7 +33,7 @@ def split(raw: RawSplits, data: Data) -> dict[str, Split]:
         raise PipelineError(f"{data.name}: there are labels that stand for no class")
     rest = np.arange(len(raw.train.labels))
     if raw.test is None:
-        rest, index = _carve(rest, raw, TEST_FRACTION, data, "test")
+        rest, index = _carve(rest, raw, counts.TEST_FRACTION, data, "test")
         test = _take(raw.train, index, data, "test")
     else:
         test = Split(raw.test.images, raw.test.labels)
@@ -55,12 +53,7 @@ def _carve(
     stays, carved = [], []
     for label, name in enumerate(raw.classes):
         members = pool[labels == label]
-        n = round(len(members) * fraction)
-        if not 0 < n < len(members):
-            raise PipelineError(
-                f"{data.name}: class '{name}' has {len(members)} images to carve a {part} split "
-                f"of {fraction:.3g} from, too few to have it in every split"
-            )
+        n = counts.carved(len(members), fraction, name, part, data)
         members = members[_permutation(len(members), data.seed, part, label)]
         carved.append(members[:n])
         stays.append(members[n:])

@@ -1,4 +1,4 @@
-"""mnist, fashion-mnist and cifar10, by torchvision's own download and reading code.
+"""mnist, fashion-mnist and cifar10, by torchvision's own download code.
 
 torchvision knows the official files, their md5 sums and where they are served. Its ``download``
 methods give up where a second try or the next mirror would have helped (a truncated file, for
@@ -8,6 +8,7 @@ variable DATA_MIRROR names a mirror that is tried first, a URL or a directory wi
 """
 
 import http.client
+import math
 import os
 import shutil
 import socket
@@ -26,12 +27,17 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core import files
 from pipeline.core.errors import PipelineError
-from pipeline.datasets.sources import Labelled, RawSplits, Source
+from pipeline.core.images import ImageSpec
+from pipeline.core.params import Data
+from pipeline.datasets import counts
+from pipeline.datasets.sources import Expected, Labelled, RawSplits, Source
 
 MIRROR_VARIABLE = "DATA_MIRROR"
 TRIES = 2
 BACKOFF_SECONDS = 1.0
+REMEDY = "run `dvc repro --force download`"
 TIMEOUT_SECONDS = 30.0
 """How long a mirror may stay silent, while connecting or between two packets."""
 
@@ -60,10 +66,21 @@ class TorchvisionSource(Source):
     Attributes:
         name: what ``data.name`` calls it.
         class_name: what ``torchvision.datasets`` calls it.
+        spec: shape of the images and number of classes.
+        train: how many training images of each class there are.
+        test: likewise, in the official test split.
     """
 
     name: str
     class_name: str
+    spec: ImageSpec
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+    def expected(self, data: Data) -> Expected:
+        """Splits of the official numbers of images."""
+        numbered = [str(label) for label in range(self.spec.classes)]
+        return Expected(self.spec, counts.of_splits(self.train, self.test, numbered, data))
 
     @abstractmethod
     def archives(self) -> list[Archive]:
@@ -97,27 +114,30 @@ class TorchvisionSource(Source):
             for made in Path(partial).iterdir():
                 made.rename(folder / made.name)
 
-    def read(self, folder: Path) -> RawSplits:
-        """Images uint8 [N, C, H, W] and labels int64 [N], in official order.
+    def _labelled(
+        self, images: np.ndarray, labels: np.ndarray, where: tuple[Path, Path]
+    ) -> Labelled:
+        """Images uint8 [N, C, H, W] and labels from the files ``where``, if they fit together."""
+        if images.shape[1:] != self.spec.shape:
+            raise self._refused(
+                where[0],
+                f"images of {list(images.shape[1:])}, but those of this data set are "
+                f"{list(self.spec.shape)}",
+            )
+        if len(labels) != len(images):
+            raise self._refused(where[1], f"{len(labels)} labels for {len(images)} images")
+        if len(labels) == 0:
+            raise self._refused(where[1], "no labels")
+        if labels.min() < 0 or labels.max() >= self.spec.classes:
+            raise self._refused(
+                where[1],
+                f"labels from {labels.min()} to {labels.max()}, but there are the classes 0 to "
+                f"{self.spec.classes - 1}",
+            )
+        return Labelled(np.ascontiguousarray(images), labels.astype(np.int64))
 
-        cifar10's batches are pickles, which must never be loaded from an unknown origin.
-        torchvision's class compares the md5 of each with the official one before it unpickles
-        it, so what runs is what CIFAR-10's authors published, or nothing.
-
-        Raises:
-            PipelineError: if the files are missing or damaged.
-        """
-        try:
-            train, test = (self.official()(root=str(folder), train=part) for part in (True, False))
-        except RuntimeError:
-            # torchvision's own message tells people to pass an argument that they cannot reach.
-            raise PipelineError(
-                f"{self.name}: {folder} does not hold this data set intact; "
-                "run the download stage again"
-            ) from None
-        # torchvision's names for the digits are '0 - zero' and so on.
-        classes = [each.split(" - ")[0] for each in train.classes]
-        return RawSplits(_labelled(train), _labelled(test), classes)
+    def _refused(self, file: Path, what: str) -> PipelineError:
+        return PipelineError(f"{self.name}: {file}: {what}; {REMEDY}")
 
     def _obtain(self, archive: Archive, file: Path, own: str | Path | None) -> None:
         """Put the intact archive at ``file``, from the first mirror that has it.
@@ -155,6 +175,39 @@ class IdxSource(TorchvisionSource):
             for name, md5 in official.resources
         ]
 
+    def read(self, folder: Path) -> RawSplits:
+        """Images uint8 [N, C, H, W] and labels int64 [N], in official order.
+
+        Raises:
+            PipelineError: if a file is missing, damaged, or not what the data set is.
+        """
+        # torchvision's names for the digits are '0 - zero' and so on.
+        classes = [each.split(" - ")[0] for each in self.official().classes]
+        raw = folder / self.class_name / "raw"
+        return RawSplits(self._part(raw, "train"), self._part(raw, "t10k"), classes)
+
+    def _part(self, raw: Path, kind: str) -> Labelled:
+        where = raw / f"{kind}-images-idx3-ubyte", raw / f"{kind}-labels-idx1-ubyte"
+        images, labels = self._idx(where[0], 3), self._idx(where[1], 1)
+        return self._labelled(images[:, None], labels, where)
+
+    def _idx(self, file: Path, dimensions: int) -> np.ndarray:
+        """The uint8 array of an IDX file: 0, 0, 8, its dimensions, their sizes, and the values."""
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise self._refused(file, f"cannot be read ({files.reason(error)})") from None
+        begin = 4 * (1 + dimensions)
+        if not content.startswith(bytes([0, 0, 8, dimensions])) or len(content) < begin:
+            what = "empty" if not content else f"no IDX file of uint8 in {dimensions} dimensions"
+            raise self._refused(file, what)
+        shape = np.frombuffer(content[4:begin], ">u4").tolist()
+        if len(content) - begin != math.prod(shape):
+            raise self._refused(
+                file, f"{len(content) - begin:,} values, where its header says {shape}"
+            )
+        return np.frombuffer(content, np.uint8, offset=begin).reshape(shape)
+
 
 class CifarSource(TorchvisionSource):
     """CIFAR: one tar file of pickled batches."""
@@ -163,6 +216,30 @@ class CifarSource(TorchvisionSource):
         """The one archive, which unpacks to a folder of its own."""
         official = self.official()
         return [Archive(official.filename, official.tgz_md5, "", [official.url])]
+
+    def read(self, folder: Path) -> RawSplits:
+        """Images uint8 [N, C, H, W] and labels int64 [N], in official order.
+
+        The batches are pickles, which must never be loaded from an unknown origin. torchvision's
+        class compares the md5 of each with the official one before it unpickles it, so what runs
+        is what CIFAR-10's authors published, or nothing.
+
+        Raises:
+            PipelineError: if a file is missing, damaged, or not what the data set is.
+        """
+        official = self.official()
+        where = folder / official.base_folder
+        try:
+            found = [official(root=str(folder), train=part) for part in (True, False)]
+            arrays = [
+                (np.asarray(each.data, np.uint8).transpose(0, 3, 1, 2), np.asarray(each.targets))
+                for each in found
+            ]
+        except Exception:
+            # torchvision's own message tells people to pass an argument that they cannot reach.
+            raise self._refused(where, "does not hold this data set intact") from None
+        train, test = (self._labelled(*each, where=(where, where)) for each in arrays)
+        return RawSplits(train, test, found[0].classes)
 
 
 def _own_mirror(name: str) -> str | Path | None:
@@ -174,7 +251,10 @@ def _own_mirror(name: str) -> str | Path | None:
     value = os.environ.get(MIRROR_VARIABLE, "")
     if not value:
         return None
-    url = urllib.parse.urlsplit(value)
+    try:
+        url = urllib.parse.urlsplit(value)
+    except ValueError as error:
+        raise PipelineError(f"{MIRROR_VARIABLE} = '{value}': no URL ({error})") from None
     if url.scheme in ("http", "https"):
         return f"{value.rstrip('/')}/{name}"
     if "://" in value and url.scheme != "file":
@@ -182,7 +262,7 @@ def _own_mirror(name: str) -> str | Path | None:
             f"{MIRROR_VARIABLE} = '{value}': must be an http, https or file URL, or a directory"
         )
     path = urllib.request.url2pathname(url.path) if url.scheme == "file" else value
-    directory = Path(path).expanduser()
+    directory = Path(os.path.expanduser(path))
     if not directory.is_dir():
         raise PipelineError(f"{MIRROR_VARIABLE} = '{value}': there is no such directory")
     return directory / name
@@ -198,9 +278,9 @@ def _try_mirror(mirror: str | Path, file: Path, md5: str) -> str | None:
         try:
             _get(mirror, file, md5)
             return None
-        except (OSError, RuntimeError, http.client.HTTPException) as error:
+        except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
             # OSError includes URLError and timeouts; RuntimeError is torchvision's word for a
-            # wrong md5 and for endless redirects.
+            # wrong md5 and for endless redirects; ValueError is of a URL that is none.
             failure = _reason(error)
             file.unlink(missing_ok=True)
             if isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500:
@@ -261,22 +341,18 @@ def _reason(error: Exception | str) -> str:
     return text
 
 
-def _labelled(dataset: Any) -> Labelled:
-    """torchvision's arrays, [N, H, W] or [N, H, W, C], as ours."""
-    images = np.asarray(dataset.data, dtype=np.uint8)
-    if images.ndim == 3:
-        images = images[..., None]
-    return Labelled(
-        images=np.ascontiguousarray(images.transpose(0, 3, 1, 2)),
-        labels=np.asarray(dataset.targets, dtype=np.int64),
-    )
-
-
+DIGITS = ImageSpec(1, 28, 28, 10)
 SOURCES = {
     source.name: source
     for source in (
-        IdxSource("mnist", "MNIST"),
-        IdxSource("fashion-mnist", "FashionMNIST"),
-        CifarSource("cifar10", "CIFAR10"),
+        IdxSource(
+            "mnist",
+            "MNIST",
+            DIGITS,
+            train=(5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
+            test=(980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
+        ),
+        IdxSource("fashion-mnist", "FashionMNIST", DIGITS, (6000,) * 10, (1000,) * 10),
+        CifarSource("cifar10", "CIFAR10", ImageSpec(3, 32, 32, 10), (5000,) * 10, (1000,) * 10),
     )
 }

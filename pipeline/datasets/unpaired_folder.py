@@ -1,29 +1,31 @@
 """unpaired-folder: a folder of one's own with trainA, trainB, testA and testB, as CycleGAN's.
 
 The images of each domain are a class, so that every model can be trained on them; the two classes
-are made into domains by ``domains.transformation: classes``. Images are read by Pillow, turned
-upright, made RGB, and scaled and centrally cropped to ``data.size`` squared pixels.
+are made into domains by ``domains.transformation: classes``. Images are read by
+`pipeline.datasets.image_files`, and scaled and centrally cropped to ``data.size`` squared pixels.
 """
 
+import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from pipeline.core import paths
+from pipeline.core import owned, paths
 from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
 from pipeline.core.params import Data
-from pipeline.datasets.sources import Labelled, RawSplits, Source
+from pipeline.datasets import counts, image_files
+from pipeline.datasets.sources import Expected, Labelled, RawSplits, Source
 
 NAME = "unpaired-folder"
 PARTS = ("train", "test")
 DOMAINS = ("A", "B")
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-MODES = ("1", "L", "P", "RGB", "CMYK")
-"""Pillow's names for what becomes RGB without loss of more than its colour model."""
+FOLDERS = [part + domain for part in PARTS for domain in DOMAINS]
 
 
 @dataclass(frozen=True)
@@ -42,46 +44,76 @@ class UnpairedFolder(Source):
         """The folder and size that params.yaml names.
 
         Raises:
-            PipelineError: if it names no folder.
+            PipelineError: if it names no folder, or one that the pipeline writes to or removes.
         """
         if not data.folder:
             raise PipelineError(
                 f"{path}: data.folder = '': {NAME} needs the path of a folder with "
-                f"{_listed([part + domain for part in PARTS for domain in DOMAINS])}"
+                f"{_listed(FOLDERS)}"
             )
-        return replace(self, folder=Path(data.folder).expanduser(), size=data.size)
+        folder = Path(os.path.expanduser(data.folder))
+        for each in (folder, *(folder / name for name in FOLDERS)):  # any may be a link
+            owned.refuse(each, f"{path}: data.folder")
+        return replace(self, folder=folder, size=data.size)
 
-    def fetch(self, folder: Path) -> None:
-        """Copy the original files into the empty ``folder``, once all are known to be images.
+    def expected(self, data: Data) -> Expected:
+        """Splits of as many images as there are files.
 
         Raises:
-            PipelineError: if a folder is missing or empty, or a file is no image that can be read.
+            PipelineError: as `inputs`, or if a folder holds too few.
         """
-        here = f"{paths.PARAMS}: data.folder = '{self.folder}'"
-        if not self.folder.is_dir():
+        found = self._files()
+        train, test = ([len(found[part + domain]) for domain in DOMAINS] for part in PARTS)
+        return Expected(
+            ImageSpec(3, self.size, self.size, len(DOMAINS)),
+            counts.of_splits(train, test, self.classes(), data),
+        )
+
+    def inputs(self) -> dict[str, Path]:
+        """The images of the four folders, by their names below ``folder``.
+
+        Raises:
+            PipelineError: if a folder is missing or without images, or a file cannot be one.
+        """
+        return {
+            f"{name}/{file.name}": file for name, each in self._files().items() for file in each
+        }
+
+    def _files(self) -> dict[str, list[Path]]:
+        """The images of each folder."""
+        here = f"{paths.PARAMS}: data.folder = {str(self.folder)!r}"
+        if not os.path.isdir(self.folder):
             raise PipelineError(f"{here}: there is no such folder")
-        found: dict[str, list[Path]] = {}
-        for name in (part + domain for part in PARTS for domain in DOMAINS):
-            if not (self.folder / name).is_dir():
+        found = {}
+        for name in FOLDERS:
+            if not os.path.isdir(self.folder / name):
                 raise PipelineError(f"{here}: it has no folder {name}")
             found[name] = _images(self.folder / name)
             if not found[name]:
                 raise PipelineError(
                     f"{here}: {name} holds no images; they are known by their endings, "
-                    f"{_listed(SUFFIXES)}"
+                    f"{_listed(image_files.SUFFIXES)}"
                 )
-        for file in (file for each in found.values() for file in each):
+        return found
+
+    def fetch(self, folder: Path) -> None:
+        """Copy the original files into the empty ``folder``, once all are known to be images.
+
+        Raises:
+            PipelineError: as `inputs`, or if a file is no image that can be read.
+        """
+        inputs = self.inputs()
+        for file in inputs.values():
             _read(file, self.size)
-        for name, each in found.items():
-            (folder / name).mkdir()
-            for file in each:
-                shutil.copyfile(file, folder / name / file.name)
+        for name, file in inputs.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, folder / name)
 
     def read(self, folder: Path) -> RawSplits:
         """Images uint8 [N, 3, size, size], domain A before B, each in the order of its file names.
 
         Raises:
-            PipelineError: if a file is no image that can be read.
+            PipelineError: if a file is no image that can be read, or there are none.
         """
         train, test = (self._part(folder, part) for part in PARTS)
         return RawSplits(train, test, self.classes())
@@ -90,6 +122,10 @@ class UnpairedFolder(Source):
         images, labels = [], []
         for label, domain in enumerate(DOMAINS):
             files = _images(folder / f"{part}{domain}")
+            if not files:
+                raise PipelineError(
+                    f"{folder / part}{domain}: no images; run `dvc repro --force download`"
+                )
             images += [_read(file, self.size) for file in files]
             labels += [label] * len(files)
         return Labelled(np.stack(images), np.array(labels, np.int64))
@@ -101,12 +137,8 @@ class UnpairedFolder(Source):
 
 
 def _images(folder: Path) -> list[Path]:
-    """Image files, sorted by name; hidden ones are not the user's."""
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
+    """Image files, sorted as text: another order would be another data set."""
+    return sorted(image_files.find(folder))
 
 
 def _read(file: Path, size: int) -> np.ndarray:
@@ -115,22 +147,12 @@ def _read(file: Path, size: int) -> np.ndarray:
     Its shorter side is scaled to ``size`` and its longer side cropped around the centre, in one
     step of Pillow's bicubic filter, which averages over all pixels when it shrinks.
     """
-    try:
-        with Image.open(file) as opened:
-            if opened.mode not in MODES or "transparency" in opened.info:
-                raise PipelineError(
-                    f"{file}: neither a grey nor a colour image with 8 bits and no transparency "
-                    f"(Pillow's mode {opened.mode})"
-                )
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "no image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise PipelineError(f"{file}: cannot be read as an image ({reason})") from None
-    square = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
+    picture = image_files.read(file)
+    square = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
-def _listed(names: list[str] | tuple[str, ...]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 

@@ -3,28 +3,31 @@
 The result stands in ``metrics/external`` and from then on in the comparison.
 """
 
+import csv
+import difflib
+import os
 import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from pipeline.core import files, params, paths, seeds, stage
+from pipeline.core import arrays, files, owned, params, paths, seeds, stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
+from pipeline.datasets import image_files, inputs
 from pipeline.datasets.store import Store
 from pipeline.evaluation import inception, judge, protocol, quality
 
-SUFFIXES = (".png", ".bmp", ".webp", ".jpg", ".jpeg", ".tif", ".tiff")
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
 FAMILY = "external"
 
 
-def check(source: Path, name: str) -> None:
+def check(source: Path, name: str, labels: Path | None = None) -> None:
     """Refuse what can be refused before judges are trained.
 
     Raises:
-        PipelineError: if the name is taken or no safe one, or there is no such source.
+        PipelineError: if the name is taken or no safe one, source or labels are not there or not
+            of a kind that can be read, or the pipeline may remove them.
     """
     if not NAME.fullmatch(name):
         raise PipelineError(
@@ -32,8 +35,30 @@ def check(source: Path, name: str) -> None:
         )
     if name in params.model_blocks(params.read()):
         raise PipelineError(f"--name {name}: a model of {paths.PARAMS} is called so; use another")
-    if not source.exists():
-        raise PipelineError(f"{source}: no such file or folder")
+    _check_path(source, "source")
+    if source.is_dir():
+        _files(source)
+    else:
+        _array(source)
+    if labels is None:
+        return
+    _check_path(labels, "--labels")
+    if not _is_table(labels):
+        _array(labels)
+    elif not source.is_dir():
+        raise PipelineError(
+            f"{labels}: a table says the class of each file of a folder, but {source} is one "
+            "array; give an .npy file with the class of each image, int [N]"
+        )
+
+
+def _check_path(path: Path, where: str) -> None:
+    # What a model drew may be judged again.
+    owned.refuse(path, f"evaluate-images: {where}", allow=(paths.SAMPLES,))
+    if not os.path.exists(path):
+        raise PipelineError(f"{image_files.shown(path)}: no such file or folder")
+    if not (os.path.isfile(path) or os.path.isdir(path)):
+        raise PipelineError(f"{image_files.shown(path)}: neither a file nor a folder")
 
 
 def evaluate(source: Path, name: str, labels: Path | None = None) -> None:
@@ -42,26 +67,27 @@ def evaluate(source: Path, name: str, labels: Path | None = None) -> None:
     Args:
         source: a folder of image files, or an ``.npy`` file; see `read_images`.
         name: what they are called in the table.
-        labels: an ``.npy`` file with the class that each image should show, int [N], in the order
-            of the images (files sorted by name), for what was drawn by class.
+        labels: a file with the class that each image should show, for what was drawn by class;
+            see `read_labels`.
 
     Raises:
         PipelineError: as `check`, or if the images are not what can be compared.
     """
-    check(source, name)
+    check(source, name, labels)
     raw = params.read()
     section: params.Evaluate = params.section(raw, "evaluate")
     n = params.section(raw, "sample").n
     store = Store()
     images = read_images(source, store.spec)
-    asked = None if labels is None else read_labels(labels, len(images), store.spec.classes)
+    asked = None if labels is None else read_labels(labels, source, len(images), store.classes)
     if len(images) < n:
         raise PipelineError(
             f"{source}: {len(images):,} images, but all models are judged by {n:,} (sample.n in "
             f"{paths.PARAMS}), since every metric depends on their number; make more"
         )
     chosen = seeds.subset(len(images), n, section.seed, "external")
-    images, asked = images[chosen], None if asked is None else asked[chosen]
+    images = np.ascontiguousarray(images[chosen])
+    asked = None if asked is None else asked[chosen]
     device = stage.prepare_torch(params.section(raw, "runtime"))
     judges = judge.load(paths.JUDGE, store.spec, device)
     common = protocol.protocol(store, protocol.judge_facts(), n, section.split, section.seed)
@@ -69,7 +95,7 @@ def evaluate(source: Path, name: str, labels: Path | None = None) -> None:
     result = {
         "model": name,
         "family": FAMILY,
-        "images_sha256": files.sha256(source),
+        "images_sha256": _sha256(source),
         **common,
         "protocol": protocol.protocol_id(common),
         **quality.of_samples(judge.see(judges, images), asked, real),
@@ -84,20 +110,17 @@ def read_images(source: Path, spec: ImageSpec) -> np.ndarray:
     """Images uint8 [N, C, H, W], of the shape of ``spec``, nothing resized or rescaled.
 
     Args:
-        source: a folder, whose image files (`SUFFIXES`) are read in the order of their names, also
-            from folders inside; or an ``.npy`` file, uint8 [N, C, H, W], [N, H, W, C] or, where
-            there is one channel, [N, H, W].
+        source: a folder, whose image files are read in the natural order of their names, also from
+            folders inside (see `pipeline.datasets.image_files`); or an ``.npy`` file, uint8
+            [N, C, H, W], [N, H, W, C] or, where there is one channel, [N, H, W].
         spec: what the images must be like.
 
     Raises:
         PipelineError: with the file, what it is and what would be right.
     """
     if source.is_dir():
-        found = sorted(each for each in source.rglob("*") if each.suffix.lower() in SUFFIXES)
-        if not found:
-            raise PipelineError(f"{source}: no image files ({', '.join(SUFFIXES)})")
-        return np.stack([_read_file(each, spec) for each in found])
-    array = _read_array(source)
+        return np.stack([_read_file(each, spec) for each in _files(source)])
+    array = _array(source)
     if array.dtype != np.uint8:
         raise PipelineError(
             f"{source}: {array.dtype} values, but images are uint8, 0 to 255; convert them as your "
@@ -113,54 +136,106 @@ def read_images(source: Path, spec: ImageSpec) -> np.ndarray:
             f"{source}: shape {list(array.shape)}, but the images of this data set are "
             f"[N, {channels}, {height}, {width}]; resize them yourself, which changes every metric"
         )
-    return np.ascontiguousarray(array)
+    return array
 
 
-def read_labels(path: Path, n: int, classes: int) -> np.ndarray:
-    """Labels int64 [n] from an ``.npy`` file of whole numbers from 0 to classes - 1.
+def read_labels(path: Path, source: Path, n: int, classes: list[str]) -> np.ndarray:
+    """The class of each of n images of ``source``, int64 [n].
+
+    Args:
+        path: an ``.npy`` file of whole numbers, one for each image in the order of `read_images`;
+            or a ``.csv`` file with two columns, the name of an image file below the folder
+            ``source``, and its class by name or number. A first line of titles is passed over.
+        source: as of `read_images`.
+        n: how many images it has.
+        classes: the names of the classes.
 
     Raises:
-        PipelineError: if it holds anything else.
+        PipelineError: if an image has no class, or what the file says fits no image or no class.
     """
-    labels = _read_array(path)
+    if _is_table(path):
+        return _read_table(path, source, classes)
+    labels = _array(path)
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
         raise PipelineError(
             f"{path}: {labels.dtype} {list(labels.shape)}, but labels are whole numbers, one for "
             f"each of the {n:,} images"
         )
-    if labels.min() < 0 or labels.max() >= classes:
+    if labels.min() < 0 or labels.max() >= len(classes):
         raise PipelineError(
             f"{path}: labels from {labels.min()} to {labels.max()}, but there are the classes "
-            f"0 to {classes - 1}"
+            f"0 to {len(classes) - 1}"
         )
     return labels.astype(np.int64)
 
 
-def _read_array(path: Path) -> np.ndarray:
+def _array(path: Path) -> np.ndarray:
+    return arrays.read(path, remedy="write it by numpy.save")
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
+def _read_table(path: Path, source: Path, classes: list[str]) -> np.ndarray:
+    names = [each.relative_to(source).as_posix() for each in _files(source)]
+    left = dict.fromkeys(names, -1)
+    by_class = {str(label): label for label in range(len(classes))}
+    by_class |= {name: label for label, name in enumerate(classes)}
     try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"{path}: not an .npy file ({error})") from None
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            rows = [(reader.line_num, [each.strip() for each in row]) for row in reader if row]
+    except (OSError, ValueError, csv.Error) as error:
+        raise PipelineError(
+            f"{path}: cannot be read as a table of file names and classes ({files.reason(error)})"
+        ) from None
+    for place, (line, row) in enumerate(rows):
+        if len(row) != 2:
+            raise PipelineError(
+                f"{path}:{line}: {len(row)} columns, but there are two, file name and class"
+            )
+        name, label = row[0].removeprefix("./"), by_class.get(row[1])
+        if place == 0 and name not in left and label is None:
+            continue  # titles
+        if name not in left:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "names are those below the folder"
+            raise PipelineError(f"{path}:{line}: {source} has no image '{name}'; {hint}")
+        if label is None:
+            raise PipelineError(f"{path}:{line}: {params.one_of('class', row[1], classes)}")
+        if left[name] >= 0:
+            raise PipelineError(f"{path}:{line}: '{name}' stands there twice")
+        left[name] = label
+    missing = [name for name, label in left.items() if label < 0]
+    if missing:
+        raise PipelineError(
+            f"{path}: no class for {len(missing):,} of {len(names):,} images, such as "
+            f"'{missing[0]}'; each must stand there once"
+        )
+    return np.array(list(left.values()), np.int64)
+
+
+def _files(source: Path) -> list[Path]:
+    found = image_files.find(source, inside=True)
+    if not found:
+        raise PipelineError(f"{source}: no image files ({', '.join(image_files.SUFFIXES)})")
+    return found
 
 
 def _read_file(path: Path, spec: ImageSpec) -> np.ndarray:
-    try:
-        with Image.open(path) as opened:
-            picture = opened.copy()
-    except (OSError, UnidentifiedImageError) as error:
-        raise PipelineError(f"{path}: not a readable image ({error})") from None
-    if picture.size != (spec.width, spec.height):
-        raise PipelineError(
-            f"{path}: {picture.width}x{picture.height} pixels, but the images of this data set are "
-            f"{spec.width}x{spec.height}; resize them yourself, which changes every metric"
-        )
-    if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-        raise PipelineError(f"{path}: mode {picture.mode}, but images have 8 bits per channel")
-    if picture.convert("RGBA").getextrema()[3] != (255, 255):
-        raise PipelineError(f"{path}: it is partly transparent; put it on a background")
-    colour = np.asarray(picture.convert("RGB"))
+    colour = np.asarray(image_files.read(path, (spec.width, spec.height)))
     if spec.channels == 1 and (colour != colour[:, :, :1]).any():
-        raise PipelineError(f"{path}: in colour, but the images of this data set are grey")
+        raise PipelineError(
+            f"{image_files.shown(path)}: in colour, but the images of this data set are grey"
+        )
     return np.moveaxis(colour, 2, 0)[: spec.channels]
+
+
+def _sha256(source: Path) -> str:
+    """One hash over all that was read."""
+    if source.is_file():
+        return files.sha256(source)
+    return inputs.digest(
+        {each.relative_to(source).as_posix(): files.sha256(each) for each in _files(source)}
+    )

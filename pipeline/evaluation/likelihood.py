@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.blocks import distributions
 from pipeline.core import seeds
 from pipeline.core.contract import Family, HasLikelihood, Likelihood, in_batches
+from pipeline.core.errors import NotFinite
 from pipeline.core.progress import Progress
 
 
@@ -49,7 +50,7 @@ def measure(
         label: shown in front of the progress bar.
 
     Raises:
-        ValueError: if a likelihood is not finite.
+        NotFinite: if a likelihood is not finite.
     """
     keys = ("nats_per_image", "bits_per_dim", "bits_per_dim_stderr", "likelihood_bound")
     if not isinstance(family, HasLikelihood):
@@ -67,7 +68,10 @@ def measure(
     def reported(values: list[Tensor], prefix: str = "", suffix: str = "") -> dict[str, float]:
         nats = -torch.cat(values).double().cpu().numpy()
         if not np.isfinite(nats).all():
-            raise ValueError(f"{np.count_nonzero(~np.isfinite(nats))} likelihoods are not finite")
+            raise NotFinite(
+                f"{label}: {np.count_nonzero(~np.isfinite(nats))} likelihoods are not finite; the "
+                "training went wrong: try a lower training.learning_rate"
+            )
         mean, stderr = float(nats.mean()), float(nats.std(ddof=1)) / math.sqrt(len(nats))
         bits = f"{prefix}bits_per_dim{suffix}"
         return {

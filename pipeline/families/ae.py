@@ -21,10 +21,19 @@ from torch.nn import functional as F
 from pipeline.blocks.convolutional import Decoder, Encoder
 from pipeline.blocks.mixture import CodeMixture
 from pipeline.blocks.nets import warm_cosine
-from pipeline.core.contract import Batch, Family, Group, TrainingParams, Update, to_signed, to_uint8
+from pipeline.core.contract import (
+    Batch,
+    Family,
+    Group,
+    TrainingImages,
+    TrainingParams,
+    Update,
+    to_signed,
+    to_uint8,
+)
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
-from pipeline.core.params import ModelParams, Section
+from pipeline.core.params import Decay, ModelParams, Section
 from pipeline.core.seeds import ImageNoise
 
 FITTED_IMAGES = 10_000
@@ -36,9 +45,9 @@ INTERPOLATIONS = 10
 class AeNetwork(Section):
     """Size of the encoder, the decoder and the density of the codes."""
 
-    latent: int = Field(32, ge=1)
-    channels: int = Field(32, ge=4)
-    components: int = Field(20, ge=1)
+    latent: int = Field(32, ge=1, le=4096)
+    channels: int = Field(32, ge=4, le=4096)
+    components: int = Field(20, ge=1, le=10_000)
 
 
 class AeTraining(TrainingParams):
@@ -47,9 +56,9 @@ class AeTraining(TrainingParams):
     ``floor`` is added to the density's variances, as a fraction of the codes' mean variance.
     """
 
-    weight_decay: float = Field(0.0, ge=0)
-    ema: float = Field(0.99, ge=0, lt=1)
-    floor: float = Field(0.01, gt=0)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    ema: Decay = 0.99
+    floor: float = Field(0.01, gt=0, le=10)
 
 
 class Ae(Family):
@@ -69,6 +78,23 @@ class Ae(Family):
         self.encoder = Encoder(spec, inputs=spec.channels, outputs=network.latent, **size)
         self.decoder = Decoder(spec, inputs=network.latent, outputs=spec.channels, **size)
         self.density = CodeMixture(1, network.components, network.latent)
+
+    @classmethod
+    def unsupported(
+        cls, params: ModelParams, device: torch.device, images: TrainingImages | None = None
+    ) -> str | None:
+        """See `Family.unsupported`: each Gaussian of the density needs an image."""
+        reason = super().unsupported(params, device, images)
+        if reason or images is None or params.network is None or params.training is None:
+            return reason
+        # `finish` sees an epoch, whose tail is dropped.
+        seen = min(FITTED_IMAGES, images.count - images.count % params.training.batch)
+        if params.network.components > seen:
+            return (
+                f"network.components = {params.network.components}: so many Gaussians are fitted "
+                f"to the codes of {seen:,} training images; lower it"
+            )
+        return None
 
     def groups(self) -> dict[str, Group]:
         training = self.params.training

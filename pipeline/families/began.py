@@ -19,7 +19,7 @@ generator's weights are averaged.
 
 import math
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from pipeline.blocks.convolutional import Decoder, Encoder
 from pipeline.blocks.nets import warm_cosine
 from pipeline.core.contract import Batch, Family, Group, TrainingParams, Update, to_signed, to_uint8
 from pipeline.core.images import ImageSpec
-from pipeline.core.params import ModelParams, Section
+from pipeline.core.params import Decay, ModelParams, Rate, Section
 from pipeline.core.seeds import ImageNoise
 
 INTERPOLATIONS = 12
@@ -40,8 +40,8 @@ INTERPOLATIONS = 12
 class BeganNetwork(Section):
     """Sizes: noise and code, and the channels next to the images."""
 
-    latent: int = Field(16, ge=2)
-    channels: int = Field(16, ge=4)
+    latent: int = Field(16, ge=2, le=4096)
+    channels: int = Field(16, ge=4, le=4096)
 
 
 class BeganTraining(TrainingParams):
@@ -53,13 +53,13 @@ class BeganTraining(TrainingParams):
     the absolute error.
     """
 
-    alone: int = Field(20_000, ge=0)
-    discriminator_learning_rate: float = Field(4e-3, gt=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    ema: float = Field(0.99, ge=0, lt=1)
+    alone: int = Field(20_000, ge=0, le=10**9)
+    discriminator_learning_rate: Rate = 4e-3
+    beta1: Decay = 0.9
+    ema: Decay = 0.99
     gamma: float = Field(0.7, ge=0, le=1)
-    gain: float = Field(0.02, gt=0)
-    eta: Literal[1, 2] = 2
+    gain: float = Field(0.02, gt=0, le=1000)
+    eta: int = Field(2, ge=1, le=2)
 
 
 class Autoencoder(nn.Module):

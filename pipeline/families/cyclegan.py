@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from pipeline.blocks.nets import ChannelNorm
 from pipeline.core.contract import Batch, Family, Group, TrainingParams, Update, to_signed, to_uint8
 from pipeline.core.images import ImageSpec
-from pipeline.core.params import ModelParams, Section
+from pipeline.core.params import Decay, ModelParams, Rate, Section
 
 Direction = Literal["ab", "ba"]
 
@@ -36,21 +36,21 @@ class CycleGanNetwork(Section):
     The pools are saved with the weights, so their size belongs here.
     """
 
-    channels: int = Field(32, ge=1)
-    blocks: int = Field(3, ge=0)
-    patch: int = Field(2, ge=1)
-    critic_channels: int = Field(32, ge=1)
-    pool: int = Field(50, ge=0)
+    channels: int = Field(32, ge=1, le=4096)
+    blocks: int = Field(3, ge=0, le=256)
+    patch: int = Field(2, ge=1, le=64)
+    critic_channels: int = Field(32, ge=1, le=4096)
+    pool: int = Field(50, ge=0, le=1_000_000)
 
 
 class CycleGanTraining(TrainingParams):
     """Weights of the losses (the adversarial one counts once) and Adam for both players."""
 
-    cycle: float = Field(10.0, ge=0)
-    identity: float = Field(5.0, ge=0)
-    discriminator_learning_rate: float = Field(2e-4, gt=0)
-    beta1: float = Field(0.5, ge=0, lt=1)
-    ema: float = Field(0.99, ge=0, lt=1)
+    cycle: float = Field(10.0, ge=0, le=1e6)
+    identity: float = Field(5.0, ge=0, le=1e6)
+    discriminator_learning_rate: Rate = 2e-4
+    beta1: Decay = 0.5
+    ema: Decay = 0.99
 
 
 class ResidualBlock(nn.Module):

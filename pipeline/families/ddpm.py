@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from pipeline.blocks import distributions, nets
 from pipeline.blocks.diffusion import Diffusion, expand
-from pipeline.core import precision
+from pipeline.core import paths, precision
 from pipeline.core.contract import (
     Batch,
     Family,
     Group,
     Likelihood,
+    TrainingImages,
     TrainingParams,
     Update,
     to_signed,
@@ -38,7 +39,7 @@ from pipeline.core.contract import (
 )
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
-from pipeline.core.params import ModelParams, Section
+from pipeline.core.params import Decay, ModelParams, Section
 from pipeline.core.seeds import ImageNoise
 
 DENOISED = 10
@@ -49,10 +50,10 @@ INVERSION_STEPS = 100
 class DdpmNetwork(Section):
     """The U-Net and the diffusion process that it inverts."""
 
-    channels: int = Field(32, ge=8)
-    patch: int = Field(2, ge=1)
-    time_features: int = Field(64, ge=4, multiple_of=2)
-    steps: int = Field(1000, ge=2)
+    channels: int = Field(32, ge=8, le=4096)
+    patch: int = Field(2, ge=1, le=64)
+    time_features: int = Field(64, ge=4, le=4096, multiple_of=2)
+    steps: int = Field(1000, ge=2, le=10_000)
     schedule: Literal["cosine", "linear"] = "cosine"
     prediction: Literal["noise", "velocity"] = "noise"
     conditional: bool = False
@@ -65,8 +66,8 @@ class DdpmTraining(TrainingParams):
     which it learns what guidance needs: the prediction without a label.
     """
 
-    clip: float = Field(1.0, gt=0)
-    ema: float = Field(0.995, ge=0, lt=1)
+    clip: float = Field(1.0, gt=0, le=1e6)
+    ema: Decay = 0.995
     label_dropout: float = Field(0.1, ge=0, le=1)
 
 
@@ -77,16 +78,16 @@ class DdpmSampling(Section):
     that without (arXiv:2207.12598, equation 6); 0 samples from the model itself.
     """
 
-    steps: int = Field(50, ge=1)
+    steps: int = Field(50, ge=1, le=10_000)
     eta: float = Field(0.0, ge=0, le=1)
-    guidance: float = Field(0.0, ge=0)
+    guidance: float = Field(0.0, ge=0, le=100)
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class DdpmScoring(Section):
     """The bound: times drawn per image (0 for the full sum), and the variance of p(x_{t-1}|x_t)."""
 
-    times: int = Field(20, ge=0)
+    times: int = Field(20, ge=0, le=10_000)
     variance: Literal["beta", "posterior"] = "posterior"
 
 
@@ -170,12 +171,25 @@ class Ddpm(Family):
         patch = params.network.patch
         if spec.height % patch or spec.width % patch:
             raise PipelineError(
-                f"models.{params.name}.network.patch = {patch}: does not divide images of "
-                f"{spec.height}x{spec.width}; 1 always does"
+                f"{paths.PARAMS}: models.{params.name}.network.patch = {patch}: does not divide "
+                f"images of {spec.height}x{spec.width}; 1 always does"
             )
         self.conditional = params.network.conditional
         self.diffusion = Diffusion(params.network.schedule, params.network.steps)
         self.net = UNet(spec, params.network)
+
+    @classmethod
+    def unsupported(
+        cls, params: ModelParams, device: torch.device, images: TrainingImages | None = None
+    ) -> str | None:
+        """See `Family.unsupported`: the sampler has no more steps than the process."""
+        network, sampling = params.network, params.sampling
+        if network is not None and sampling is not None and sampling.steps > network.steps:
+            return (
+                f"sampling.steps = {sampling.steps}: they are some of the {network.steps} of "
+                "network.steps; lower it"
+            )
+        return super().unsupported(params, device, images)
 
     def groups(self) -> dict[str, Group]:
         training = self.params.training

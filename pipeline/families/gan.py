@@ -23,7 +23,7 @@ from pipeline.blocks.adversarial import (
 )
 from pipeline.core.contract import Batch, Group, TrainingParams, Update, to_signed
 from pipeline.core.images import ImageSpec
-from pipeline.core.params import ModelParams, Section
+from pipeline.core.params import Decay, ModelParams, Rate, Section
 
 
 class GanNetwork(Section):
@@ -31,9 +31,9 @@ class GanNetwork(Section):
 
     architecture: Literal["dense", "convolutional"] = "convolutional"
     conditional: bool = False
-    latent: int = Field(32, ge=1)
-    channels: int = Field(32, ge=4)
-    hidden: int = Field(256, ge=4)
+    latent: int = Field(32, ge=1, le=4096)
+    channels: int = Field(32, ge=4, le=4096)
+    hidden: int = Field(256, ge=4, le=65_536)
     dropout: float = Field(0.3, ge=0, lt=1)
 
 
@@ -41,10 +41,10 @@ class GanTraining(TrainingParams):
     """The loss, and the optimisers: Adam for both players."""
 
     loss: Literal["non_saturating", "least_squares"] = "non_saturating"
-    learning_rate: float = Field(2e-3, gt=0)
-    discriminator_learning_rate: float = Field(1e-3, gt=0)
-    beta1: float = Field(0.5, ge=0, lt=1)
-    ema: float = Field(0.99, ge=0, lt=1)
+    learning_rate: Rate = 2e-3
+    discriminator_learning_rate: Rate = 1e-3
+    beta1: Decay = 0.5
+    ema: Decay = 0.99
 
 
 class DenseGenerator(nn.Sequential):

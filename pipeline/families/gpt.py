@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.blocks.rows import RowNetwork, RowTokens
+from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.core.params import ModelParams
@@ -30,9 +31,9 @@ from pipeline.core.params import ModelParams
 class GptNetwork(RowNetwork):
     """Size of the Transformer, beside that of what is inside a row."""
 
-    width: int = Field(128, ge=4)
-    blocks: int = Field(3, ge=1)
-    attention_heads: int = Field(4, ge=1)
+    width: int = Field(128, ge=4, le=65_536)
+    blocks: int = Field(3, ge=1, le=256)
+    attention_heads: int = Field(4, ge=1, le=1024)
     conditional: bool = False
 
 
@@ -95,8 +96,8 @@ class Gpt(RowTokens):
         network = params.network
         if network.width % network.attention_heads:
             raise PipelineError(
-                f"models.{params.name}.network.attention_heads = {network.attention_heads}: "
-                f"must divide width, which is {network.width}"
+                f"{paths.PARAMS}: models.{params.name}.network.attention_heads = "
+                f"{network.attention_heads}: must divide width, which is {network.width}"
             )
         self.conditional = network.conditional
         self.embedding = nn.Linear(self.token, network.width)

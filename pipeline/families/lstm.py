@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.blocks.rows import RowNetwork, RowTokens
 from pipeline.core import precision
+from pipeline.core.contract import TrainingImages
 from pipeline.core.images import ImageSpec
 from pipeline.core.params import ModelParams
 
@@ -24,8 +25,8 @@ from pipeline.core.params import ModelParams
 class LstmNetwork(RowNetwork):
     """Size of the recurrent network, beside that of what is inside a row."""
 
-    state: int = Field(256, ge=4)
-    recurrent_layers: int = Field(1, ge=1)
+    state: int = Field(256, ge=4, le=65_536)
+    recurrent_layers: int = Field(1, ge=1, le=64)
 
 
 class Lstm(RowTokens):
@@ -42,14 +43,17 @@ class Lstm(RowTokens):
         self.known = nn.Linear(network.state, self.outputs)
 
     @classmethod
-    def unsupported(cls, params: ModelParams, device: torch.device) -> str | None:
+    def unsupported(
+        cls, params: ModelParams, device: torch.device, images: TrainingImages | None = None
+    ) -> str | None:
         """See `Family.unsupported`: not every processor has a bfloat16 LSTM."""
-        if params.training.precision == "bf16" and not precision.lstm_takes_bf16(device):
+        bf16 = params.training is not None and params.training.precision == "bf16"
+        if bf16 and not precision.lstm_takes_bf16(device):
             return (
                 f"training.precision = 'bf16': the family lstm needs a recurrent layer in "
                 f"bfloat16, which this {device.type} does not have; use fp32"
             )
-        return None
+        return super().unsupported(params, device, images)
 
     def read(self, tokens: Tensor, labels: Tensor | None, state: Any = None) -> tuple[Tensor, Any]:
         """See `RowTokens.read`; the state is that of the LSTM, hidden and cell."""

@@ -37,9 +37,9 @@ from pipeline.core.params import ModelParams, Section
 class PixelCnnNetwork(Section):
     """Size of the two stacks and of the head."""
 
-    channels: int = Field(32, ge=4)
-    layers: int = Field(6, ge=1)
-    hidden: int = Field(64, ge=4)
+    channels: int = Field(32, ge=4, le=4096)
+    layers: int = Field(6, ge=1, le=256)
+    hidden: int = Field(64, ge=4, le=65_536)
 
 
 class Layer(nn.Module):

@@ -34,13 +34,14 @@ from pipeline.core.contract import (
     Family,
     Group,
     Likelihood,
+    TrainingImages,
     TrainingParams,
     Update,
     to_signed,
     to_uint8,
 )
 from pipeline.core.images import ImageSpec
-from pipeline.core.params import ModelParams, Section
+from pipeline.core.params import Decay, ModelParams, Section
 from pipeline.core.seeds import ImageNoise
 
 LOG_VARIANCES = (-12.0, 6.0)
@@ -64,13 +65,13 @@ class VaeNetwork(Section):
     at the end of training, until when it is the standard normal.
     """
 
-    latent: int = Field(24, ge=1)
-    channels: int = Field(16, ge=4)
-    hidden: int = Field(256, ge=4)
-    mixtures: int = Field(4, ge=1)
+    latent: int = Field(24, ge=1, le=4096)
+    channels: int = Field(16, ge=4, le=4096)
+    hidden: int = Field(256, ge=4, le=65_536)
+    mixtures: int = Field(4, ge=1, le=256)
     conditional: bool = False
     prior: Literal["standard", "label"] = "standard"
-    components: int = Field(4, ge=1)
+    components: int = Field(4, ge=1, le=10_000)
 
     @model_validator(mode="after")
     def _labels_for_the_prior(self) -> "VaeNetwork":
@@ -82,9 +83,9 @@ class VaeNetwork(Section):
 class VaeTraining(TrainingParams):
     """Optimiser: Adam with a warm-up, a cosine schedule and averaged weights."""
 
-    beta: float = Field(1.0, ge=0)
-    clip: float = Field(10.0, gt=0)
-    ema: float = Field(0.99, ge=0, lt=1)
+    beta: float = Field(1.0, ge=0, le=1e6)
+    clip: float = Field(10.0, gt=0, le=1e6)
+    ema: Decay = 0.99
 
 
 class VaeSampling(Section):
@@ -96,7 +97,7 @@ class VaeSampling(Section):
 class VaeScoring(Section):
     """Draws from q(z|x) per image: the ELBO averages over them, the IWAE bound weights them."""
 
-    posterior_samples: int = Field(16, ge=1)
+    posterior_samples: int = Field(16, ge=1, le=10_000)
 
 
 class Vae(Family):
@@ -135,6 +136,26 @@ class Vae(Family):
         self.label_plane = (
             nn.Embedding(spec.classes, spec.height * spec.width) if network.conditional else None
         )
+
+    @classmethod
+    def unsupported(
+        cls, params: ModelParams, device: torch.device, images: TrainingImages | None = None
+    ) -> str | None:
+        """See `Family.unsupported`: a prior by label is fitted to codes of each label."""
+        reason = super().unsupported(params, device, images)
+        network = params.network
+        if reason or images is None or images.by_class is None or network is None:
+            return reason
+        if network.prior == "label":
+            # Which images `finish` sees is chance; twice as many codes as it asks for leave none.
+            share = min(1.0, PRIOR_IMAGES / images.count)
+            codes = int(PRIOR_DRAWS * share * min(n for n in images.by_class if n))
+            if 2 * network.components > codes:
+                return (
+                    f"network.components = {network.components}: the rarest label has about "
+                    f"{codes} codes to fit so many Gaussians to; at most half as many"
+                )
+        return None
 
     def encode(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x,y), float32 [B, latent] each, of uint8 [B, C, H, W]."""

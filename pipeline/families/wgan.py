@@ -23,14 +23,14 @@ from pipeline.blocks.adversarial import (
 from pipeline.core import precision
 from pipeline.core.contract import Batch, Group, TrainingParams, Update, to_signed
 from pipeline.core.images import ImageSpec
-from pipeline.core.params import ModelParams, Section
+from pipeline.core.params import Decay, ModelParams, Rate, Section
 
 
 class WganNetwork(Section):
     """Sizes: noise, and both players' channels at half the images' height and width."""
 
-    latent: int = Field(32, ge=1)
-    channels: int = Field(32, ge=4)
+    latent: int = Field(32, ge=1, le=4096)
+    channels: int = Field(32, ge=4, le=4096)
 
 
 class WganTraining(TrainingParams):
@@ -42,14 +42,14 @@ class WganTraining(TrainingParams):
     """
 
     constraint: Literal["clip", "penalty"] = "penalty"
-    clip_bound: float = Field(0.05, gt=0)
-    penalty_weight: float = Field(10.0, gt=0)
-    n_critic: int = Field(2, ge=1)
-    learning_rate: float = Field(4e-3, gt=0)
-    critic_learning_rate: float = Field(2e-3, gt=0)
-    beta1: float = Field(0.0, ge=0, lt=1)
-    beta2: float = Field(0.99, ge=0, lt=1)
-    ema: float = Field(0.99, ge=0, lt=1)
+    clip_bound: float = Field(0.05, gt=0, le=100)
+    penalty_weight: float = Field(10.0, gt=0, le=1e6)
+    n_critic: int = Field(2, ge=1, le=1000)
+    learning_rate: Rate = 4e-3
+    critic_learning_rate: Rate = 2e-3
+    beta1: Decay = 0.0
+    beta2: Decay = 0.99
+    ema: Decay = 0.99
 
 
 class Constraint(Protocol):

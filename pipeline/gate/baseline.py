@@ -11,14 +11,20 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, ConfigDict, Field
 
-from pipeline.core import files, paths
+from pipeline.comparison import results
+from pipeline.core import files, paths, records
 from pipeline.core.errors import PipelineError
 
 PATH = paths.METRICS / "baseline.json"
+
+
+REMEDY = "restore it from git, or delete it and run `make baseline`"
 
 
 @dataclass(frozen=True)
@@ -64,49 +70,63 @@ class Baseline:
         )
 
 
+class _Stored(records.Record):
+    """An `Entry`, as it is written."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mean: Annotated[Any, AfterValidator(results.number)]
+    sd: Annotated[Any, AfterValidator(lambda value: None if value is None else results.size(value))]
+    n: int = Field(ge=1, le=1_000_000)
+
+
+class _File(records.Record):
+    """A `Baseline`, as it is written."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    accepted: list[str]
+    models: dict[str, dict[str, _Stored]]
+    protocol: str
+
+
 def parse(text: str, source: str) -> Baseline:
     """Read the JSON that `Baseline.write` wrote.
 
     Raises:
-        PipelineError: if it is anything else.
+        PipelineError: one line for each mistake in it.
     """
     try:
-        found = json.loads(text)
-        models = {
-            model: {metric: Entry(**entry) for metric, entry in metrics.items()}
-            for model, metrics in found["models"].items()
-        }
-        entries = [entry for metrics in models.values() for entry in metrics.values()]
-        if not all(
-            math.isfinite(each.mean)
-            and (each.sd is None or (math.isfinite(each.sd) and each.sd >= 0))
-            and each.n >= 1
-            for each in entries
-        ):
-            raise ValueError("an entry has no finite mean, or no standard deviation")
-        if not isinstance(found["accepted"], list):
-            raise ValueError("accepted must be a list of reasons")
-        return Baseline(found["protocol"], models, tuple(found["accepted"]), source)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PipelineError(
-            f"{source}: no baseline ({type(error).__name__}: {error}); restore it from git, or "
-            "delete it and run `make baseline`"
-        ) from None
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PipelineError(f"{source}: not valid JSON ({error}); {REMEDY}") from None
+    return _baseline(records.parse(value, _File, Path(source), REMEDY), source)
 
 
 def read(revision: str | None = None) -> Baseline:
     """The baseline of this folder, or the one that was committed in a revision of git.
 
     Raises:
-        PipelineError: if there is none.
+        PipelineError: if there is none, or one line for each mistake in it.
     """
     if revision is None:
-        if not PATH.exists():
-            raise PipelineError(f"{PATH}: no such file; `make baseline` writes it")
-        return parse(PATH.read_text(encoding="utf-8", errors="replace"), str(PATH))
+        try:
+            return _baseline(records.read(PATH, _File, REMEDY), str(PATH))
+        except FileNotFoundError:
+            raise PipelineError(f"{PATH}: no such file; `make baseline` writes it") from None
+    if revision.startswith("-"):
+        raise PipelineError(f"--base {revision}: no revision of git")
     short = revision[:12] if re.fullmatch("[0-9a-f]{40}", revision) else revision
     shown = _git("show", f"{revision}:./{PATH.as_posix()}", f"{PATH} of {short}")
     return parse(shown, f"{PATH} of {short}")
+
+
+def _baseline(found: _File, source: str) -> Baseline:
+    models = {
+        model: {metric: Entry(**entry.model_dump()) for metric, entry in metrics.items()}
+        for model, metrics in found.models.items()
+    }
+    return Baseline(found.protocol, models, tuple(found.accepted), source)
 
 
 def _git(command: str, what: str, told: str) -> str:
@@ -116,6 +136,8 @@ def _git(command: str, what: str, told: str) -> str:
         )
     except FileNotFoundError:
         raise PipelineError(f"{told}: git is not installed") from None
+    except OSError as error:
+        raise PipelineError(f"{told}: git: {files.reason(error)}") from None
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise PipelineError(f"{told}: git: {reason[0].removeprefix('fatal: ')}")

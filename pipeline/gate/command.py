@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import params, paths
+from pipeline.core import owned, params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.gate import baseline, compare
 from pipeline.gate import report as gate_report
@@ -20,12 +20,14 @@ def run(base: str | None, accept: str | None, out: Path | None, *, every: bool) 
     Args:
         base: a revision of git whose baseline is compared with; None for this folder's own.
         accept: why the present values are to be the baseline; None to change nothing.
-        out: where files for programs go.
+        out: where files for programs go; None for `OUT`.
         every: print also what passes.
 
     Raises:
         PipelineError: if nothing could be compared.
     """
+    folder = out or OUT
+    owned.refuse(folder, "--out", allow=(paths.WORK,))
     raw = params.read()
     rules = gate_rules.section(raw)
     models = list(params.model_blocks(raw))
@@ -38,11 +40,7 @@ def run(base: str | None, accept: str | None, out: Path | None, *, every: bool) 
     checks = compare.compare(base_line, now, rules, models)
     failed = any(check.failed for check in checks)
     code = compare.FAILED if failed else compare.PASSED
-    folder = out or OUT
-    try:
-        gate_report.write(folder, checks, base_line.source, code=code)
-    except OSError as error:
-        raise PipelineError(f"{folder}: cannot write the result there: {error.strerror}") from None
+    gate_report.write(folder, checks, base_line.source, code=code)
     if table := gate_report.text(checks, every=every):
         print(table)
     print(gate_report.summary(checks, base_line.source))
@@ -84,7 +82,13 @@ def _accept(now: dict, rules: gate_rules.Gate, models: list[str], reason: str) -
         raise PipelineError("--accept: say in a line why; it stands in the diff")
     base = baseline.read()
     checks = compare.compare(base, now, rules, models)
-    lost = [check for check in checks if check.verdict == compare.MISSING and check.model in models]
+    lost = [
+        check
+        for check in checks
+        if check.verdict == compare.MISSING
+        and check.model in models
+        and check.reason != compare.NO_RULE
+    ]
     if lost:
         told = "; ".join(gate_report.sentence(check) for check in lost)
         raise PipelineError(f"--accept: what is missing is no value to accept: {told}")

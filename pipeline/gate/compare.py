@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from pipeline.core import files, paths
+from pipeline.comparison import results
+from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 from pipeline.gate import baseline
 from pipeline.gate.baseline import Baseline, Entry
@@ -27,6 +28,8 @@ PASSED, FAILED = 0, 1
 """Exit codes."""
 OK, WORSE, MISSING, WARNING, BETTER, NEW = "ok", "worse", "missing", "warning", "better", "new"
 """Verdicts; `WORSE` and `MISSING` fail."""
+NO_RULE = "gate.metrics has no rule for it: add one, or `gate --accept` drops it"
+"""Why a metric of the baseline fails that nothing would compare otherwise."""
 TINY = 1e-12
 FARTHEST = 50.0
 """The largest logarithm of a ratio that is told apart from infinity."""
@@ -74,19 +77,18 @@ def current(models: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The metrics that stand in ``metrics/models`` of those models that have some.
 
     Raises:
-        PipelineError: if a file cannot be read.
+        PipelineError: one line for each mistake in these files.
     """
-    found = {}
+    found, problems = {}, []
     for model in models:
-        path = paths.model_metrics(model)
-        if not path.exists():
-            continue
         try:
-            found[model] = files.read_json(path)
-        except ValueError as error:
-            raise PipelineError(f"{path}: not valid JSON ({error})") from None
-        if not isinstance(found[model], dict):
-            raise PipelineError(f"{path}: must hold metrics by name; run `make repro`")
+            found[model] = results.of_model(model)
+        except FileNotFoundError:
+            continue
+        except PipelineError as error:
+            problems.append(str(error))
+    if problems:
+        raise PipelineError("\n".join(problems))
     return found
 
 
@@ -94,6 +96,8 @@ def compare(
     base: Baseline, now: Mapping[str, Mapping[str, Any]], rules: Gate, expected: Sequence[str] = ()
 ) -> list[Check]:
     """A check for each metric of each model that either side has, in the order of names.
+
+    A metric of the baseline that no rule covers fails: whoever drops a rule says so by accepting.
 
     Args:
         base: what is compared with.
@@ -124,6 +128,12 @@ def compare(
     level = rules.false_alarms / len(compared)
     checks = [
         _check(model, metric, base, now, rules, spreads[metric], level) for model, metric in pairs
+    ]
+    checks += [
+        Check(model, metric, "lower", entry.mean, None, None, MISSING, NO_RULE)
+        for model, metrics in sorted(base.models.items())
+        for metric, entry in metrics.items()
+        if metric not in rules.metrics
     ]
     lost = [model for model in expected if model not in now and model not in base.models]
     return checks + [
@@ -227,6 +237,8 @@ def smallest(base: Baseline, rules: Gate) -> list[Check]:
     }
     found = []
     for check in compare(base, now, rules):
+        if check.reason == NO_RULE:
+            continue
         far = math.copysign(10 * check.allowed + 1, 1 if check.better == "lower" else -1)
         worse = {**now[check.model], check.metric: check.now + far}
         again = compare(base, {**now, check.model: worse}, rules)

@@ -5,15 +5,40 @@ little by little.
 """
 
 from collections.abc import Iterator
-from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pipeline.core import files, paths
+from pydantic import AfterValidator, Field, RootModel, model_validator
+
+from pipeline.comparison import results
+from pipeline.core import owned, params, paths, records
 from pipeline.core.errors import PipelineError
 from pipeline.gate import compare
 
 KINDS = {"at_most": "at most", "at_least": "at least"}
+REMEDY = "it should hold {model: {at_most | at_least: {metric: limit}}}"
+Limit = Annotated[Any, AfterValidator(results.number)]
+
+
+class Limits(records.Record):
+    """The limits of one model, by kind and metric."""
+
+    at_most: dict[str, Limit] = {}
+    at_least: dict[str, Limit] = {}
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        for kind in self.model_extra or {}:
+            raise ValueError(f"{kind}: must be at_most or at_least")
+        if not self.at_most and not self.at_least:
+            raise ValueError("has no limit")
+        return self
+
+
+class Floors(RootModel[dict[str, Limits]]):
+    """The limits of models."""
+
+    root: dict[str, Limits] = Field(min_length=1)
 
 
 def check(file: str) -> None:
@@ -23,38 +48,54 @@ def check(file: str) -> None:
     possibly left out.
 
     Raises:
-        PipelineError: one line for each metric that is missing or beyond its limit.
+        PipelineError: one line for each mistake in the file, such as a model that params.yaml does
+            not have, and for each metric that is missing or beyond its limit.
     """
+    path = Path(file)
+    owned.refuse(path, "floors", allow=(paths.METRICS,))
     try:
-        floors = files.read_json(Path(file))
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"{file}: not readable as JSON: {error}") from None
+        floors = records.read(path, Floors, REMEDY).root
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: no such file; {REMEDY}") from None
+    models = params.model_blocks(params.read())
+    unknown = [
+        f"{path}: {params.one_of('model', model, models)}"
+        for model in floors
+        if model not in models
+    ]
+    if unknown:
+        raise PipelineError("\n".join(unknown))
+    found = compare.current(sorted(floors))
     problems = []
-    limits = list(_limits(file, floors))
-    found = compare.current(list(floors))
-    for model, kind, metric, limit in limits:
-        value = found.get(model, {}).get(metric)
-        met = isinstance(value, int | float) and isfinite(value)
-        met = met and (value <= limit if kind == "at_most" else value >= limit)
-        shown = "missing" if value is None else value
+    for model, kind, metric, limit in _limits(floors):
+        if model not in found:
+            value, shown, hint = None, "missing", "; the model has no metrics, run `make repro`"
+        else:
+            value, shown, hint = _value(found[model], metric)
+        met = value is not None and (value <= limit if kind == "at_most" else value >= limit)
         print(f"{'ok    ' if met else 'MISSED'} {model} {metric} {shown} ({KINDS[kind]} {limit})")
         if not met:
             problems.append(
-                f"{paths.model_metrics(model)}: {metric} is {shown}, must be {KINDS[kind]} {limit}"
+                f"{paths.model_metrics(model)}: {metric} is {shown}, must be {KINDS[kind]} "
+                f"{limit}{hint}"
             )
     if problems:
         raise PipelineError("\n".join(problems))
 
 
-def _limits(file: str, floors: dict[str, Any]) -> Iterator[tuple[str, str, str, float]]:
-    """Model, kind, metric and limit of every line.
-
-    Raises:
-        PipelineError: if a kind of limit is not known, since it would pass unchecked.
-    """
-    for model, kinds in sorted(floors.items()):
-        for kind, limits in sorted(kinds.items()):
-            if kind not in KINDS:
-                raise PipelineError(f"{file}: {model}.{kind}: must be at_most or at_least")
-            for metric, limit in sorted(limits.items()):
+def _limits(floors: dict[str, Limits]) -> Iterator[tuple[str, str, str, float]]:
+    """Model, kind, metric and limit of every line."""
+    for model, limits in sorted(floors.items()):
+        for kind in sorted(KINDS):
+            for metric, limit in sorted(getattr(limits, kind).items()):
                 yield model, kind, metric, limit
+
+
+def _value(metrics: dict[str, Any], metric: str) -> tuple[float | None, str, str]:
+    """A metric's number, if it has one, how to show it, and what may be wrong with its name."""
+    if metric not in metrics:
+        return None, "missing", f" ({params.one_of('metric', metric, metrics)})"
+    value = metrics[metric]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None, "null" if value is None else repr(value), ""
+    return value, str(value), ""

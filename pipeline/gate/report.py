@@ -77,12 +77,21 @@ def sentence(check: Check) -> str:
 
 
 def write(folder: Path, checks: Sequence[Check], source: str, *, code: int) -> None:
-    """Write ``gate.json`` and ``junit.xml``, and what GitHub shows where it says it wants it."""
+    """Write ``gate.json`` and ``junit.xml``, and what GitHub shows where it says it wants it.
+
+    Raises:
+        PipelineError: if they cannot be written.
+    """
     found = [{**asdict(check), "worse_by": check.change} for check in checks]
-    files.write_json(folder / "gate.json", {"baseline": source, "exit_code": code, "checks": found})
-    files.write_text(folder / "junit.xml", junit(checks))
+    result = {"baseline": source, "exit_code": code, "checks": found}
+    with files.together() as made:
+        made.file(folder / "gate.json").write_text(files.as_json(result), encoding="utf-8")
+        made.file(folder / "junit.xml").write_text(junit(checks), encoding="utf-8")
     if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(summary_file).open("a", encoding="utf-8") as stream:
+        with (
+            files.writing(lambda: f"GITHUB_STEP_SUMMARY, {summary_file}"),
+            Path(summary_file).open("a", encoding="utf-8") as stream,
+        ):
             stream.write(markdown(checks, source) + "\n")
 
 

@@ -4,13 +4,17 @@ No stage depends on it, so that it stands beside the gate and not among the sect
 `pipeline.core.params`, of which every stage depends on the code.
 """
 
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Literal
 
 from pydantic import Field
 
+from pipeline.comparison import results
 from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import Section
+from pipeline.gate import baseline
 
 
 class Rule(Section):
@@ -59,7 +63,7 @@ def section(raw: dict[str, Any]) -> Gate:
     """The validated rules.
 
     Raises:
-        PipelineError: one line for each mistake, also for models that are not there.
+        PipelineError: one line for each mistake, also for models and metrics that are not there.
     """
     if "gate" not in raw:
         raise PipelineError(f"{paths.PARAMS}: gate: missing section; see the commented original")
@@ -83,8 +87,15 @@ def section(raw: dict[str, Any]) -> Gate:
             for model, overrides in block["models"].items()
         }
     found: Gate = params.validate(Gate, block, "gate")
-    models = raw.get("models") or {}
+    models = raw["models"] if isinstance(raw.get("models"), dict) else {}
+    unknown = [metric for metric in found.metrics if metric not in results.NUMBERS]
+    known = [*results.NUMBERS, *sorted(_measured(models))] if unknown else []
     problems = [
+        f"{paths.PARAMS}: gate.metrics.{metric}: {params.one_of('metric', metric, known)}"
+        for metric in unknown
+        if metric not in known
+    ]
+    problems += [
         f"{paths.PARAMS}: gate.models.{model}: {params.one_of('model', model, models)}"
         for model in found.models
         if model not in models
@@ -98,4 +109,22 @@ def section(raw: dict[str, Any]) -> Gate:
     ]
     if problems:
         raise PipelineError("\n".join(problems))
+    return found
+
+
+def _measured(models: Iterable[str]) -> set[str]:
+    """The metrics of results and of the baseline that are there now: families have their own.
+
+    A file that cannot be read is told by whoever needs what is in it.
+    """
+    found: set[str] = set()
+    for model in models:
+        with suppress(PipelineError, FileNotFoundError):
+            found |= {
+                key
+                for key, value in results.of_model(model).items()
+                if isinstance(value, int | float) and not isinstance(value, bool)
+            }
+    with suppress(PipelineError):
+        found |= {metric for metrics in baseline.read().models.values() for metric in metrics}
     return found

@@ -1,19 +1,34 @@
-"""Validate the whole of ``params.yaml`` before anything runs."""
+"""Validate the whole of ``params.yaml`` before anything runs: what a stage would refuse, too."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import params, paths, stage
+import numpy as np
+
+from pipeline.core import owned, params, paths, stage
+from pipeline.core.contract import TrainingImages
 from pipeline.core.errors import PipelineError
-from pipeline.datasets import sources
+from pipeline.datasets import domains, sources
+from pipeline.datasets.sources import Expected
+from pipeline.datasets.store import Split
+from pipeline.evaluation import protocol
 from pipeline.models import entries
+
+FLOAT = 8
+"""Bytes of the numbers that metrics are computed with."""
+COVARIANCES = 4
+"""How many square matrices finding the principal components of images takes at the least: the
+covariance, its eigenvectors, and LAPACK's two."""
+KERNELS = 2
+"""How many tables of all pairs of samples KID takes."""
 
 
 def check(
     path: Path = paths.PARAMS, sections: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None
 ) -> None:
-    """Validate every section and every model.
+    """Validate every section and every model, each also against the images that there will be.
 
     A stage validates what it depends on; this finds the mistakes in the rest before an hour of
     training is spent.
@@ -29,41 +44,164 @@ def check(
     raw = params.read(path)
     known = [*params.SHARED, *(sections or {}), "models"]
     problems = [
-        f"{path}: {key}: {params.one_of('section', key, known)}" for key in raw if key not in known
+        f"{path}: {params.joined(key)}: {params.one_of('section', key, known)}"
+        for key in raw
+        if key not in known
     ]
-    shared = {}
+
+    @contextmanager
+    def collected() -> Iterator[None]:
+        try:
+            yield
+        except PipelineError as error:
+            problems.extend(str(error).splitlines())
+
+    shared: dict[str, Any] = {}
     for name in params.SHARED:
-        try:
+        with collected():
             shared[name] = params.section(raw, name, path)
-        except PipelineError as error:
-            problems.append(str(error))
-    if "data" in shared:
-        try:
-            sources.load(shared["data"].name, path).configured(shared["data"], path)
-        except PipelineError as error:
-            problems.append(str(error))
-    try:
+            # Stages know what is meant, but DVC refuses to run them without the keys in dvc.yaml.
+            problems += [
+                f"{path}: {name}.{key}: missing; its default is {params.shown(value)}"
+                for key, value in shared[name].model_dump().items()
+                if key not in raw[name]
+            ]
+    models: dict[str, Any] = {}
+    with collected():
         models = params.model_blocks(raw, path)
-    except PipelineError as error:
-        problems.append(str(error))
-        models = {}
-    device = None
+    images, device = None, None
+    if "data" in shared:
+        with collected():
+            images = images_of(shared["data"], path)
     if "runtime" in shared:
-        try:
+        with collected():
             device = stage.device_of(shared["runtime"])
-        except PipelineError as error:
-            problems.append(str(error))
+    if images is not None and shared.keys() >= {"judge", "sample", "evaluate"}:
+        problems += _of_images(images, shared, path)
+    if "evaluate" in shared and device is not None:
+        with collected():
+            _check_inception(shared["evaluate"].inception, device, path)
+    trained_on: dict[str, TrainingImages] = {}
+    if images is not None:
+        trained_on["processed"] = _training(images)
+        if "domains" in shared:
+            with collected():
+                trained_on["domains"] = _of_domains(images, shared, path)
     for name in models:
-        try:
+        with collected():
             model = entries.read(raw, name, path=path)
             if device is not None:
-                entries.check_device(model, device)
-        except PipelineError as error:
-            problems.append(str(error))
+                given = trained_on.get(model.data)
+                entries.check_device(model, device, given, path)
+                if given is not None:
+                    entries.check_network(model, device, given, path)
     for read in (sections or {}).values():
-        try:
+        with collected():
             read(raw)
+    if problems:
+        raise PipelineError("\n".join(dict.fromkeys(problems)))
+
+
+class Images:
+    """Stands for a `pipeline.datasets.store.Store` of which only the numbers are known."""
+
+    def __init__(self, name: str, expected: Expected) -> None:
+        self.name, self.spec, self.by_class = name, expected.spec, expected.by_class
+        self.classes = [str(label) for label in range(expected.spec.classes)]
+
+    def split(self, name: str) -> Split:
+        """As many labels of each class as there will be, and images of one pixel."""
+        counts = self.by_class[name]
+        labels = np.repeat(np.arange(len(counts)), counts)
+        return Split(np.zeros((len(labels), 1, 1, 1), np.uint8), labels)
+
+
+def images_of(data: params.Data, path: Path) -> Images | None:
+    """What the data set will hold; None if nobody knows before it is there.
+
+    Raises:
+        PipelineError: if the section does not describe one, or `preprocess` would refuse it.
+    """
+    source = sources.load(data.name, path).configured(data, path)
+    found = source.expected(data)
+    return None if found is None else Images(data.name, found)
+
+
+def _training(images: Images) -> TrainingImages:
+    counts = images.by_class["train"]
+    return TrainingImages(images.spec, sum(counts), counts)
+
+
+def _of_domains(images: Images, shared: dict[str, Any], path: Path) -> TrainingImages:
+    """What `domains` will make of the images.
+
+    Raises:
+        PipelineError: if it would refuse them, or too few would be left to measure anything.
+    """
+    section: params.Domains = shared["domains"]
+    where = f"{path}: domains.transformation = '{section.transformation}'"
+    try:
+        splits, names = domains.make(images, section)
+    except PipelineError as error:
+        text = str(error)
+        raise PipelineError(text if "domains." in text else f"{where}: {text}") from None
+    sizes = {key: min(len(each.images), len(each.others)) for key, each in splits.items()}
+    judged = shared["evaluate"].split if "evaluate" in shared else "test"
+    if sizes[judged] < 2:
+        raise PipelineError(
+            f"{where}: the {judged} split has only {sizes[judged]} image of '{names[0]}' or "
+            f"'{names[1]}', and FID needs 2"
+        )
+    return TrainingImages(images.spec, sizes["train"])
+
+
+def _of_images(images: Images, shared: dict[str, Any], path: Path) -> list[str]:
+    """What is wrong with the shared sections for these images, one line for each mistake."""
+    problems = []
+    n, split, batch = shared["sample"].n, shared["evaluate"].split, shared["judge"].batch
+    for name in dict.fromkeys([split, "train"]):  # real images of both stand beside the samples
+        try:
+            protocol.check_size(images, name, n)
         except PipelineError as error:
             problems.append(str(error))
-    if problems:
-        raise PipelineError("\n".join(problems))
+            break
+    count = sum(images.by_class["train"])
+    if batch > count:
+        problems.append(
+            f"{path}: judge.batch = {batch}: there are only {count:,} training images; lower it"
+        )
+    there = entries.memory()
+    height, width = images.spec.height, images.spec.width
+    needed = COVARIANCES * FLOAT * images.spec.dimensions**2
+    if needed > there:
+        problems.append(
+            f"{path}: data.size = {height}: the principal components of {height}x{width} images, "
+            f"which stand beside the models, take {needed / 1e9:,.1f} GB, and there are "
+            f"{there / 1e9:,.1f} GB here; make it smaller"
+        )
+    needed = KERNELS * FLOAT * n**2
+    if needed > there:
+        problems.append(
+            f"{path}: sample.n = {n}: comparing all pairs for KID takes {needed / 1e9:,.1f} GB, "
+            f"and there are {there / 1e9:,.1f} GB here; make it smaller"
+        )
+    return problems
+
+
+def _check_inception(inception: params.Inception, device: Any, path: Path) -> None:
+    """Refuse weights that the evaluation could not load."""
+    if not inception.weights:
+        return
+    from pipeline.evaluation.inception import Embedder, network
+
+    owned.refuse(Path(inception.weights), f"{path}: evaluate.inception.weights")
+    try:
+        Embedder(inception, device)
+        network(Path(inception.weights))
+    except (OSError, ValueError) as error:
+        if isinstance(error, PipelineError):
+            raise
+        raise PipelineError(
+            f"{path}: evaluate.inception.weights = {params.shown(inception.weights)}: cannot be "
+            f"read ({error})"
+        ) from None

@@ -4,17 +4,16 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
-from pipeline.core import paths
+from pipeline.core import files, paths
 from pipeline.orchestration import dvc_output
 from pipeline.orchestration.estimate import Durations, clock, left
 
 QUIET_SECONDS = 30.0
 """Without a terminal, the longest time in which nothing is printed."""
-KEPT = 30
-"""Last lines of a stage that failed, where it does not say why in a line of its own."""
 WORDS = {"train": "training", "sample": "sampling", "evaluate": "judging", "judge": "judges"}
 
 
@@ -33,6 +32,8 @@ class Display:
         self.done: dict[str, str] = {}
         self.running: dict[str, tuple[float, float, str]] = {}  # since when, share, what it says
         self.errors: dict[str, list[str]] = {}
+        self.unfinished: set[str] = set()  # of those, the ones in which nothing is wrong
+        self.logging = True
         self._said: dict[str, list[str]] = {}
         self._current: dict[str, str] = {}
         self._began = self._printed = time.monotonic()
@@ -92,10 +93,11 @@ class Display:
     def _fail(self, chain: str, code: int) -> None:
         stage = self._current.pop(chain, None)
         self.running.pop(stage, None)
-        said = [each for each in self._said.get(chain, []) if not each.startswith("warning:")]
-        told = [each for each in said if each.startswith("error:")]
-        self.errors[chain] = told or said[-KEPT:] or [f"exit code {code}"]
-        self._waiting.append(f"{stage or chain}: FAILED")
+        found = dvc_output.failure(self._said.get(chain, []), code)
+        self.errors[chain] = found.lines
+        if found.unfinished:
+            self.unfinished.add(chain)
+        self._waiting.append(f"{stage or chain}: {'STOPPED' if found.unfinished else 'FAILED'}")
 
     def _print_waiting(self) -> None:
         """Print lines above the panel.
@@ -129,9 +131,18 @@ class Display:
             self._waiting.append(f"{_words(stage)}: {how}   [{self._summary()}]")
 
     def _log(self, chain: str, text: str) -> None:
-        paths.LOGS.mkdir(parents=True, exist_ok=True)
-        with (paths.LOGS / f"{chain}.log").open("a", encoding="utf-8") as stream:
-            stream.write(text + "\n")
+        if not self.logging:
+            return
+        path = log(chain)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(text + "\n")
+        except OSError as error:
+            # No result is lost because of a log.
+            self.logging = False
+            reason = files.reason(error)
+            self._waiting.append(f"warning: {path}: cannot be written: {reason}; no logs are kept")
 
     def _summary(self) -> str:
         gone = time.monotonic() - self._began
@@ -213,7 +224,13 @@ def _words(stage: str) -> str:
     return f"{WORDS.get(kind, kind)} {model}".strip() if model else stage
 
 
+def log(chain: str) -> Path:
+    """Where all is that a chain printed."""
+    return paths.LOGS / f"{chain}.log"
+
+
 def forget_logs(chains: Sequence[str]) -> None:
     """Begin the logs of these chains anew."""
     for chain in chains:
-        (paths.LOGS / f"{chain}.log").unlink(missing_ok=True)
+        with suppress(OSError):  # what writes them tells
+            log(chain).unlink(missing_ok=True)

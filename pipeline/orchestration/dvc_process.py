@@ -109,9 +109,12 @@ def _modifying(slowly: Callable[..., Any]) -> Callable[..., Any]:
             yaml.default_flow_style = False
             yaml.sort_base_mapping_type_on_output = False
             temporary = file.with_name(f".{file.name}.{os.getpid()}")
-            with temporary.open("w", encoding="utf-8") as stream:
-                yaml.dump(_plain(data), stream)
-            os.replace(temporary, file)
+            try:
+                with temporary.open("w", encoding="utf-8") as stream:
+                    yaml.dump(_plain(data), stream)
+                os.replace(temporary, file)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     return modify
 
@@ -185,6 +188,9 @@ def _become(module: str, arguments: list[str], options: dict[str, Any]) -> NoRet
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
         if isinstance(error.code, str):
             print(error.code, file=sys.stderr)
+    except KeyboardInterrupt:  # while it was imported: later the stage says so itself
+        print("stopped", file=sys.stderr)
+        code = 128 + signal.SIGINT
     except BaseException:
         traceback.print_exc()
     finally:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -29,8 +30,9 @@ class Slots:
     is handed on line by line.
     """
 
-    def __init__(self) -> None:
-        """Prepare one slot; `grow` makes more."""
+    def __init__(self, folder: Path | None = None) -> None:
+        """Prepare one slot, in which DVC runs in ``folder`` or in this one; `grow` makes more."""
+        self._folder = folder
         self._free: SimpleQueue[int] = SimpleQueue()
         self._free.put(0)
         self._number = 1
@@ -96,11 +98,12 @@ class Slots:
 
     def _worker(self, slot: int) -> subprocess.Popen:
         if slot not in self._workers:
-            environment = dict(os.environ)
+            environment = within(self._folder) if self._folder else dict(os.environ)
             if self._gpus > 1:
                 environment["CUDA_VISIBLE_DEVICES"] = str(slot % self._gpus)
             self._workers[slot] = subprocess.Popen(
                 WORKER,
+                cwd=self._folder,
                 env=environment,
                 start_new_session=True,
                 stdin=subprocess.PIPE,
@@ -128,13 +131,36 @@ class Slots:
         end(*running)
 
 
-def to_its_end(command: Sequence[str], **options: Any) -> int:
+def within(folder: Path) -> dict[str, str]:
+    """The environment of what runs in a copy of the project: its code comes first.
+
+    This project's own folder may be on PYTHONPATH.
+    """
+    return {**os.environ, "PYTHONPATH": str(folder.resolve())}
+
+
+def to_its_end(command: Sequence[str], line: Callable[[str], None], **options: Any) -> int:
     """Run a command and return its exit code; if this process is interrupted, end it first.
 
     It has a session of its own, so that it is told once, together with what it has started.
+
+    Args:
+        command: and its arguments.
+        line: is given each line that it writes to stderr.
+        options: of ``subprocess.Popen``.
     """
-    child = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, **options)
+    child = subprocess.Popen(
+        command,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        **options,
+    )
     try:
+        for text in child.stderr:
+            line(text.rstrip("\n"))
         return child.wait()
     except BaseException:
         end(child)

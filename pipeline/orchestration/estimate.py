@@ -1,9 +1,12 @@
 """How long stages take: as long as last time here, or what their cost suggests."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from pipeline.core import files, paths
+from pipeline.core.errors import PipelineError
 
 SECONDS_PER_TFLOP = 30.0
 """Of a training on one core, about; measured times replace it as soon as there are some."""
@@ -16,10 +19,8 @@ class Durations:
     """Seconds that stages took in this folder, remembered below ``work/``."""
 
     def __init__(self) -> None:
-        try:
-            self.known: dict[str, float] = files.read_json(paths.DURATIONS)
-        except (FileNotFoundError, ValueError):
-            self.known = {}
+        known = _read(paths.DURATIONS)
+        self.known = {name: value for name, value in known.items() if _is_number(value)}
         self._guessed = 0.0
         self._measured = 0.0
 
@@ -39,22 +40,34 @@ class Durations:
         self.known[stage] = round(seconds, 1)
 
     def save(self) -> None:
-        """Keep it for the next run."""
-        files.write_json(paths.DURATIONS, self.known)
+        """Keep it for the next run, if it can be written: all that is lost are estimates."""
+        with suppress(PipelineError):
+            files.write_json(paths.DURATIONS, self.known)
 
 
 def guess(stage: str) -> float:
     """Seconds by the stage's kind, or, of a training, by the operations of the last one."""
     kind, _, model = stage.partition("@")
-    if kind == "train" and paths.model_metrics(model).exists():
-        try:
-            found: dict[str, Any] = files.read_json(paths.model_metrics(model))
-        except ValueError:
-            return TYPICAL[kind]
+    if kind == "train":
+        found = _read(paths.model_metrics(model))
         flops, images = (found.get(key) for key in ("training_flops_per_image", "images_seen"))
-        if flops and images:
+        if _is_number(flops) and _is_number(images) and flops * images:
             return 10.0 + SECONDS_PER_TFLOP * flops * images / 1e12
     return TYPICAL.get(kind, OTHER)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing if that cannot be told, as of a damaged one."""
+    try:
+        found = files.read_json(path)
+    except (FileNotFoundError, files.Unreadable):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is one that a time or a count may have."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e18
 
 
 def left(chains: Iterable[Sequence[float]], slots: int) -> float:

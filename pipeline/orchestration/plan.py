@@ -1,14 +1,23 @@
 """What a run has to do: which stages are stale, in which chains they run, how many at a time."""
 
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 from pipeline.comparison import dvc_lock
-from pipeline.core import params, stage
+from pipeline.core import files, params, paths, stage
+from pipeline.core.errors import PipelineError
+from pipeline.datasets import inputs
 from pipeline.orchestration import dvc_output
 from pipeline.orchestration.dvc_workers import Slots
 
-DATA_STAGES = ("download", "preprocess", "domains")
+INPUTS = "inputs"
+"""The stage that looks at a person's own images, which DVC is told to run always."""
+RWLOCK = Path(".dvc/tmp/rwlock")
+"""Where DVC lists who uses what."""
+DATA_STAGES = (INPUTS, "download", "preprocess", "domains")
+ALL_NEED = DATA_STAGES[:3]
 DATA_STAGE = {"processed": "preprocess", "domains": "domains"}
 """The stage that makes what a model is trained on (its key ``data``)."""
 JUDGE_STAGES = ("judge", "reference")
@@ -23,12 +32,43 @@ def stale_stages(slots: Slots) -> set[str] | None:
     """Stages that a plain `dvc repro` would run or restore from the cache, but for the last ones.
 
     None if DVC cannot tell, as when results are missing that a stage would need.
+
+    Raises:
+        PipelineError: if DVC can do nothing here, or the person's own images cannot be read.
     """
     said: list[str] = []
-    if slots.run(["repro", "--dry"], said.append) != 0:
+    code = slots.run(["repro", "--dry"], said.append)
+    if code != 0 and dvc_output.has_broken_locks(said):
+        files.remove(RWLOCK)  # whoever still runs could not read it either
+        said.clear()
+        code = slots.run(["repro", "--dry"], said.append)
+    if code != 0:
+        found = dvc_output.in_the_way(said)
+        if found:
+            raise PipelineError(found)
         return None
     stale = {name for name in map(dvc_output.mentioned, said) if name}
+    if INPUTS in stale and _inputs_are_known(slots):
+        stale.remove(INPUTS)
     return stale - {*LAST_STAGES}
+
+
+def _inputs_are_known(slots: Slots) -> bool:
+    """Whether the person's own images, and the code that looks at them, are those of the last run.
+
+    Raises:
+        PipelineError: if the images cannot be read.
+    """
+    said: list[str] = []
+    if slots.run(["status", "--json", INPUTS], said.append) != 0:
+        return False
+    if json.dumps({INPUTS: ["always changed"]}) not in said:
+        return False
+    try:
+        known = files.read_json(paths.INPUTS)
+    except (FileNotFoundError, files.Unreadable):
+        return False
+    return inputs.current(params.section(params.read(), "data")) == known
 
 
 def chains(
@@ -37,7 +77,7 @@ def chains(
     """The stages to run, by chain, in the order in which they start; empty if there are none."""
     unknown = stale is None
     plan: dict[str, list[str]] = {}
-    wanted = {DATA_STAGE[every[name]["data"]] for name in models} | {"download", "preprocess"}
+    wanted = {DATA_STAGE[every[name]["data"]] for name in models} | {*ALL_NEED}
     if unknown or stale & wanted:
         plan[DATA] = [name for name in DATA_STAGES if name in wanted]
     judging = bool(plan) or bool((stale or set()) & {*JUDGE_STAGES})

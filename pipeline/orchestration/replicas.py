@@ -4,21 +4,21 @@ A copy, since params.yaml holds one seed, and what a person works on must not ch
 DVC's run-cache is shared, so whatever was once trained with a seed is never trained again with it.
 """
 
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
-from pipeline.core import files, params, paths
+from pipeline.comparison import results
+from pipeline.core import files, params, paths, stage
 from pipeline.core.errors import PipelineError
-from pipeline.orchestration import dvc_workers, repro
+from pipeline.orchestration import dvc_output, dvc_workers, repro
 
 COPIED = (paths.CODE, Path("stages"), paths.DVC_YAML, Path(".dvcignore"))
 LEFT = shutil.ignore_patterns("__pycache__", ".*")
@@ -32,14 +32,9 @@ def alone() -> Iterator[str]:
     Raises:
         PipelineError: if another one runs in this folder.
     """
-    paths.LOCKS.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(paths.LOCKS / "replicas.lock", timeout=0):
-            yield state()
-    except Timeout:
-        raise PipelineError(
-            "make thorough or make baseline is already running in this folder; wait for it"
-        ) from None
+    taken = "make thorough, baseline or verify is already running in this folder; wait for it"
+    with stage.locked("replicas", taken):
+        yield state()
 
 
 def state() -> str:
@@ -82,9 +77,7 @@ def trainings(seeds: int, jobs: int | None) -> list[dict[str, dict[str, Any]]]:
     raw = params.read()
     with alone() as state:
         repro.reproduce(jobs, None, force=False)
-        runs = [
-            {name: files.read_json(paths.model_metrics(name)) for name in params.model_blocks(raw)}
-        ]
+        runs = [{name: results.of_model(name) for name in params.model_blocks(raw)}]
         for place, chosen in enumerate(training_seeds(raw, seeds)[1:], start=2):
             print(f"baseline: training {place} of {seeds}", flush=True)
             runs.append(measure(*chosen, jobs, state))
@@ -106,59 +99,73 @@ def measure(
         before: the `state` that the copy must be of.
 
     Raises:
-        PipelineError: if a stage failed, or the project's state is another one.
+        PipelineError: if a stage failed, for the same reasons, or the project's state is another
+            one.
     """
     folder = paths.replica(train_seed, sample_seed)
     raw = params.read()
     raw["train"]["seed"], raw["sample"]["seed"] = train_seed, sample_seed
-    _copy(folder, raw)
+    copy(folder, raw)
     confirm(before)
     command = [sys.executable, "-m", "pipeline", "repro", "--no-compare"]
     if jobs:
         command += ["--jobs", str(jobs)]
-    # The project's own folder may be on PYTHONPATH; the copy must come first.
-    environment = {**os.environ, "PYTHONPATH": str(folder.resolve())}
-    if dvc_workers.to_its_end(command, cwd=folder, env=environment) != 0:
-        raise PipelineError(f"{folder}: failed; the reason is above")
+    reasons: list[str] = []
+
+    def line(text: str) -> None:
+        if text.startswith("error: "):
+            reasons.append(f"{folder}: {text.removeprefix('error: ')}")
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    code = dvc_workers.to_its_end(command, line, cwd=folder, env=dvc_workers.within(folder))
+    if code != 0:
+        raise PipelineError("\n".join(reasons) or f"{folder}: exit code {code}, without a word")
     found = {
-        name: files.read_json(folder / paths.model_metrics(name))
+        name: results.of_model(name, folder / paths.model_metrics(name))
         for name in params.model_blocks(raw)
     }
-    shutil.rmtree(folder)
+    files.remove(folder)
     return found
 
 
-def _copy(folder: Path, raw: dict[str, Any]) -> None:
-    """Put the code, the graph and these parameters into a folder, and the cache within reach."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for source in COPIED:
-        if source.is_dir():
-            shutil.rmtree(folder / source, ignore_errors=True)
-            shutil.copytree(source, folder / source, ignore=LEFT)
-        elif source.exists():
-            shutil.copy(source, folder / source)
-    if paths.DVC_LOCK.exists() and not (folder / paths.DVC_LOCK).exists():
-        shutil.copy(paths.DVC_LOCK, folder / paths.DVC_LOCK)
-    for named in (raw["data"]["folder"], raw["evaluate"]["inception"]["weights"]):
-        _link(Path(named), folder)
+def copy(folder: Path, raw: dict[str, Any]) -> None:
+    """Put the code, the graph and these parameters into a folder, and the cache within reach.
+
+    Files and folders that the parameters name are neither copied nor linked: the copy finds them by
+    their absolute paths, and whatever removes the copy cannot reach them.
+    """
+    with files.writing(lambda: str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        for source in COPIED:
+            if source.is_dir():
+                files.remove(folder / source)
+                _copy_folder(source, folder / source)
+            elif source.exists():
+                shutil.copy(source, folder / source)
+        if paths.DVC_LOCK.exists() and not (folder / paths.DVC_LOCK).exists():
+            shutil.copy(paths.DVC_LOCK, folder / paths.DVC_LOCK)
+        (folder / ".dvc").mkdir(exist_ok=True)
+    raw = deepcopy(raw)
+    for block, key in ((raw["data"], "folder"), (raw["evaluate"].get("inception", {}), "weights")):
+        if block.get(key):
+            block[key] = str(Path(block[key]).expanduser().absolute())
     yaml = YAML(typ="safe")
     yaml.sort_base_mapping_type_on_output = False  # models start in the order of the file
     with files.replacing(folder / paths.PARAMS) as temporary:
         yaml.dump(raw, temporary)
-    (folder / ".dvc").mkdir(exist_ok=True)
     # The copy lies where git does not look, which DVC would refuse.
     lines = ["[core]", "no_scm = true", "analytics = false", "check_update = false", "[cache]"]
     lines += [f"dir = {_cache()}"]
     files.write_text(folder / ".dvc" / "config", "\n".join(lines) + "\n")
 
 
-def _link(named: Path, folder: Path) -> None:
-    """Let a path that params.yaml names from this folder lead to the same from another folder."""
-    link = folder / named
-    if not named.name or named.is_absolute() or named.parts[0] == "~" or link.exists():
-        return
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(named.resolve())
+def _copy_folder(source: Path, target: Path) -> None:
+    try:
+        shutil.copytree(source, target, ignore=LEFT)
+    except shutil.Error as error:
+        *_, reason = error.args[0][0]  # the first of as many as there are files
+        raise PipelineError(f"{source}: cannot be copied to {target}: {reason}") from None
 
 
 def _cache() -> Path:
@@ -171,5 +178,7 @@ def _cache() -> Path:
         [sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise PipelineError(f"dvc cache dir failed: {done.stderr.strip()}")
+        said = done.stderr.splitlines()
+        reason = dvc_output.in_the_way(said) or " ".join(said)
+        raise PipelineError(f"`dvc cache dir` does not say where its cache is: {reason}")
     return Path(done.stdout.strip()).resolve()

@@ -5,25 +5,27 @@ the models' chains run in as many slots (`dvc_workers`) as there are cores (or G
 thread each. The result is that of a plain `dvc repro`: the same files, the same dvc.lock.
 """
 
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
+from pipeline.comparison import dvc_lock
 from pipeline.core import files, params, paths, stage
 from pipeline.core.errors import PipelineError
 from pipeline.orchestration import plan
-from pipeline.orchestration.display import Display, forget_logs
+from pipeline.orchestration.display import Display, forget_logs, log
 from pipeline.orchestration.dvc_workers import STOPPED, Slots
 from pipeline.orchestration.plan import (
+    ALL_NEED,
     COMPARISON,
     DATA,
-    DATA_STAGES,
     JUDGE_STAGES,
     JUDGES,
     LAST_STAGES,
@@ -44,7 +46,8 @@ def reproduce(
     """Bring everything up to date, or only ``models`` and what compares them.
 
     A model that fails does not hide the others: its stale metrics are removed, and the comparison
-    runs and marks it as failed.
+    runs and marks it as failed. One whose stage was stopped, or runs elsewhere, has not failed: it
+    keeps what it has, and there is no comparison.
 
     Args:
         jobs: models at a time; None for the number of cores, or of GPUs where they are used.
@@ -54,14 +57,16 @@ def reproduce(
         check: validates params.yaml, while DVC looks at what changed.
 
     Raises:
-        PipelineError: if params.yaml has a mistake, something runs already, or a stage failed.
+        PipelineError: if params.yaml has a mistake, something runs already, or a stage did not
+            come to its end.
     """
-    paths.LOCKS.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(paths.LOCKS / "repro.lock", timeout=0):
-            _reproduce(jobs, models, force, compare, check)
-    except Timeout:
-        raise PipelineError("make repro is already running in this folder; wait for it") from None
+    with _alone():
+        _reproduce(jobs, models, force, compare, check)
+
+
+def _alone() -> AbstractContextManager[None]:
+    """Let in one at a time."""
+    return stage.locked("repro", "make repro is already running in this folder; wait for it")
 
 
 def _reproduce(
@@ -71,22 +76,24 @@ def _reproduce(
     compare: bool,
     check: Callable[[], None],
 ) -> None:
-    with _slots() as slots:
+    with slots_until_failure() as slots:
         with ThreadPoolExecutor(1) as aside:
             try:
-                looking = None if force else aside.submit(plan.stale_stages, slots)
+                looking = aside.submit(plan.stale_stages, slots)
                 check()
+                _check_lock()
                 every = params.model_blocks(params.read())
                 chosen = list(every) if models is None else list(models)
                 for name in chosen:
                     if name not in every:
                         raise PipelineError(f"MODELS: {params.one_of('model', name, every)}")
-                stale = _patiently(looking) if looking else None
+                stale = _patiently(looking)
             except BaseException:
                 slots.stop()  # before the pool waits for what may wait for another DVC
                 raise
-        chains = plan.chains(chosen, every, stale, compare)
+        chains = plan.chains(chosen, every, None if force else stale, compare)
         if chains:
+            _refuse_running(chains)
             default, gpus = plan.default_jobs()
             slots.grow(jobs or default, gpus)
             _run(chains, slots, jobs or default, force, compare)
@@ -98,6 +105,30 @@ def _reproduce(
         if compare:
             _show(slots)
             print(f"the report: {_report()}")
+
+
+def _check_lock() -> None:
+    """Read dvc.lock, since DVC tells less well what is wrong with it.
+
+    Raises:
+        PipelineError: if it is damaged.
+    """
+    with suppress(FileNotFoundError):
+        if "schema" not in dvc_lock.read():
+            raise PipelineError(f"{paths.DVC_LOCK}: schema: missing; {dvc_lock.REMEDY}")
+
+
+def _refuse_running(chains: dict[str, list[str]]) -> None:
+    """Refuse to run what runs: DVC would remove its outputs before the stage itself refuses.
+
+    Raises:
+        PipelineError: if one of these stages was started by somebody else.
+    """
+    for name in itertools.chain.from_iterable(chains.values()):
+        with stage.locked(
+            name, f"{name} is already running, by itself or in another DVC; wait for it"
+        ):
+            pass
 
 
 def _patiently(looking: Future[set[str] | None]) -> set[str] | None:
@@ -113,21 +144,22 @@ def _run(chains: dict[str, list[str]], slots: Slots, jobs: int, force: bool, com
     forget_logs(list(chains))
     models = [name for name in chains if name not in (DATA, JUDGES, COMPARISON)]
     with Display(chains, jobs) as display:
-        runner = _Runner(slots, display, force)
+        runner = Runner(slots, display, ["--force"] if force else [])
         try:
             if DATA in chains and not runner.run(DATA, chains[DATA], single=False):
-                raise PipelineError(_reasons(display, [DATA]))
-            failed = runner.run_models(chains, models)
-            # The others waited for judges in vain: what they have is theirs.
-            failed = [name for name in failed if name in display.errors]
+                raise PipelineError(reasons(display))
+            runner.run_models(chains, models)
+            # Those that waited for judges in vain are not among them: what they have is theirs.
+            failed = [name for name in display.errors if name in models]
             for name in failed:
-                # What is left is of another version of this model, and would pass for its result.
-                paths.model_metrics(name).unlink(missing_ok=True)
-                paths.curve(name).unlink(missing_ok=True)
-            if JUDGES in display.errors:
-                raise PipelineError(_reasons(display, [JUDGES, *failed]))
+                if name not in display.unfinished:
+                    # What is left is of another version of it, and would pass for its result.
+                    files.remove(paths.model_metrics(name))
+                    files.remove(paths.curve(name))
+            if JUDGES in display.errors or display.unfinished:
+                raise PipelineError(reasons(display))
             if compare and not runner.run(COMPARISON, ["compare"], always=LAST_STAGES):
-                raise PipelineError(_reasons(display, [COMPARISON, *failed]))
+                raise PipelineError(reasons(display))
         except BaseException:
             slots.stop()
             raise
@@ -137,17 +169,24 @@ def _run(chains: dict[str, list[str]], slots: Slots, jobs: int, force: bool, com
         _remember_shown()
         _conclude()
     if failed:
-        raise PipelineError(_reasons(display, failed))
+        raise PipelineError(reasons(display))
 
 
-def _reasons(display: Display, chains: Sequence[str]) -> str:
-    """Why these chains failed, once more and together; the last line names them."""
-    told = []
-    for chain in chains:
-        for text in display.errors.get(chain, []):
-            told.append(f"{chain}: {text.removeprefix('error: ')}")
-    logs = ", ".join(str(paths.LOGS / f"{chain}.log") for chain in chains)
-    return "\n".join([*told, f"failed: {', '.join(chains)}; all that was printed: {logs}"])
+def reasons(display: Display) -> str:
+    """Why chains failed or did not finish, once more and together; the last line names them."""
+    chains = [name for name in display.chains if name in display.errors]
+    told = [
+        f"{chain}: {text.removeprefix('error: ')}"
+        for chain in chains
+        for text in display.errors[chain]
+    ]
+    failed = [chain for chain in chains if chain not in display.unfinished]
+    stopped = [chain for chain in chains if chain in display.unfinished]
+    ends = [f"failed: {', '.join(failed)}"] if failed else []
+    ends += [f"not finished: {', '.join(stopped)}"] if stopped else []
+    if display.logging:
+        ends.append(f"all that was printed: {', '.join(str(log(chain)) for chain in chains)}")
+    return "\n".join([*told, "; ".join(ends)])
 
 
 def _conclude() -> None:
@@ -174,16 +213,19 @@ def make_judges() -> None:
     Raises:
         PipelineError: if a stage failed.
     """
-    chains = {JUDGES: [*DATA_STAGES[:2], *JUDGE_STAGES]}
-    with _slots() as slots, Display(chains, 1) as display:
-        runner = _Runner(slots, display, force=False)
-        if not runner.run(JUDGES, [JUDGE_STAGES[-1]], single=False):
-            raise PipelineError(_reasons(display, [JUDGES]))
+    chains = {JUDGES: [*ALL_NEED, *JUDGE_STAGES]}
+    with _alone():
+        _check_lock()
+        _refuse_running(chains)
+        with slots_until_failure() as slots, Display(chains, 1) as display:
+            if not Runner(slots, display).run(JUDGES, [JUDGE_STAGES[-1]], single=False):
+                raise PipelineError(reasons(display))
 
 
 @contextmanager
-def _slots() -> Iterator[Slots]:
-    slots = Slots()
+def slots_until_failure(folder: Path | None = None) -> Iterator[Slots]:
+    """Slots that end by themselves if the block succeeds, and at once, with what runs, if not."""
+    slots = Slots(folder)
     try:
         yield slots
     except BaseException:
@@ -192,12 +234,12 @@ def _slots() -> Iterator[Slots]:
     slots.close()
 
 
-class _Runner:
+class Runner:
     """Runs chains of stages in slots, and tells the display what they print."""
 
-    def __init__(self, slots: Slots, display: Display, force: bool) -> None:
-        self.slots, self.display = slots, display
-        self.flags = ["--force"] if force else []
+    def __init__(self, slots: Slots, display: Display, flags: Sequence[str] = ()) -> None:
+        """``flags`` are given to each ``dvc repro``, but for those of stages that run always."""
+        self.slots, self.display, self.flags = slots, display, flags
 
     def run(
         self, chain: str, stages: Sequence[str], *, single: bool = True, always: Sequence[str] = ()
@@ -221,8 +263,8 @@ class _Runner:
             self.display.finished(chain, code)
         return code == 0
 
-    def run_models(self, chains: dict[str, list[str]], models: Sequence[str]) -> list[str]:
-        """Run the chains of models side by side, beside the judges'; returns those that failed."""
+    def run_models(self, chains: dict[str, list[str]], models: Sequence[str]) -> None:
+        """Run the chains of models side by side, beside the judges'."""
         judges: Future[bool] | None = None
 
         def chain(model: str) -> bool:
@@ -236,13 +278,13 @@ class _Runner:
             try:
                 if JUDGES in chains:
                     judges = pool.submit(self.run, JUDGES, chains[JUDGES])
-                succeeded = list(pool.map(chain, models))
+                for _ in pool.map(chain, models):
+                    pass
             except BaseException:
                 self.slots.stop()
                 raise
             if judges is not None:
                 judges.result()
-        return [model for model, good in zip(models, succeeded, strict=True) if not good]
 
 
 def _show(slots: Slots) -> None:
@@ -250,9 +292,8 @@ def _show(slots: Slots) -> None:
     if _shown() == _remembered():
         return
     with Display({COMPARISON: list(LAST_STAGES)}, 1) as display:
-        runner = _Runner(slots, display, force=False)
-        if not runner.run(COMPARISON, LAST_STAGES):
-            raise PipelineError(_reasons(display, [COMPARISON]))
+        if not Runner(slots, display).run(COMPARISON, LAST_STAGES):
+            raise PipelineError(reasons(display))
     tidy_lock()
     _remember_shown()
 
@@ -279,28 +320,38 @@ def _shown() -> dict[str, Any] | None:
 def _remembered() -> dict[str, Any]:
     """What `_remember_shown` wrote; equal to nothing that `_shown` gives if it did not."""
     try:
-        return files.read_json(paths.SHOWN)
-    except (FileNotFoundError, ValueError):
+        found = files.read_json(paths.SHOWN)
+    except (FileNotFoundError, files.Unreadable):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _remember_shown() -> None:
     shown = _shown()
     if shown is not None:
-        files.write_json(paths.SHOWN, shown)
+        with suppress(PipelineError):  # it is shown again, then
+            files.write_json(paths.SHOWN, shown)
 
 
 def tidy_lock() -> None:
     """Drop the entries of models that are gone from dvc.lock, and sort the rest.
 
-    Processes that run side by side append in the order in which they finish.
+    Processes that run side by side append in the order in which they finish. Where it cannot be
+    written, a line says so: results are not lost for that.
     """
-    if not paths.DVC_LOCK.exists():
+    try:
+        _tidy_lock()
+    except FileNotFoundError:
         return
+    except PipelineError as error:
+        print(f"warning: {error}", file=sys.stderr)
+
+
+def _tidy_lock() -> None:
     yaml = YAML(typ="safe")
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
-    lock = yaml.load(paths.DVC_LOCK.read_text(encoding="utf-8"))
+    lock = dvc_lock.read()
     models = params.model_blocks(params.read())
     stages = lock.get("stages", {})
     kept = {

@@ -4,14 +4,18 @@ The default run has one training and one sample set of each model. What this add
 ``metrics/thorough``, and the comparison takes its intervals from there.
 """
 
+import multiprocessing
+import signal
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
 
-from pipeline.comparison import spread
+from pipeline.comparison import results, spread
 from pipeline.core import files, params, paths, seeds, stage
+from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Store
 from pipeline.evaluation import reconstruction
 from pipeline.models import entries, weights
@@ -38,7 +42,7 @@ def _run(jobs: int | None, state: str) -> None:
     section: params.Thorough = params.section(raw, "thorough")
     start, *others = replicas.training_seeds(raw, section.trainings)
     models = list(params.model_blocks(raw))
-    found = {start: {name: files.read_json(paths.model_metrics(name)) for name in models}}
+    found = {start: {name: results.of_model(name) for name in models}}
     others += [(start[0], start[1] + k) for k in range(1, section.sample_sets)]
     for place, chosen in enumerate(others, start=1):
         print(
@@ -47,9 +51,7 @@ def _run(jobs: int | None, state: str) -> None:
         )
         found[chosen] = replicas.measure(*chosen, jobs, state)
     print("thorough: images that models without an encoder are asked to make")
-    context = get_context("spawn")
-    with ProcessPoolExecutor(jobs or plan.default_jobs()[0], mp_context=context) as pool:
-        inverted = dict(zip(models, pool.map(invert, models), strict=True))
+    inverted = _inverted(models, jobs or plan.default_jobs()[0])
     replicas.confirm(state)
     for name in models:
         runs = {key: metrics[name] for key, metrics in found.items()}
@@ -61,6 +63,29 @@ def _run(jobs: int | None, state: str) -> None:
             **files.rounded(inverted[name]),
         }
         files.write_json(paths.thorough_metrics(name), result)
+
+
+def _inverted(models: Sequence[str], jobs: int) -> dict[str, dict[str, Any]]:
+    """`invert` of each model, so many at a time in processes of their own.
+
+    Raises:
+        PipelineError: if one of them was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    # With Ctrl-C a terminal tells them too; they are ended from here, without a word.
+    ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with ProcessPoolExecutor(jobs, mp_context=context, **ignore) as pool:
+        try:
+            return dict(zip(models, pool.map(invert, models), strict=True))
+        except BrokenProcessPool:
+            raise PipelineError(
+                "a process was killed while it looked for images; mostly that is for want of "
+                "memory: try JOBS=1 (what was trained is kept)"
+            ) from None
+        except BaseException:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
 
 
 def invert(model: str) -> dict[str, Any]:

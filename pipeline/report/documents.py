@@ -81,9 +81,10 @@ def write() -> None:
         PipelineError: if a file or a marker is missing.
     """
     # All of them, or none.
-    made = {path: rendered(path.read_text(encoding="utf-8"), path) for path in DOCUMENTS}
-    for path, text in made.items():
-        files.write_text(path, text)
+    made = {path: rendered(_text(path, "restore it from git"), path) for path in DOCUMENTS}
+    with files.together() as written:
+        for path, text in made.items():
+            written.file(path).write_text(text, encoding="utf-8")
 
 
 def rendered(text: str, path: Path) -> str:
@@ -101,6 +102,17 @@ def rendered(text: str, path: Path) -> str:
             raise PipelineError(f"{path}: {part.end} must follow {part.begin}")
         text = f"{before}{part.begin}\n\n{part.text()}\n\n{part.end}{after}"
     return text
+
+
+def _text(path: Path, remedy: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: no such file; {remedy}") from None
+    except OSError as error:
+        raise PipelineError(f"{path}: cannot be read: {files.reason(error)}; {remedy}") from None
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"{path}: not UTF-8 text ({error.reason}); {remedy}") from None
 
 
 def leaders() -> str:
@@ -128,9 +140,7 @@ def leaders() -> str:
 
 def results() -> str:
     """metrics/comparison.md without its title, its headings one level lower."""
-    if not paths.COMPARISON_MD.exists():
-        raise PipelineError(f"{paths.COMPARISON_MD}: no comparison; run make repro")
-    _, _, page = paths.COMPARISON_MD.read_text(encoding="utf-8").partition("\n")
+    _, _, page = _text(paths.COMPARISON_MD, "run `make repro`").partition("\n")
     return f"\n{page.strip()}".replace("\n## ", "\n### ").strip()
 
 

@@ -5,23 +5,24 @@ Nothing on it depends on the time or the machine, so that equal results give equ
 """
 
 import base64
-import csv
 import io
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from ruamel.yaml import YAML
 
-from pipeline.comparison import collect, dvc_lock, recommendation, tables
+from pipeline.comparison import collect, dvc_lock, recommendation, results, tables
 from pipeline.comparison.collect import FAILED, OK, Row
 from pipeline.comparison.colours import of_models
 from pipeline.comparison.questions import LEADERS, TIE_NOTE, Column
-from pipeline.core import params, paths
+from pipeline.core import files, params, paths
+from pipeline.core.errors import PipelineError
 from pipeline.report import charts
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -64,6 +65,9 @@ def render(raw: dict[str, Any], reference: Row) -> str:
     """The page, of the models in ``raw`` (params.yaml) and the reference rows.
 
     What a model that failed lacks is left out.
+
+    Raises:
+        PipelineError: one line for what a file of results should hold, or a picture that is none.
     """
     blocks = params.model_blocks(raw)
     rows = collect.project_rows(raw, reference)
@@ -157,9 +161,18 @@ def _figures(rows: Sequence[Row], name: str, colours: dict[str, str]) -> list[di
 
 
 def _figure(path: Path, model: str, caption: str, colour: str | None) -> dict[str, Any]:
-    data = path.read_bytes()
-    with Image.open(io.BytesIO(data)) as picture:
-        width, height = picture.size
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            picture.verify()  # to its end; and, from the beginning again, every pixel
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            picture.load()
+            width, height = picture.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as error:
+        reason = "no PNG" if isinstance(error, UnidentifiedImageError) else files.reason(error)
+        raise PipelineError(
+            f"{path}: not a whole PNG file ({reason}); delete {path.parent} and run `make repro`"
+        ) from None
     return {
         "name": model,
         "data": base64.b64encode(data).decode(),
@@ -183,7 +196,7 @@ def _scale(rows: Sequence[Row], colours: dict[str, str]) -> Markup:
             muted=row["kind"] == "reference",
         )
         for row in rows
-        if row.get("fid") and row["fid_min"] > 0
+        if row.get("fid") and row["fid_min"] > 0 and row["fid_max"] > 0
     ]
     if not points:
         return Markup("")
@@ -203,7 +216,7 @@ def _pareto(rows: Sequence[Row], colours: dict[str, str]) -> list[Markup]:
             points = [
                 charts.Point(row["model"], colours[row["model"]], row[cost], row[quality])
                 for row in costed
-                if row.get(quality) and row.get(cost)
+                if (row.get(quality) or 0) > 0 and (row.get(cost) or 0) > 0
             ]
             if len(points) > 1:
                 found.append(Markup(charts.scatter(points, f"{told} against {spent}", spent, told)))
@@ -237,25 +250,22 @@ def _model(
 def _curves(model: str, colour: str) -> list[Markup]:
     """A chart for each term that training logged, since terms share no unit."""
     path = paths.curve(model)
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        lines = list(csv.DictReader(stream))
+    lines = results.curve(path) if path.exists() else []
     terms = [key for key in (lines[0] if lines else {}) if key not in ("step", "images")]
     found = []
     for term in terms:
         points = [(float(line["images"]), float(line[term])) for line in lines if line[term]]
         if len(points) > 1:
-            chart = charts.lines(
-                [charts.Line(term, colour, points)], f"{term} of {model}", "training images seen"
-            )
-            found.append(Markup(chart))
+            line, title = charts.Line(term, colour, points), f"{term} of {model}"
+            found.append(Markup(charts.lines([line], title, "training images seen")))
     return found
 
 
 def _code(text: str) -> Markup:
     """Text in which what stands between backticks is code."""
-    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+    marked = re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text)))
+    # It is escaped before the tags are added.
+    return Markup(marked)  # nosec B704
 
 
 def _yaml(value: Any) -> str:

@@ -11,14 +11,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
+from pydantic import Field
 
 from pipeline.comparison.colours import colour
-from pipeline.core import params, paths
+from pipeline.core import params, paths, records, tensors
 from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Store
 from pipeline.evaluation import protocol
-from pipeline.tracking import mirror
+from pipeline.tracking import mirror, mlflow_store
 from pipeline.tracking import runs as tracking_runs
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def follow(seconds: float = SECONDS) -> None:
     Raises:
         PipelineError: if the store cannot be reached.
     """
-    uri = mirror.store_uri()
+    uri = mlflow_store.uri()
     print("following trainings into MLflow; `make ui` shows them, Ctrl-C ends this", flush=True)
     follower = Follower(uri)
     told = None
@@ -57,6 +57,14 @@ def _print(lines: list[str]) -> None:
         print(line, flush=True)
 
 
+class Scalars(records.Record):
+    """What a checkpoint says of the curve so far."""
+
+    step: int = Field(ge=0)
+    times: list[tracking_runs.Point]
+    rows: list[dict[str, float]]
+
+
 class Follower:
     """Remembers which steps of which training are in MLflow already."""
 
@@ -74,7 +82,7 @@ class Follower:
             key = scalars and tracking_runs.live_key(model, scalars["times"])
             if key is None or scalars["step"] <= self.logged.get(key, -1):
                 continue
-            with mirror.store_locked(), mirror.connected(self.uri) as client:
+            with mlflow_store.opened(self.uri) as client:
                 if self._log(client, model, key, scalars):
                     self.logged[key] = scalars["step"]
                     found.append(f"{model}: step {scalars['step']:,}")
@@ -85,10 +93,10 @@ class Follower:
         run_id = self._run(client, model, key, scalars)
         if run_id is None:
             return False
-        times = {int(step): at for step, at in scalars["times"]}
+        times = dict(scalars["times"])
         points = [
             # In the digits of the training curve, so that MLflow knows them again.
-            (f"train/{name}", float(f"{value:.6g}"), times[int(row["step"])], int(row["step"]))
+            (f"train/{name}", float(f"{value:.6g}"), times[row["step"]], int(row["step"]))
             for row in scalars["rows"]
             for name, value in row.items()
             if name not in ("step", "images")
@@ -105,8 +113,7 @@ class Follower:
         known = client.search_runs([home], f"tags.live = '{key}'")
         if known:
             return known[0].info.run_id
-        raw = params.read()
-        family = raw["models"][model]["family"]
+        family = params.entry(params.read(), model)["family"]
         run = client.create_run(
             home,
             start_time=round(1000 * _started(model, scalars)),
@@ -137,15 +144,21 @@ class Follower:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """The curve in a checkpoint; None if it is gone, was left behind, or has no point yet."""
+    """The curve in a checkpoint; None if it is gone, left behind or damaged, or has no point yet.
+
+    Training sets a damaged one aside and says so, and what is not whole yet is the next time.
+    """
     try:
         if not tracking_runs.alive(path):
             return None
-        with safe_open(path, "pt") as opened:
-            scalars = json.loads(bytes(opened.get_tensor("scalars").tolist()))
-    except (SafetensorError, OSError, ValueError):
-        return None  # the training ended just now
-    return scalars if scalars["times"] else None
+        found, _ = tensors.load(path, "passed over")
+        scalars = json.loads(bytes(found["scalars"].tolist()))
+        scalars = records.parse(scalars, Scalars, path, "passed over").model_dump()
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+    times = {step for step, _ in scalars["times"]}
+    whole = times and all(row.get("step") in times for row in scalars["rows"])
+    return scalars if whole else None
 
 
 def _started(model: str, scalars: dict[str, Any]) -> float:

@@ -5,22 +5,16 @@ or pulled, so a run is keyed by what DVC recorded of its model (the entries of d
 the process that trained it. Losing the store loses nothing: the next time fills it again.
 """
 
-import logging
-import os
-import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from pipeline.comparison import dvc_lock
-from pipeline.core import files, params, paths
-from pipeline.core.errors import PipelineError
+from pipeline.comparison import results as comparison_results
+from pipeline.core import params, paths
 from pipeline.models import entries
+from pipeline.tracking import mlflow_store
 from pipeline.tracking import runs as tracking_runs
 from pipeline.tracking import views as tracking_views
 from pipeline.tracking.runs import Result
@@ -31,75 +25,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
 
 RUNS_PER_PAGE = 1000
-LOCK_SECONDS = 300
 CRASHED_SECONDS = 3600
 """A run on a server that is not complete after so long is nobody's."""
-
-SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # MLflow's own settings wait for minutes before they say that a server is down.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
-"""Environment of MLflow; what a person has set wins."""
-
-CHATTER = {
-    "alembic": logging.WARNING,
-    "mlflow.pyfunc": logging.WARNING,
-    "mlflow.store.db.utils": logging.WARNING,
-    "urllib3.connectionpool": logging.ERROR,  # each retry; the error says enough
-}
-"""Loggers of libraries, and what is still worth printing of them."""
-
-
-def store_uri() -> str:
-    """MLFLOW_TRACKING_URI if it is set, else the SQLite file of this folder."""
-    path = str(paths.MLFLOW_DB.absolute()).replace("%", "%25")
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{path}"
-
-
-def is_server(uri: str) -> bool:
-    """Whether a store is reached over HTTP, so that others look after it."""
-    return uri.startswith(("http://", "https://"))
-
-
-def artifact_root() -> str:
-    """Where runs of a local store keep their files, as an absolute URI."""
-    return paths.MLFLOW_ARTIFACTS.absolute().as_uri()
-
-
-@contextmanager
-def connected(uri: str) -> "Iterator[MlflowClient]":
-    """A client of a store, without MLflow's telemetry, minutes of retries and chatter.
-
-    Raises:
-        PipelineError: for what MLflow, its database or the network raise in the block.
-    """
-    for key, value in SETTINGS.items():
-        os.environ.setdefault(key, value)  # before the import, which starts the telemetry
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    for name, level in CHATTER.items():
-        logging.getLogger(name).setLevel(level)
-    try:
-        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        if is_server(uri):
-            hint = "; is the server that MLFLOW_TRACKING_URI names up?"
-        elif isinstance(error, MlflowException | SQLAlchemyError):
-            hint = (
-                "; if the store is damaged, delete it, and the next run fills it again, "
-                "but for registered models"
-            )
-        else:
-            hint = ""
-        raise PipelineError(without_password(f"MLflow at {uri}: {lines[0]}{hint}")) from None
 
 
 def experiments(client: "MlflowClient") -> "list[Experiment]":
@@ -114,14 +41,14 @@ def tracked(uri: str) -> dict[str, str]:
     Raises:
         PipelineError: if the store cannot be reached or is damaged.
     """
-    with store_locked(), connected(uri) as client:
+    with mlflow_store.opened(uri) as client:
         return {each.name: each.experiment_id for each in experiments(client)}
 
 
 def view_urls(server: str, experiment_id: str) -> dict[str, str]:
     """The pages that compare the current models of an experiment, by name."""
     return {
-        name: tracking_views.link(without_password(server), experiment_id, key)
+        name: tracking_views.link(mlflow_store.without_password(server), experiment_id, key)
         for key, (name, _) in tracking_views.views().items()
     }
 
@@ -139,15 +66,16 @@ def read() -> tuple[list[Result], dict[str, str]]:
     for model, block in params.model_blocks(raw).items():
         place = places[block["family"]]
         places[block["family"]] += 1
-        metrics = paths.model_metrics(model)
         unknown = dvc_lock.missing(model, entries)
-        if not metrics.exists():
-            missing[model] = f"no {metrics}: it failed, or was not run"
-        elif unknown:
+        try:
+            content = comparison_results.of_model(model)
+        except FileNotFoundError:
+            missing[model] = f"no {paths.model_metrics(model)}: it failed, or was not run"
+            continue
+        if unknown:
             missing[model] = f"{paths.DVC_LOCK} has no {unknown[0]}: run it through `make repro`"
         else:
             lock_hash = dvc_lock.of_model(model, entries)
-            content = _read_metrics(metrics)
             shared = _shared(raw, model, content)
             results.append(Result(model, lock_hash, content, block, place, shared))
     return results, missing
@@ -163,8 +91,8 @@ def mirror(results: Sequence[Result], missing: dict[str, str]) -> None:
         PipelineError: if the store cannot be reached or is damaged. What was not mirrored is
             the next time.
     """
-    uri = store_uri()
-    with store_locked(), connected(uri) as client:
+    uri = mlflow_store.uri()
+    with mlflow_store.opened(uri) as client:
         homes = {result.model: experiment(client, uri, result.metrics) for result in results}
         for each in experiments(client):  # also older ones, whose links are printed, too
             tracking_views.publish(client, each)
@@ -199,13 +127,6 @@ def mirror(results: Sequence[Result], missing: dict[str, str]) -> None:
         _say_where(uri, sorted(set(homes.values()), key=int))
 
 
-def _read_metrics(path: Path) -> dict[str, Any]:
-    try:
-        return files.read_json(path)
-    except ValueError as error:
-        raise PipelineError(f"{path}: not valid JSON ({error}); run `make repro`") from None
-
-
 def _shared(raw: dict[str, Any], model: str, metrics: dict[str, Any]) -> dict[str, str]:
     """The few parameters that models of all families have; the rest is in ``params.json``."""
     train: params.Train = params.section(raw, "train")
@@ -220,25 +141,6 @@ def _shared(raw: dict[str, Any], model: str, metrics: dict[str, Any]) -> dict[st
         "train.budget": train.budget,
     }
     return {key: str(value) for key, value in values.items() if value is not None}
-
-
-@contextmanager
-def store_locked() -> Iterator[None]:
-    """Let in one process at a time, since two that initialise an empty SQLite file destroy it."""
-    paths.LOCKS.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(paths.LOCKS / "mlflow.lock", timeout=LOCK_SECONDS)
-    try:
-        with lock:
-            yield
-    except Timeout:
-        raise PipelineError(
-            f"another process has held {lock.lock_file} for {LOCK_SECONDS} s; stop it first"
-        ) from None
-
-
-def without_password(text: str) -> str:
-    """A text without the passwords of the URLs in it."""
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
 def _pages(fetch: Callable[[str | None], Any]) -> list[Any]:
@@ -259,7 +161,7 @@ def experiment(client: "MlflowClient", uri: str, metrics: dict[str, Any]) -> str
     found = client.get_experiment_by_name(name)
     if found is None:
         # A server has its own idea of where files go.
-        location = None if is_server(uri) else artifact_root()
+        location = None if mlflow_store.is_server(uri) else mlflow_store.artifact_root()
         tags = {
             "dataset": dataset,
             "protocol": protocol,
@@ -293,7 +195,7 @@ def _finished_runs(client: "MlflowClient", uri: str) -> "list[Run]":
             continue  # somebody else's
         if run.data.tags.get("complete") == "true":
             finished.append(run)
-        elif not is_server(uri) or tracking_runs.mirrored_before(run, CRASHED_SECONDS):
+        elif not mlflow_store.is_server(uri) or tracking_runs.mirrored_before(run, CRASHED_SECONDS):
             client.delete_run(run.info.run_id)
     return finished
 
@@ -329,7 +231,7 @@ def _report(missing: dict[str, str], before: set[str], results: Sequence[Result]
 
 
 def _say_where(uri: str, experiment_ids: Iterable[str]) -> None:
-    if is_server(uri):
+    if mlflow_store.is_server(uri):
         for experiment_id in experiment_ids:
             for name, url in view_urls(uri, experiment_id).items():
                 print(f"{name}: {url}")

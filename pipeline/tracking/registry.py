@@ -1,22 +1,26 @@
 """Put a trained model into MLflow's registry, from which anybody can draw its images."""
 
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pipeline import families
 from pipeline.comparison import dvc_lock
-from pipeline.core import files, params, paths
+from pipeline.core import arrays, files, params, paths
 from pipeline.core.contract import Samples
 from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Store
-from pipeline.models import entries
-from pipeline.tracking import mirror, serving
+from pipeline.models import entries, weights
+from pipeline.tracking import mirror, mlflow_store, serving, shipping
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +33,7 @@ REQUIREMENTS = (
     "mlflow",
     "numpy",
     "pandas",
+    "psutil",
     "pydantic",
     "ruamel.yaml",
     "safetensors",
@@ -48,6 +53,8 @@ over HTTP, on loopback:
     mlflow models serve -m models:/{model}@{alias} --port 5001 --env-manager local
     curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \\
         -d '{{"dataframe_records": [{{"n": 4, "seed": 0}}]}}'"""
+FORMAT = "2"
+"""Raised by hand when what is registered changes, so that models are registered once more."""
 CHECKED = 4
 """Images that a registered model must draw as the sample stage did."""
 
@@ -71,8 +78,8 @@ def register(model: str, alias: str) -> None:
         )
     if not paths.model_dir(model).exists():
         raise PipelineError(f"{paths.model_dir(model)}: no trained model; run `make repro`")
-    uri = mirror.store_uri()
-    with mirror.store_locked(), mirror.connected(uri) as client:
+    uri = mlflow_store.uri()
+    with mlflow_store.opened(uri) as client:
         run = _current_run(client, model)
         found = _registered(client, model, run)
         first = not _versions(client, model)
@@ -84,7 +91,7 @@ def register(model: str, alias: str) -> None:
         for name in {alias, *(["baseline"] if first else [])}:
             client.set_registered_model_alias(model, name, found.version)
             print(f"{model}: version {found.version} is {name}")
-    print(USE.format(uri=mirror.without_password(uri), model=model, alias=alias))
+    print(USE.format(uri=mlflow_store.without_password(uri), model=model, alias=alias))
 
 
 def _current_run(client: "MlflowClient", model: str) -> "Run":
@@ -106,8 +113,10 @@ def _versions(client: "MlflowClient", model: str) -> "list[ModelVersion]":
 
 def _registered(client: "MlflowClient", model: str, run: "Run") -> "ModelVersion | None":
     wanted = run.data.tags["lock_hash"]
-    same = [v for v in _versions(client, model) if v.tags.get("lock_hash") == wanted]
-    return same[0] if same else None
+    for each in _versions(client, model):
+        if each.tags.get("lock_hash") == wanted and each.tags.get("format") == FORMAT:
+            return each
+    return None
 
 
 def _create(client: "MlflowClient", model: str, run: "Run", raw: dict[str, Any]) -> "ModelVersion":
@@ -125,20 +134,27 @@ def _create(client: "MlflowClient", model: str, run: "Run", raw: dict[str, Any])
             model,
             f"{run.info.artifact_uri}/{ARTIFACT}",
             run.info.run_id,
-            tags={key: run.data.tags[key] for key in ("lock_hash", "protocol", "family")},
+            tags={key: run.data.tags[key] for key in ("lock_hash", "protocol", "family")}
+            | {"format": FORMAT},
         )
     except RestException as error:
         raise PipelineError(f"{model}: {error.message}") from None
 
 
 def save(folder: Path, model: str, raw: dict[str, Any]) -> None:
-    """Write a model as MLflow stores it: code, safetensors and JSON."""
+    """Write a model as MLflow stores it: code, safetensors and JSON.
+
+    Raises:
+        PipelineError: if the model or its data are missing or damaged.
+    """
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
     from mlflow.types.schema import Array
 
     store = Store(paths.DATA / raw["models"][model]["data"])
+    chosen = entries.read(raw, model, blocks=("network", "sampling"))
+    weights.load(paths.model_dir(model), chosen, store.spec, torch.device("cpu"))  # are they whole?
     counts = np.bincount(store.split("train").labels, minlength=store.spec.classes)
     inputs = Schema(
         [
@@ -154,24 +170,49 @@ def save(folder: Path, model: str, raw: dict[str, Any]) -> None:
         files.write_json(
             artifacts / serving.DESCRIPTION, serving.describe(raw, model, store.spec, counts)
         )
-        mlflow.pyfunc.save_model(
-            folder,
-            python_model=str(paths.CODE / "tracking" / "serving.py"),
-            artifacts={serving.FOLDER: str(artifacts)},
-            code_paths=[str(paths.CODE)],
-            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-            signature=ModelSignature(inputs, outputs),
-            input_example=pd.DataFrame([{"n": CHECKED, "seed": 0}]),
-        )
+        code = Path(temporary) / "code"
+        package, script = shipping.ship(code)
+        with _path_kept():
+            sys.path.insert(0, str(code))
+            mlflow.pyfunc.save_model(
+                folder,
+                python_model=str(script),
+                artifacts={serving.FOLDER: str(artifacts)},
+                code_paths=[str(package)],
+                pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+                signature=ModelSignature(inputs, outputs),
+                input_example=pd.DataFrame([{"n": CHECKED, "seed": 0}]),
+            )
+
+
+@contextmanager
+def _path_kept() -> Iterator[None]:
+    """Let MLflow, which leaves the folder of each model in ``sys.path``, change it for a while."""
+    kept, content = sys.path, list(sys.path)
+    try:
+        yield
+    finally:
+        kept[:] = content
+        sys.path = kept
 
 
 def _check(folder: Path, model: str) -> None:
     """Draw a few images with what was saved, and compare them with the sample stage's."""
     import mlflow
 
-    drawn = mlflow.pyfunc.load_model(str(folder)).predict({"n": CHECKED})
-    samples = paths.samples_dir(model) / "samples.npy"
-    if samples.exists() and not np.array_equal(drawn, np.load(samples, mmap_mode="r")[:CHECKED]):
+    try:
+        with _path_kept():
+            drawn = mlflow.pyfunc.load_model(str(folder)).predict({"n": CHECKED})
+    except Exception as error:
+        # The code that was shipped has a class of its own for what a person can mend.
+        if PipelineError.__name__ not in [each.__name__ for each in type(error).__mro__]:
+            raise
+        raise PipelineError(str(error)) from None
+    samples = paths.samples_dir(model)
+    remedy = f"delete {samples}, and the next run restores or draws it again"
+    if "samples" not in arrays.names(samples, remedy):
+        return
+    if not np.array_equal(drawn, arrays.load(samples, "samples", remedy)[:CHECKED]):
         raise PipelineError(
             f"{model}: its weights draw other images than {samples} holds, which another kind of "
             f"machine or other code made; `dvc repro --single-item --force sample@{model}` and "

@@ -1,9 +1,8 @@
 """What the MLflow run of one model holds: parameters, tags, metrics, curves and pictures."""
 
-import csv
 import json
-import math
 import platform
+import stat
 import subprocess
 import sys
 import time
@@ -11,12 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from PIL import Image
+from pydantic import Field
 
+from pipeline.comparison import results as comparison_results
 from pipeline.comparison.colours import colour
-from pipeline.core import files, paths
+from pipeline.core import files, paths, records
+from pipeline.core.errors import PipelineError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,6 +49,22 @@ CONDITIONS = (
     "translation_n",
 )
 """Numbers of a result that say how it was measured; they are tags."""
+
+
+UnixTime = Annotated[float, Field(ge=0, lt=1e11)]
+"""Seconds; MLflow stores milliseconds, as whole numbers of 64 bits."""
+Step = Annotated[int, Field(ge=0, lt=2**53)]
+Point = Annotated[list[Step | UnixTime], Field(min_length=2, max_length=2)]
+"""A step that was logged, and when."""
+
+
+class Timing(records.Record):
+    """Wall-clock facts of a training, below ``work/timings``."""
+
+    started: UnixTime
+    seconds: UnixTime
+    device: str
+    points: list[Point]
 
 
 @dataclass(frozen=True)
@@ -120,9 +138,10 @@ def place() -> str:
 def alive(checkpoint: Path) -> bool:
     """Whether a training has written a checkpoint lately. One that was stopped leaves its own."""
     try:
-        return time.time() - checkpoint.stat().st_mtime <= ALIVE_SECONDS
-    except FileNotFoundError:
+        found = checkpoint.stat()
+    except OSError:
         return False  # the training ended just now
+    return stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime <= ALIVE_SECONDS
 
 
 def in_training(model: str) -> bool:
@@ -137,12 +156,18 @@ def log_metrics(client: "MlflowClient", run_id: str, metrics: "Sequence[Metric]"
 
 
 def _timing(model: str) -> dict[str, Any] | None:
-    """Wall-clock facts of the training, or None where it ran elsewhere."""
+    """Wall-clock facts of the training, or None where it ran elsewhere or they are damaged."""
     weights = paths.model_dir(model) / "weights.safetensors"
     if not weights.exists():
         return None
     path = paths.timing("train", model, files.sha256(weights))
-    return files.read_json(path) if path.exists() else None
+    try:
+        return records.read(path, Timing, "its times are left out").model_dump()
+    except FileNotFoundError:
+        return None
+    except files.Unreadable as error:
+        print(f"{model}: {str(error).splitlines()[0]}", file=sys.stderr)
+        return None
 
 
 def _tags(result: Result, timing: dict[str, Any] | None) -> dict[str, str]:
@@ -179,7 +204,7 @@ def _dataset(result: Result) -> "DatasetInput":
     }
     dataset = Dataset(
         name=found["dataset"],
-        digest=found["data_sha256"][:16],
+        digest=str(found.get("data_sha256", "unknown"))[:16],
         source_type="dvc",
         source=json.dumps({"path": str(paths.DATA / result.block.get("data", "processed"))}),
         profile=json.dumps(profile),
@@ -220,17 +245,17 @@ def _final_metrics(result: Result, timing: dict[str, Any] | None, ended: float) 
 
 def _curves(model: str, timing: dict[str, Any] | None, ended: float) -> "list[Metric]":
     """The training curve, as ``train/<group>/<term>`` over steps."""
-    path = paths.curve(model)
-    if not path.exists():
+    try:
+        rows = comparison_results.curve(paths.curve(model))
+    except FileNotFoundError:
         return []
-    times = {int(step): at for step, at in timing["points"]} if timing else {}
-    with path.open(newline="", encoding="utf-8") as stream:
-        points = [
-            (f"train/{name}", float(text), times.get(int(row["step"]), ended), int(row["step"]))
-            for row in csv.DictReader(stream)
-            for name, text in row.items()
-            if name not in ("step", "images") and text
-        ]
+    times = dict(timing["points"]) if timing else {}
+    points = [
+        (f"train/{name}", float(text), times.get(int(row["step"]), ended), int(row["step"]))
+        for row in rows
+        for name, text in row.items()
+        if name not in ("step", "images") and text
+    ]
     return finite(model, points)
 
 
@@ -240,7 +265,7 @@ def finite(model: str, points: Iterable[tuple[str, float, float, int]]) -> "list
 
     kept, dropped = [], set()
     for key, value, at, step in points:
-        if math.isfinite(value):
+        if abs(value) <= sys.float_info.max:  # nor a whole number that is beyond it
             kept.append(Metric(key, float(value), _milliseconds(at), step))
         else:
             dropped.add(key)
@@ -265,10 +290,17 @@ def _log_pictures(client: "MlflowClient", run_id: str, model: str, ended: float)
     Images of one name are compared between runs, but their files have names for machines.
     """
     for path in paths.pictures(model).values():
+        try:
+            with Image.open(path) as opened:
+                picture = opened.copy()
+        except Exception as error:  # whatever a damaged file makes the library raise
+            raise PipelineError(
+                f"{path}: not a readable picture ({files.reason(error)}); delete it and run "
+                "`make repro`"
+            ) from None
         client.log_artifact(run_id, str(path), "pictures")
-        with Image.open(path) as picture:
-            key = f"pictures/{path.stem}"
-            client.log_image(run_id, picture, key=key, step=0, timestamp=_milliseconds(ended))
+        key = f"pictures/{path.stem}"
+        client.log_image(run_id, picture, key=key, step=0, timestamp=_milliseconds(ended))
 
 
 def _milliseconds(seconds: float) -> int:

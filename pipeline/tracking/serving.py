@@ -1,7 +1,8 @@
 """A trained model as MLflow loads it from its registry: `Sampler.predict` draws images.
 
-MLflow runs this file when it loads a model ("models from code"), with the package beside it; the
-weights are safetensors and the rest is JSON, so that nothing is unpickled.
+MLflow runs a script when it loads a model ("models from code"), which takes the sampler from a copy
+of the package beside it (`pipeline.tracking.shipping`); the weights are safetensors and the rest is
+JSON, so that nothing is unpickled.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 from pipeline.core import files, params, stage
@@ -124,6 +124,3 @@ def _as_in_the_pipeline(runtime: params.Runtime) -> Iterator[torch.device]:
         torch.set_deterministic_debug_mode(mode)
         torch.utils.deterministic.fill_uninitialized_memory = filled
         torch.set_flush_denormal(False)
-
-
-set_model(Sampler())

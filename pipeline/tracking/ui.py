@@ -14,7 +14,7 @@ from typing import IO
 
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError
-from pipeline.tracking import mirror
+from pipeline.tracking import mirror, mlflow_store
 
 HOST = "127.0.0.1"
 FIRST_PORT = 5000
@@ -34,12 +34,12 @@ def serve(port: int | None) -> None:
     Raises:
         PipelineError: if nothing was tracked yet, the port is taken, or the server fails.
     """
-    uri = mirror.store_uri()
+    uri = mlflow_store.uri()
     if not os.environ.get("MLFLOW_TRACKING_URI") and not paths.MLFLOW_DB.exists():
         raise PipelineError(f"{paths.MLFLOW_DB}: no such file; run `make repro` first")
     # Read from the store and not from the server, which a proxy may keep us from.
     experiments = mirror.tracked(uri)
-    if mirror.is_server(uri):
+    if mlflow_store.is_server(uri):
         _print_links(uri, experiments)
         return
     port = choose_port(port)
@@ -95,8 +95,8 @@ def _start(uri: str, port: int, log: IO[str]) -> subprocess.Popen:
     """
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", HOST, "--port", str(port), "--backend-store-uri", uri]
-    command += ["--artifacts-destination", mirror.artifact_root()]
-    settings = {**mirror.SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command += ["--artifacts-destination", mlflow_store.artifact_root()]
+    settings = {**mlflow_store.SETTINGS, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return subprocess.Popen(
         command,
         env={**settings, **os.environ},

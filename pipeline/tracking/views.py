@@ -165,7 +165,7 @@ def publish(client: "MlflowClient", experiment: "Experiment") -> None:
     for key, (name, state) in views().items():
         packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
         tag = f"mlflow.sharedViewState.{key}"
-        if tag in experiment.tags and json.loads(experiment.tags[tag])["state"] == packed:
+        if json.dumps(packed) in experiment.tags.get(tag, ""):
             continue
         now = round(time.time() * 1000)
         view = {"name": name, "createdAt": now, "updatedAt": now, "state": packed}

@@ -128,3 +128,16 @@ def test_a_group_without_codes_stays_standard_normal():
 def test_it_says_what_it_is():
     assert str(CodeMixture(1, 1, 2)) == "full-covariance Gaussian"
     assert str(CodeMixture(1, 20, 2)) == "mixture of 20 full-covariance Gaussians"
+
+
+def test_codes_that_are_not_finite_are_one_line():
+    codes = np.array([[0.0, 1.0], [np.nan, 2.0], [3.0, 4.0]])
+    with pytest.raises(PipelineError, match=r"^ae: codes are not finite: .*learning_rate$"):
+        CodeMixture(1, 2, 2).fit([codes], 0.01, "ae")
+
+
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_a_gaussian_that_collapses_is_one_line():
+    """Where all codes are one point, there is no variance of which the floor is a share."""
+    with pytest.raises(PipelineError, match=r"models\.ae\.network\.components = 2: .*collapsed"):
+        CodeMixture(1, 2, 2).fit([np.zeros((9, 2))], 0.01, "ae")

@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from compared import MODELS, NOTHING, PROTOCOL, fid, images, reference
+from compared import MODELS, NOTHING, PROTOCOL, fid, images, reference, rewrite
 from compared import project as project
 from PIL import Image
 
 from pipeline.comparison import collect
-from pipeline.core import paths, stage
+from pipeline.core import arrays, params, paths, stage
 from pipeline.core.errors import PipelineError
 from pipeline.evaluation import quality, translation
 from pipeline.evaluation.reference import KEYS
@@ -24,22 +24,75 @@ def rows(project):
     return collect.rows(MODELS, paths.model_metrics, reference())
 
 
+def score(name, nats):
+    """Leave the nats of each image, and metrics that agree with them."""
+    paths.scores_dir(name).mkdir(parents=True, exist_ok=True)
+    arrays.save(paths.scores_dir(name), {"nats": nats})
+    rewrite(paths.model_metrics(name), nats_per_image=float(f"{nats.mean():.8g}"))
+
+
 def test_how_far_behind_is_a_paired_difference(project):
     hard = np.linspace(500, 800, 40)
     gaps = np.random.default_rng(0).normal(3, 1, 40)
-    for name, nats in (("exact", hard), ("zeta", hard + gaps)):
-        paths.scores_dir(name).mkdir(parents=True)
-        np.save(paths.scores_dir(name) / "nats.npy", nats)
+    score("exact", hard)
+    score("zeta", hard + gaps)
     paths.scores_dir("alpha").mkdir()
     listed = collect.rows(MODELS, paths.model_metrics, reference())
     found = {row["model"]: row for row in collect.behind(listed, paths.scores_dir)}
-    unit = 1.25 / 680
+    unit = 1.25 / (hard + gaps).mean()
     assert found["zeta"]["bits_per_dim_behind"] == pytest.approx(unit * gaps.mean())
     stderr = gaps.std(ddof=1) / np.sqrt(40)
     assert found["zeta"]["bits_per_dim_behind_stderr"] == pytest.approx(unit * stderr)
     assert stderr < 0.02 * (hard + gaps).std(ddof=1) / np.sqrt(40) * 10, "pairing is the point"
     for name in ("exact", "alpha", "broken", "stranger", "real"):
         assert "bits_per_dim_behind" not in found[name]
+
+
+def spoil_index(**values):
+    index = paths.scores_dir("zeta") / arrays.INDEX
+    found = json.loads(index.read_text())
+    found["arrays"]["nats"] |= values
+    index.write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda file: file.unlink(), "nats.npy: no such file"),
+        (lambda file: file.write_bytes(b""), "nats.npy: damaged"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-1] + b"?"), "nats.npy: damaged"),
+        (lambda file: (file.parent / arrays.INDEX).unlink(), "arrays.json does not list nats.npy"),
+        (lambda file: (file.parent / arrays.INDEX).write_text("{"), "arrays.json: not valid JSON"),
+        (lambda file: spoil_index(shape=[41]), "nats.npy: shape [40], but it should be [41]"),
+        (lambda file: spoil_index(dtype="int64"), "nats.npy: float64 values"),
+        (lambda file: spoil_index(sha256=5), "arrays.nats.sha256 = 5: should be a valid string"),
+        (lambda file: score("zeta", np.full(39, 600.0)), "zeta/nats.npy: 39 images, but data/sco"),
+        (lambda file: score("zeta", np.full((40, 1), 600.0)), "nats.npy: shape [40, 1]"),
+        (lambda file: score("zeta", np.full(40, 600, np.float32)), "40 values of float32"),
+        (lambda file: score("zeta", np.full(1, 600.0)), "1 values of float64, but it should hold"),
+        (lambda file: rewrite(paths.model_metrics("zeta"), nats_per_image=1), "are not of one eva"),
+        (
+            lambda file: rewrite(
+                paths.model_metrics("zeta"),
+                **dict.fromkeys(("nats_per_image", "bits_per_dim", "likelihood_bound")),
+            ),
+            "bits_per_dim is None, but data/scores/zeta/arrays.json lists nats.npy",
+        ),
+    ],
+)
+def test_scores_that_are_not_those_of_the_metrics_are_named(project, spoil, told):
+    for name in ("exact", "zeta"):
+        score(name, np.linspace(600, 700, 40))
+    spoil(paths.scores_dir("zeta") / "nats.npy")
+    with pytest.raises(PipelineError) as raised:
+        collect.project_rows(params.read(), reference())
+    (line,) = str(raised.value).splitlines()
+    assert "zeta" in line and told in line and "make repro" in line
+
+
+def test_where_no_scores_are_nothing_is_said_of_them(project):
+    found = collect.project_rows(params.read(), reference())
+    assert not any("bits_per_dim_behind" in row for row in found)
 
 
 # --- rows and the table for programs -----------------------------------------------------------
@@ -58,11 +111,13 @@ def test_files_of_models_that_are_not_in_params_are_ignored(project):
 
 
 def test_what_others_made_stands_after_the_models(project):
-    theirs = {**PROTOCOL, "model": "x", "family": "external", **NOTHING, **fid(4.0)}
+    theirs = {**PROTOCOL, "model": "mine", "family": "external", **NOTHING, **fid(4.0)}
     paths.EXTERNAL.mkdir()
     paths.external_metrics("mine").write_text(json.dumps(theirs))
-    paths.external_metrics("old").write_text(json.dumps({**theirs, "protocol": "f" * 16}))
+    old = {**theirs, "model": "old", "protocol": "f" * 16}
+    paths.external_metrics("old").write_text(json.dumps(old))
     (paths.EXTERNAL / "README.md").write_text("no metrics")
+    (paths.EXTERNAL / ".mine.1234.tmp.json").write_text("{")
     found = collect.rows(MODELS, paths.model_metrics, reference(), paths.EXTERNAL)
     added = found[len(MODELS) : len(MODELS) + 2]
     assert [(row["model"], row["label"], row["kind"], row["status"]) for row in added] == [
@@ -73,6 +128,42 @@ def test_what_others_made_stands_after_the_models(project):
     paths.external_metrics("zeta").write_text(json.dumps(theirs))
     with pytest.raises(PipelineError, match=r"zeta\.json: a model"):
         collect.rows(MODELS, paths.model_metrics, reference(), paths.EXTERNAL)
+
+
+def test_every_broken_file_is_named_at_once(project):
+    paths.EXTERNAL.mkdir()
+    paths.external_metrics("stray").write_text("")
+    paths.external_metrics("foreign").write_text('{"fid": 3}')
+    rewrite(paths.model_metrics("zeta"), fid=float("nan"))
+    rewrite(paths.model_metrics("alpha"), fid=None)
+    with pytest.raises(PipelineError) as raised:
+        compare.main()
+    lines = str(raised.value).splitlines()
+    assert [line.partition(": ")[0] for line in dict.fromkeys(lines)] == [
+        "metrics/models/zeta.json", "metrics/models/alpha.json",
+        *["metrics/external/foreign.json"] * 4, "metrics/external/stray.json",
+    ]  # fmt: skip
+    assert "NaN is no finite number" in lines[0]
+    assert "fid is null, though fid_min is there" in lines[1]
+    assert all("or delete the file" in line for line in lines[2:])
+    assert not any(path.exists() for path in OUTPUTS)
+
+
+def test_a_file_cannot_pass_for_what_it_is_not(project):
+    rewrite(
+        paths.model_metrics("zeta"),
+        kind="reference", status="failed", label="best", fid_trained_low=1.0, tie="a",
+    )  # fmt: skip
+    (row,) = [row for row in collect.rows(MODELS, paths.model_metrics, reference())
+              if row["model"] == "zeta"]  # fmt: skip
+    assert (row["kind"], row["status"], row["label"]) == ("model", "ok", "zeta")
+    assert "fid_trained_low" not in row
+
+
+@pytest.mark.parametrize("block", [None, 5, {}, {"family": 3}])
+def test_a_model_without_a_family_is_named(project, block):
+    with pytest.raises(PipelineError, match=r"models\.zeta: must be a block with the key 'family'"):
+        collect.rows({"zeta": block}, paths.model_metrics, reference())
 
 
 def test_csv_has_all_keys_and_empty_cells_where_there_is_nothing(rows):
@@ -113,6 +204,10 @@ def test_no_reference_names_the_stage_that_makes_it(tmp_path):
         collect.read_reference(tmp_path / "reference.json")
 
 
+def change(rows, name, **values):
+    return [row | values if row["model"] == name else row for row in rows]
+
+
 # --- curves and pictures -----------------------------------------------------------------------
 
 
@@ -132,8 +227,11 @@ def test_no_curves_leave_the_header():
 
 def test_rows_of_the_picture(rows):
     real = images(20, 1)
-    np.save(paths.samples_dir("alpha") / "labels.npy", np.array([2, 0, 2, 1] + [0] * 16))
-    (paths.samples_dir("exact") / "samples.npy").unlink()
+    labels = np.array([2, 0, 2, 1] + [0] * 16)
+    arrays.save(paths.samples_dir("alpha"), {"samples": images(20, 11), "labels": labels})
+    rows = change(rows, "alpha", label_accuracy=0.9)
+    shutil.rmtree(paths.samples_dir("exact"))
+    rows = change(rows, "exact", fid=None)
     found = dict(collect.pictured(rows, paths.samples_dir, real))
     assert list(found) == [
         "real images", "zeta", "alpha (by class)", "broken (failed)", "exact (no samples)",
@@ -146,23 +244,63 @@ def test_rows_of_the_picture(rows):
 
 
 def test_a_model_that_only_translates_shows_domain_b_as_domain_a(rows):
-    folder = paths.samples_dir("exact")
-    np.save(folder / "a_to_b.npy", images(20, 31))
-    np.save(folder / "b_to_a.npy", images(20, 32))
-    real = images(20, 1)
+    folder, real = paths.samples_dir("exact"), images(20, 1)
+    made = {"a_to_b": images(20, 31), "b_to_a": images(20, 32)}
+    rows = change(rows, "exact", translation_fid_ab=3.0)
+    arrays.save(folder, {**made, "samples": images(20, 30)})
     assert "exact" in dict(collect.pictured(rows, paths.samples_dir, real))
-    (folder / "samples.npy").unlink()
+    rows = change(rows, "exact", fid=None)
+    arrays.save(folder, made)
     found = dict(collect.pictured(rows, paths.samples_dir, real))
     np.testing.assert_array_equal(found["exact (B to A)"], images(20, 32)[:12])
 
 
 def test_images_of_another_shape_leave_their_row_empty(rows):
-    folder = paths.samples_dir("exact")
-    (folder / "samples.npy").unlink()
-    np.save(folder / "b_to_a.npy", np.zeros((5, 3, 64, 64), np.uint8))
+    arrays.save(paths.samples_dir("exact"), {"b_to_a": np.zeros((5, 3, 64, 64), np.uint8)})
+    rows = change(rows, "exact", translation_fid_ab=3.0, fid=None)
     found = collect.pictured(rows, paths.samples_dir, images(20, 1))
     assert dict(found)["exact (another shape)"].shape == (0, 1, 28, 28)
     assert labelled_rows(found).height > 6 * 56
+
+
+SPOILT = {
+    "count": ({"samples": images(19, 0)}, "samples.npy: shape [19, 1, 28, 28], but it should be"),
+    "shape": ({"samples": images(20, 0)[..., :27]}, "samples.npy: shape [20, 1, 28, 27], but it"),
+    "dtype": ({"samples": images(20, 0).astype(np.float32)}, "samples.npy: float32 values, but"),
+    "none": ({}, "fid is 5.0, but data/samples/alpha/arrays.json does not list samples.npy"),
+    "more": (
+        {"samples": images(20, 0), "b_to_a": images(20, 0)},
+        "translation_fid_ab is missing, but data/samples/alpha/arrays.json lists b_to_a.npy",
+    ),
+    "labels": (
+        {"samples": images(20, 0), "labels": np.arange(20)},
+        "label_accuracy is missing, but data/samples/alpha/arrays.json lists labels.npy",
+    ),
+}
+
+
+@pytest.mark.parametrize(("made", "told"), SPOILT.values(), ids=SPOILT)
+def test_samples_that_were_not_judged_are_named(project, made, told):
+    arrays.save(paths.samples_dir("alpha"), made)
+    with pytest.raises(PipelineError) as raised:
+        compare.main()
+    (line,) = str(raised.value).splitlines()
+    assert told in line and line.endswith("delete data/samples/alpha and run `make repro`")
+    assert not any(path.exists() for path in OUTPUTS)
+
+
+def test_labels_of_another_count_are_named(rows):
+    made = {"samples": images(20, 11), "labels": np.arange(19)}
+    arrays.save(paths.samples_dir("alpha"), made)
+    rows = change(rows, "alpha", label_accuracy=0.9)
+    with pytest.raises(PipelineError, match=r"labels\.npy: shape \[19\], but it should be \[20\]"):
+        collect.pictured(rows, paths.samples_dir, images(20, 1))
+
+
+def test_samples_that_are_gone_are_named(project):
+    shutil.rmtree(paths.samples_dir("alpha"))
+    with pytest.raises(PipelineError, match=r"alpha\.json: fid is 5\.0, but data/samples/alpha"):
+        compare.main()
 
 
 # --- the stage ---------------------------------------------------------------------------------

@@ -109,11 +109,85 @@ def test_what_is_of_others_is_left_out_and_says_so(written, now, raw, told):
     assert spread.read(written, now, raw) == {spread.STALE: told}
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"protocol": "p"}', "<<<<<<< ours"])
-def test_a_damaged_file_is_named(written, content):
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "should be a valid dictionary"),
+        ("{}", "protocol: missing"),
+        ("<<<<<<< ours", "not valid JSON"),
+        ("", "not valid JSON"),
+    ],
+)
+def test_a_damaged_file_is_named(written, content, told):
     written.write_text(content)
-    with pytest.raises(PipelineError, match=r"vae.json: not what `make thorough` writes"):
+    with pytest.raises(PipelineError, match=r"vae\.json: ") as raised:
         spread.read(written, RUNS[0, 0], RAW)
+    assert told in str(raised.value)
+    assert all(
+        line.endswith("restore it from git, or delete it")
+        for line in str(raised.value).splitlines()
+    )
+
+
+def put(value, *keys):
+    """A change of a JSON value: ``value`` at the place that keys lead to; ``...`` removes it."""
+
+    def change(found):
+        *way, last = keys
+        for key in way:
+            found = found[key]
+        if value is ...:
+            del found[last]
+        else:
+            found[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (put(..., "protocol"), "protocol: missing"),
+        (put(5, "configuration"), "configuration = 5: should be a valid string"),
+        (put(1, "trainings"), "trainings = 1: should be greater than or equal to 2"),
+        (put(True, "sample_sets"), "sample_sets = True: should be a valid integer"),
+        (put([], "runs"), "runs = []: "),
+        (put([5], "runs"), "runs.0 = 5: should be a valid dictionary"),
+        (put("x", "runs", 0, "fid"), "should be a finite number"),
+        (put(None, "runs", 0, "fid"), "should be a finite number"),
+        (put([1], "runs", 1, "kid"), "runs.1.kid = [1]: should be a number, text"),
+        (put(..., "spread"), "spread: missing"),
+        (put({}, "spread", "fid"), "spread.fid.trained_mean: missing"),
+        (put("x", "spread", "fid", "trained_low"), "spread.fid.trained_low = 'x': should be a fin"),
+        (put(99, "spread", "fid", "trained_low"), "trained_mean should be between trained_low"),
+        (put(-1, "spread", "fid", "trained_sd"), "should be 0 or more"),
+        (put({}, "spread", "fidd"), "spread.fidd.trained_mean: missing"),
+        (put("x", "inversion_mse"), "inversion_mse = 'x': should be a finite number"),
+    ],
+)
+def test_what_is_wrong_in_it_is_named(written, change, told):
+    found = json.loads(written.read_text())
+    change(found)
+    written.write_text(json.dumps(found))
+    with pytest.raises(PipelineError, match=r"vae\.json: ") as raised:
+        spread.read(written, RUNS[0, 0], RAW)
+    assert told in str(raised.value)
+
+
+def test_a_metric_of_another_name_is_refused(written):
+    found = json.loads(written.read_text())
+    found["spread"]["fidd"] = found["spread"].pop("fid")
+    written.write_text(json.dumps(found))
+    with pytest.raises(PipelineError, match="unknown metric 'fidd'; did you mean 'fid'"):
+        spread.read(written, RUNS[0, 0], RAW)
+
+
+def test_parameters_without_a_section_are_named(written):
+    for key in ("train", "sample", "evaluate"):
+        for value in (None, 5):
+            with pytest.raises(PipelineError, match=f"params.yaml: {key}: missing section"):
+                spread.read(written, RUNS[0, 0], {**RAW, key: value})
 
 
 def test_another_processor_is_no_other_code(written):

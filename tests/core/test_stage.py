@@ -184,7 +184,8 @@ def test_a_stage_that_is_stopped_says_so_in_one_line(code, number):
         code,
         "import os, signal, time; from pipeline.core import stage\n"
         "def main():\n"
-        f"    with stage.guard('preprocess'): os.kill(os.getpid(), signal.{number}); time.sleep(9)\n"
+        "    with stage.guard('preprocess'):\n"
+        f"        os.kill(os.getpid(), signal.{number}); time.sleep(9)\n"
         "stage.run(main)",
     )
     assert (done.returncode, done.stderr) == (130, "stopped\n")

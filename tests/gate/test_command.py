@@ -1,8 +1,10 @@
 import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from compared import rewrite
 from gated import FIDS, PROTOCOL, RULES, base, changed, git, same, write
 from gated import project as project
 from ruamel.yaml import YAML
@@ -58,17 +60,25 @@ def test_github_gets_a_summary_and_annotations(project, capsys, monkeypatch):
     ("spoil", "told"),
     [
         (lambda: baseline.PATH.unlink(), "no such file; `make baseline` writes it"),
-        (lambda: baseline.PATH.write_text("{"), "no baseline"),
-        (lambda: baseline.PATH.write_text('{"models": {}}'), "no baseline"),
+        (lambda: baseline.PATH.write_text("{"), "baseline.json: not valid JSON"),
+        (lambda: baseline.PATH.write_text('{"models": {}}'), "baseline.json: accepted: missing"),
         (lambda: Baseline(PROTOCOL, {}).write(), "no metric of it"),
         (lambda: write(changed("vae", protocol="other")), "nothing compares"),
-        (lambda: spoil_entry(mean=float("nan")), "no finite mean"),
-        (lambda: spoil_entry(n=0), "no finite mean"),
-        (lambda: spoil_entry(sd=float("inf")), "no standard deviation"),
-        (lambda: spoil_entry(sd="x"), "no baseline"),
-        (lambda: baseline.PATH.write_bytes(b"\xff\xfe"), "no baseline"),
-        (lambda: paths.model_metrics("vae").write_text("[]"), "vae.json: must hold metrics"),
-        (lambda: paths.WORK.joinpath("gate").touch(), "work/gate: cannot write"),
+        (lambda: spoil_entry(mean=float("nan")), "NaN is no finite number"),
+        (lambda: spoil_entry(mean=None), "models.vae.fid.mean = None: should be a finite number"),
+        (lambda: spoil_entry(n=0), "models.vae.fid.n = 0: should be greater than"),
+        (lambda: spoil_entry(n=True), "models.vae.fid.n = True: should be a valid integer"),
+        (lambda: spoil_entry(sd=float("inf")), "Infinity is no finite number"),
+        (lambda: spoil_entry(sd=-1), "models.vae.fid.sd = -1: should be 0 or more"),
+        (lambda: spoil_entry(sd="x"), "models.vae.fid.sd = 'x': should be a finite number"),
+        (lambda: spoil_entry(mean=1e308), "models.vae.fid.mean = 1e+308: should be a finite num"),
+        (lambda: spoil_entry(n=10**400), "models.vae.fid.n = 1000"),
+        (lambda: spoil_entry(std=1), "models.vae.fid.std = 1: "),
+        (lambda: baseline.PATH.write_bytes(b"\xff\xfe"), "baseline.json: not UTF-8 text"),
+        (lambda: paths.model_metrics("vae").write_text("[]"), "vae.json: should be a valid dic"),
+        (lambda: rewrite(paths.model_metrics("vae"), fid="5"), "vae.json: fid = '5': should be"),
+        (lambda: rewrite(paths.model_metrics("vae"), model="ae"), "should be 'vae', as the file"),
+        (lambda: paths.WORK.joinpath("gate").touch(), "work/gate/gate.json"),
         (lambda: paths.model_metrics("vae").write_text("{"), "vae.json: not valid JSON"),
         (lambda: paths.PARAMS.write_text("models: {vae: {}}\n"), "gate: missing section"),
     ],
@@ -77,7 +87,70 @@ def test_what_cannot_be_compared_exits_with_2(project, spoil, told, capsys):
     paths.WORK.mkdir()
     spoil()
     assert cli.main(["gate"]) == 2
-    assert told in capsys.readouterr().err
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if told in line]
+    assert line.startswith("error: ")
+
+
+def test_every_broken_file_has_a_line(project, capsys):
+    rewrite(paths.model_metrics("vae"), fid=None)
+    paths.model_metrics("cgan").write_text("<<<<<<< ours")
+    assert cli.main(["gate"]) == 2
+    first, second = sorted(capsys.readouterr().err.splitlines())
+    assert "cgan.json: not valid JSON" in first
+    assert "vae.json: fid is null, though fid_min is there" in second
+
+
+def test_a_revision_with_a_damaged_baseline_is_told(project, capsys):
+    baseline.PATH.write_text("{")
+    git("commit", "-q", "-a", "-m", "damaged")
+    base().write()
+    assert cli.main(["gate", "--base", "HEAD"]) == 2
+    assert "baseline.json of HEAD: not valid JSON" in capsys.readouterr().err
+    assert cli.main(["gate", "--base=--output=stolen"]) == 2
+    assert "no revision of git" in capsys.readouterr().err
+    assert not Path("stolen:").exists()
+
+
+@pytest.mark.parametrize("out", [".", "data/raw", "metrics", ".git/hooks"])
+def test_results_are_not_written_among_what_the_tools_own(project, out, capsys):
+    assert cli.main(["gate", "--out", out]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --out = '{out}': it ")
+    assert cli.main(["gate", "--out", "work"]) == 0
+    assert cli.main(["gate", "--out", "elsewhere"]) == 0
+    assert {path.name for path in Path("elsewhere").iterdir()} == {"gate.json", "junit.xml"}
+
+
+# --- a rule that is gone -------------------------------------------------------------------------
+
+
+def set_rules(**changes):
+    rules = {**RULES["metrics"], **changes}
+    kept = {key: rule for key, rule in rules.items() if rule is not None}
+    with paths.PARAMS.open("w") as stream:
+        models = {name: {"family": name} for name in FIDS}
+        YAML(typ="safe").dump({"gate": {**RULES, "metrics": kept}, "models": models}, stream)
+
+
+def test_a_typo_switches_no_gate_off(project, capsys):
+    set_rules(fid=None, fidd=RULES["metrics"]["fid"])
+    write(changed("vae", fid=99.0))
+    assert cli.main(["gate"]) == 2
+    told = capsys.readouterr().err
+    assert "gate.metrics.fidd: unknown metric 'fidd'; did you mean 'fid'?" in told
+
+
+@pytest.mark.parametrize("more", [(), ("--base", "HEAD")])
+def test_a_metric_of_the_baseline_without_a_rule_fails(project, more, capsys):
+    set_rules(fid=None)
+    assert cli.main(["gate", *more]) == 1
+    shown = capsys.readouterr().out
+    assert "FAILED vae: fid (gate.metrics has no rule for it: add one, or `gate --accept` " in shown
+    assert shown.count("FAILED") == len(FIDS)
+    assert cli.main(["gate", "--accept", "fid says nothing here"]) == 0
+    assert all("fid" not in metrics for metrics in baseline.read().models.values())
+    assert baseline.read().models["vae"]["coverage"] == base().models["vae"]["coverage"]
+    assert cli.main(["gate", *more]) == 0
 
 
 def test_what_nobody_thought_of_exits_with_2(project, monkeypatch, capsys):
@@ -165,7 +238,7 @@ def test_a_mistake_in_params_is_told_before_anything_is_trained(project, monkeyp
     with paths.PARAMS.open("a") as stream:
         YAML(typ="safe").dump({"gatee": {}}, stream)
     assert cli.main(["baseline"]) == 1
-    assert "gatee: unknown section 'gatee'; did you mean 'gate'" in capsys.readouterr().err
+    assert "unknown section 'gatee'; did you mean 'gate'" in capsys.readouterr().err
 
 
 def test_whoever_calls_says_how_the_baseline_is_trained(project, capsys):

@@ -81,6 +81,16 @@ def test_nothing_in_common_cannot_be_compared():
                      same(base()), rules())  # fmt: skip
 
 
+def test_what_no_rule_covers_fails_and_is_no_regression_to_look_for():
+    more = base()
+    more.models["vae"]["own"] = Entry(1.0, 0.1, 3)
+    (check,) = [c for c in compare.compare(more, same(more), rules()) if c.failed]
+    assert (check.model, check.metric, check.verdict) == ("vae", "own", compare.MISSING)
+    assert check.reason == compare.NO_RULE and check.change is None
+    assert compare.smallest(more, rules()) == compare.smallest(base(), rules())
+    assert compare.false_alarm_rate(more, rules(), runs=50) < 0.1
+
+
 # --- how much is allowed -------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.core import paths
-from pipeline.orchestration.display import Display
+from pipeline.orchestration.display import Display, forget_logs
 
 CHAINS = {"vae": ["train@vae", "sample@vae"], "gan": ["train@gan"]}
 
@@ -67,7 +67,30 @@ def test_a_failure_keeps_its_one_line_and_not_the_rest(display, capsys):
     display.line("vae", "ERROR: failed to reproduce 'train@vae'")
     display.finished("vae", 255)
     assert display.errors == {"vae": ["error: training diverged"]}
+    assert not display.unfinished
     assert "train@vae: FAILED" in capsys.readouterr().out
+
+
+def test_what_was_stopped_has_not_failed(display, capsys):
+    display.line("vae", "Running stage 'train@vae':")
+    display.line("vae", "stopped")
+    display.line("vae", "ERROR: failed to reproduce 'train@vae': failed to run: x, exited with 130")
+    display.finished("vae", 255)
+    assert display.unfinished == {"vae"}
+    assert "train@vae: STOPPED" in capsys.readouterr().out
+
+
+def test_logs_that_cannot_be_written_are_one_line_and_no_error(display, capsys):
+    paths.WORK.mkdir(exist_ok=True)
+    paths.LOGS.write_text("no folder")
+    display.line("vae", "Running stage 'train@vae':")
+    display.line("gan", "Running stage 'train@gan':")
+    display.finished("vae", 0)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("warning: work/logs/vae.log: cannot be written: ")
+    assert [line for line in told if "cannot" in line] == told[:1]
+    assert set(display.done) == {"train@vae"}
+    forget_logs(["vae"])
 
 
 def test_a_defect_keeps_its_traceback(display):

@@ -111,17 +111,23 @@ def test_stages_have_their_own_arguments_environment_and_no_input(project):
     assert "didn't change" in done.stdout
 
 
-def test_each_stage_imports_the_project_as_it_is_then(project):
-    """A copy of the process must not bring along modules that were edited meanwhile."""
-    process = subprocess.Popen(
+def worker(folder, **options):
+    """A worker that waits for calls."""
+    return subprocess.Popen(
         [sys.executable, "-m", "pipeline.orchestration.dvc_process"],
-        cwd=project,
+        cwd=folder,
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         bufsize=1,
+        **options,
     )
+
+
+def test_each_stage_imports_the_project_as_it_is_then(project):
+    """A copy of the process must not bring along modules that were edited meanwhile."""
+    process = worker(project)
     for word in ("first", "second"):
         (project / "pipeline/core/words.py").write_text(f"WORD = {word!r}")
         process.stdin.write(json.dumps(["repro", "--force", "one", "two"]) + "\n")
@@ -141,16 +147,7 @@ def test_stages_are_copies_of_the_worker_which_spares_their_imports(project):
 
 def test_a_copy_whose_output_is_gone_does_not_go_on_as_the_worker(project):
     """As when whoever reads has been killed."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.orchestration.dvc_process"],
-        cwd=project,
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        bufsize=1,
-    )
+    process = worker(project, stderr=subprocess.STDOUT)
     started = project / "stages/one.py"
     started.write_text(
         "import time\nopen('one.txt', 'w').close()\nprint('x')\ntime.sleep(1)\nprint('y')"
@@ -164,6 +161,15 @@ def test_a_copy_whose_output_is_gone_does_not_go_on_as_the_worker(project):
     process.wait(30)
     left = [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(project)]
     assert not psutil.wait_procs(left, timeout=5)[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere stages are processes of their own")
+def test_a_stage_that_is_interrupted_while_it_is_imported_says_so_in_a_word(project):
+    code = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time\ntime.sleep(9)"
+    (project / "stages/bad.py").write_text(code)
+    done = serve(project, ["repro", "bad"])
+    assert "stopped" in done.stderr.splitlines() and "Traceback" not in done.stderr
+    assert "exited with 130" in done.stderr
 
 
 def test_a_parameter_that_changed_between_calls_is_seen(project):

@@ -120,8 +120,25 @@ open(sys.argv[1], "w").close()
 time.sleep(60)
 """
 inner = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}, sys.argv[1]])"
-dvc_workers.to_its_end([sys.executable, "-c", inner, sys.argv[1]])
+dvc_workers.to_its_end([sys.executable, "-c", inner, sys.argv[1]], print)
 '''
+
+
+def test_what_is_written_to_stderr_is_handed_on_line_by_line():
+    said = []
+    code = "import sys; print('one', file=sys.stderr); print('two', file=sys.stderr); sys.exit(4)"
+    assert dvc_workers.to_its_end([sys.executable, "-c", code], said.append) == 4
+    assert said == ["one", "two"]
+
+
+def test_slots_work_in_the_folder_that_they_are_given(tmp_path, monkeypatch):
+    show = "import os, sys; sys.stdin.readline(); print(os.getcwd()); "
+    show += "print(os.environ['PYTHONPATH']); print('\\x020')"
+    monkeypatch.setattr(dvc_workers, "WORKER", (sys.executable, "-c", show))
+    found, said = dvc_workers.Slots(tmp_path), []
+    found.run(["0"], said.append)
+    assert said == [str(tmp_path), str(tmp_path)]
+    found.close()
 
 
 def test_what_is_asked_to_end_takes_its_children_along(tmp_path):

@@ -43,10 +43,48 @@ def test_short_stages_say_nothing_of_long_ones():
     assert durations.expected("train@vae") == before
 
 
-def test_a_damaged_memory_is_none():
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "null", "[1]", '"a"', "\x00", '{"a": NaN}', "9" * 5000),
+        *(f'{{"train@vae": {value}}}' for value in ('"1"', "true", "-1", "null", "1e300")),
+    ],
+)
+def test_a_damaged_memory_is_none_and_is_made_anew(text):
     paths.WORK.mkdir()
-    paths.DURATIONS.write_text("{")
-    assert Durations().known == {}
+    paths.DURATIONS.write_text(text)
+    durations = Durations()
+    assert durations.known == {}
+    durations.took("train@vae", 3.0)
+    durations.save()
+    assert Durations().known == {"train@vae": 3.0}
+
+
+def test_of_a_damaged_memory_the_rest_is_known():
+    paths.WORK.mkdir()
+    paths.DURATIONS.write_text('{"train@vae": 3.0, "judge": "soon"}')
+    assert Durations().known == {"train@vae": 3.0}
+
+
+def test_a_memory_that_cannot_be_written_is_no_error():
+    paths.WORK.write_text("a file")
+    durations = Durations()
+    durations.took("train@vae", 3.0)
+    durations.save()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", "null", '{"images_seen": 3}'),
+        '{"training_flops_per_image": "many", "images_seen": 3}',
+        '{"training_flops_per_image": -5, "images_seen": 3}',
+    ],
+)
+def test_damaged_metrics_are_no_guide(text):
+    paths.MODEL_METRICS.mkdir(parents=True)
+    paths.model_metrics("vae").write_text(text)
+    assert estimate.guess("train@vae") == estimate.TYPICAL["train"]
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from clone import Clone
+from filelock import FileLock
+from PIL import Image
 
 MODELS = ("ddpm", "pixelcnn", "dcgan", "vae", "cvae", "cyclegan")
 """At least one with each capability."""
@@ -31,7 +34,8 @@ KEYS = {
     "fid_features",
     "protocol",
 }
-ALWAYS = {"report", "track"}
+ALWAYS = {"inputs", "report", "track"}
+"""What DVC is told to run always; `make repro` knows when there is nothing to do."""
 AFTER = {"compare", *ALWAYS}
 
 pytestmark = pytest.mark.xdist_group("pipeline")
@@ -241,6 +245,52 @@ def test_side_by_side_and_forced_gives_the_same_lock_as_serial(clone, finished):
     assert "Nothing changed" in clone.run("pipeline", "repro").stdout
 
 
+def test_a_stage_that_runs_by_itself_is_refused_before_anything_is_removed(clone):
+    clone.params["models"]["vae"]["scoring"]["posterior_samples"] = 1
+    clone.write_params()
+    with FileLock(clone.folder / "work/locks/evaluate@vae.lock"):
+        done = clone.run("pipeline", "repro", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: evaluate@vae is already running")
+    assert len(done.stderr.splitlines()) == 1
+    assert (clone.folder / "metrics/models/vae.json").exists()
+    assert (clone.folder / "data/scores/vae").exists()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "told"),
+    [
+        (lambda folder: shutil.rmtree(folder / ".git"), "dvc config --local core.no_scm true"),
+        (lambda folder: (folder / "dvc.lock").write_text("a: ["), "dvc.lock:1: not valid YAML"),
+        (lambda folder: (folder / "dvc.lock").write_text(""), "dvc.lock: schema: missing"),
+    ],
+)
+def test_where_dvc_can_do_nothing_one_line_says_why(clone, break_it, told):
+    break_it(clone.folder)
+    done = clone.run("pipeline", "repro", check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert told in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_the_command_that_is_named_for_a_folder_without_git_helps(clone):
+    shutil.rmtree(clone.folder / ".git")
+    clone.run("dvc", "config", "--local", "core.no_scm", "true")
+    assert "Nothing changed" in clone.run("pipeline", "repro").stdout
+
+
+def test_a_list_of_locks_that_a_full_disk_cut_is_begun_anew(clone):
+    (clone.folder / ".dvc/tmp/rwlock").write_text('{"read": {"')
+    assert "Nothing changed" in clone.run("pipeline", "repro").stdout
+
+
+@pytest.mark.parametrize("text", ["{", "null", '{"train@vae": "long"}'])
+def test_private_memories_are_never_the_users_problem(clone, text):
+    for name in ("durations.json", "shown.json", "inputs.json"):
+        (clone.folder / "work" / name).write_text(text)
+    assert "Nothing changed" in clone.run("pipeline", "repro").stdout
+    assert json.loads(clone.text("work/shown.json"))["page"]
+
+
 def test_a_failed_model_does_not_hide_the_others(clone):
     clone.replace("pipeline/families/gan.py", "def training_step(", "def no_training_step(")
     done = clone.run("pipeline", "repro", check=False)
@@ -288,3 +338,40 @@ def test_an_unknown_model_is_told_with_the_nearest(clone):
     done = clone.run("pipeline", "repro", "--models", "vea", check=False)
     assert done.returncode == 1
     assert "did you mean 'vae'" in done.stderr
+
+
+def photos(folder, number):
+    """So many pictures in each of the four folders of two unpaired sets."""
+    rng = np.random.default_rng(0)
+    for name in ("trainA", "trainB", "testA", "testB"):
+        (folder / name).mkdir(parents=True)
+        for place in range(number):
+            picture = rng.integers(256, size=(16, 16, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(folder / name / f"{place:02}.png")
+
+
+@pytest.mark.slow
+def test_images_of_ones_own_are_looked_at_each_time_and_left_alone(tmp_path):
+    (tmp_path / "project").mkdir()
+    clone = Clone(tmp_path / "project", ("vae",))
+    photos(tmp_path / "photos", 30)
+    clone.params["data"] |= {"name": "unpaired-folder", "folder": "../photos", "size": 16}
+    clone.write_params()
+    clone.run("pipeline", "repro", "--no-compare")
+    again = clone.run("pipeline", "repro", "--no-compare").stdout
+    assert "Nothing changed" in again and "done" not in again
+    # A copy of the project finds them, too, and its end is not theirs.
+    assert "vae: verified" in clone.run("pipeline", "verify", "vae").stdout
+    files = [path for path in (tmp_path / "photos").rglob("*") if path.is_file()]
+    assert len(files) == 4 * 30
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "project"]
+    before = clone.lock()
+    shutil.copy(files[1], files[0])
+    changed = clone.run("pipeline", "repro", "--no-compare").stdout
+    assert "Nothing changed" not in changed and "training vae: done" in changed
+    assert clone.lock()["download"] != before["download"]
+    assert "Nothing changed" in clone.run("pipeline", "repro", "--no-compare").stdout
+    shutil.rmtree(tmp_path / "photos")
+    gone = clone.run("pipeline", "repro", "--no-compare", check=False)
+    assert gone.returncode == 1 and len(gone.stderr.splitlines()) == 1, gone.stderr
+    assert "photos" in gone.stderr and (clone.folder / "data/raw").exists()

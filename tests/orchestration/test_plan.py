@@ -1,6 +1,10 @@
+import json
+
 import pytest
 
-from pipeline.core import params
+from pipeline.core import files, params, paths
+from pipeline.core.errors import PipelineError
+from pipeline.datasets import inputs
 from pipeline.orchestration import plan
 
 EVERY = {"vae": {"data": "processed"}, "cyclegan": {"data": "domains"}}
@@ -18,7 +22,7 @@ def test_nothing_stale_is_nothing_to_do():
 def test_what_nobody_can_tell_is_all_run():
     found = planned(None)
     assert list(found) == ["the-data", "the-judges", "vae", "cyclegan", "the-comparison"]
-    assert found["the-data"] == ["download", "preprocess", "domains"]
+    assert found["the-data"] == ["inputs", "download", "preprocess", "domains"]
     assert found["vae"] == CHAIN
     assert found["the-comparison"] == ["compare", "report", "track"]
 
@@ -39,7 +43,7 @@ def test_new_data_trains_all_again():
 
 
 def test_domains_are_made_for_those_who_need_them():
-    assert planned(None, models=["vae"])["the-data"] == ["download", "preprocess"]
+    assert planned(None, models=["vae"])["the-data"] == ["inputs", "download", "preprocess"]
 
 
 def test_without_a_comparison_nothing_is_shown():
@@ -57,4 +61,89 @@ def test_no_model_can_be_called_as_other_chains_are(tmp_path):
 
 def test_domains_that_no_model_needs_are_no_reason_to_run():
     assert planned({"domains"}, models=["vae"]) == {}
-    assert planned({"domains"})["the-data"] == ["download", "preprocess", "domains"]
+    assert planned({"domains"})["the-data"] == ["inputs", "download", "preprocess", "domains"]
+
+
+def test_other_images_of_the_users_own_make_the_data_again():
+    found = planned({"inputs"})
+    assert found["the-data"] == ["inputs", "download", "preprocess", "domains"]
+    assert found["vae"] == CHAIN and found["the-comparison"]
+
+
+class Dvc:
+    """Slots in which DVC says what a test wants; ``asked`` is what it was asked."""
+
+    def __init__(self, *looks, status="always changed"):
+        self.looks, self.status, self.asked = list(looks), status, []
+
+    def run(self, arguments, line):
+        self.asked.append(arguments)
+        if arguments[0] == "status":
+            line(json.dumps({"inputs": [self.status]}))
+            return 0
+        code, said = self.looks.pop(0)
+        for text in said:
+            line(text)
+        return code
+
+
+INPUTS = "Running stage 'inputs':"
+LOOK = (0, [INPUTS, "Stage 'download' didn't change, skipping", "Running stage 'track':"])
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder in which the user's own images are what data/inputs.json says."""
+    monkeypatch.chdir(tmp_path)
+    paths.PARAMS.write_text("data: {name: unpaired-folder, folder: photos}")
+    files.write_json(paths.INPUTS, {"files": 2})
+    found = {"files": 2}
+    monkeypatch.setattr(inputs, "current", lambda data: found)
+    return found
+
+
+def test_images_that_are_what_they_were_are_no_reason_to_run(own):
+    assert plan.stale_stages(Dvc(LOOK)) == set()
+
+
+def test_images_that_changed_are_one(own):
+    own["files"] = 3
+    assert plan.stale_stages(Dvc(LOOK)) == {"inputs"}
+
+
+@pytest.mark.parametrize("text", ["{", "null", "[1]", '{"files": 1}'])
+def test_what_was_known_of_them_may_be_lost(own, text):
+    paths.INPUTS.write_text(text)
+    assert plan.stale_stages(Dvc(LOOK)) == {"inputs"}
+    paths.INPUTS.unlink()
+    assert plan.stale_stages(Dvc(LOOK)) == {"inputs"}
+
+
+def test_other_code_that_looks_at_them_is_recorded(own):
+    changed = {"changed deps": {"stages/inputs.py": "modified"}}
+    assert plan.stale_stages(Dvc(LOOK, status=changed)) == {"inputs"}
+
+
+def test_a_folder_that_is_gone_is_told(own, monkeypatch):
+    def current(data):
+        raise PipelineError(f"{data.folder}: no such folder")
+
+    monkeypatch.setattr(inputs, "current", current)
+    with pytest.raises(PipelineError, match="photos: no such folder"):
+        plan.stale_stages(Dvc(LOOK))
+
+
+def test_where_dvc_can_do_nothing_nothing_is_tried(own):
+    with pytest.raises(PipelineError, match="no git repository"):
+        plan.stale_stages(Dvc((255, ["ERROR: /here is not a git repository"])))
+    assert plan.stale_stages(Dvc((255, ["ERROR: failed: missing data source: a"]))) is None
+
+
+def test_a_list_of_locks_that_was_cut_is_begun_anew(own):
+    broken = "ERROR: failed: Unable to read RWLock-file '.dvc/tmp/rwlock'. JSON is corrupted: x"
+    plan.RWLOCK.parent.mkdir(parents=True)
+    plan.RWLOCK.write_text('{"read": {"a')
+    assert plan.stale_stages(Dvc((255, [broken]), LOOK)) == set()
+    assert not plan.RWLOCK.exists()
+    with pytest.raises(PipelineError, match="disk is full"):
+        plan.stale_stages(Dvc((255, [broken]), (255, [broken])))

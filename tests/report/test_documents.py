@@ -15,6 +15,14 @@ ROOT = Path(__file__).parents[2]
 MODELS, RESULTS = documents.DOCUMENTS[documents.RESULTS]
 (LEADERS,) = documents.DOCUMENTS[documents.README]
 SHARED = {"dataset": "toy", "protocol": "0123456789abcdef"}
+REFERENCE = {
+    **SHARED,
+    "n_samples": 20,
+    "n_reference": 20,
+    "reference_split": "test",
+    "fid_features": "judge-64x3",
+    "rows": [],
+}
 DOCUMENTED = """Families of a kind (arXiv:1111.11111).
 
 - first: Kingma & Welling 2014, "Auto-Encoding
@@ -42,16 +50,25 @@ def project(tmp_path, monkeypatch):
     }
     paths.PARAMS.write_text(json.dumps({"models": models}))
     paths.MODEL_METRICS.mkdir(parents=True)
-    paths.REFERENCE.write_text(json.dumps({**SHARED, "rows": []}))
-    write("vae", fid=15.658, bits_per_dim=1.33888, likelihood_bound="elbo", label_accuracy=None)
-    write("dcgan", fid=7.333, protocol="another")
+    paths.REFERENCE.write_text(json.dumps(REFERENCE))
+    likely = {"bits_per_dim": 1.33888, "bits_per_dim_stderr": 0.01, "nats_per_image": 727.6}
+    write("vae", family="vae", fid=15.658, likelihood_bound="elbo", label_accuracy=None, **likely)
+    write("dcgan", family="gan", fid=7.333, protocol="another")
     paths.COMPARISON_MD.write_text("# Comparison\n\n## Quality\n\n| a |\n\n## Cost\n")
     return tmp_path
 
 
 def write(model, **metrics):
-    result = {**SHARED, "model": model, "reconstruction_mse": None, **metrics}
+    judges = {"fid_min": metrics["fid"], "fid_max": metrics["fid"]}
+    result = {**SHARED, "model": model, "reconstruction_mse": None, **judges, **metrics}
     paths.model_metrics(model).write_text(json.dumps(result))
+
+
+@pytest.fixture
+def committed(tmp_path, monkeypatch):
+    """The project's folder, as if nothing but what is committed were there."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(paths, "SCORES", tmp_path)
 
 
 def row(**values):
@@ -59,20 +76,17 @@ def row(**values):
 
 
 @pytest.mark.parametrize("path", documents.DOCUMENTS, ids=str)
-def test_the_committed_pages_show_the_committed_results(monkeypatch, path):
-    monkeypatch.chdir(ROOT)
+def test_the_committed_pages_show_the_committed_results(committed, path):
     text = path.read_text(encoding="utf-8")
     assert documents.rendered(text, path) == text
 
 
-def test_the_readmes_table_is_at_most_eight_columns_wide(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_the_readmes_table_is_at_most_eight_columns_wide(committed):
     (head,) = [line for line in documents.leaders().splitlines() if line.startswith("| model")]
     assert head.count("|") - 1 <= 8
 
 
-def test_the_readme_begins_with_what_the_table_supports(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_the_readme_begins_with_what_the_table_supports(committed):
     rows = collect.project_rows(params.read(), collect.read_reference(paths.REFERENCE))
     for answer in recommendation.answers(rows):
         assert f"- **{answer.purpose.strip()}**: {answer.model}, " in documents.leaders()
@@ -118,10 +132,16 @@ def test_without_results_there_is_nothing_to_write(project):
         documents.write()
     paths.COMPARISON_MD.unlink()
     paths.REFERENCE.write_text(reference)
-    with pytest.raises(PipelineError, match="no comparison; run make repro"):
+    with pytest.raises(PipelineError, match=r"comparison\.md: no such file; run `make repro`"):
         documents.rendered(page, documents.RESULTS)
     assert documents.RESULTS.read_text() == page
     assert Path("README.md").read_text() == f"{LEADERS.begin}{LEADERS.end}"
+    documents.RESULTS.unlink()
+    with pytest.raises(PipelineError, match=r"docs/results\.md: no such file"):
+        documents.write()
+    Path("README.md").write_bytes(b"\xff\xfe")
+    with pytest.raises(PipelineError, match=r"README\.md: not UTF-8 text"):
+        documents.write()
 
 
 # --- the table of models -------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-from compared import MODELS, PROTOCOL, metrics, reference
+import pytest
+from compared import MODELS, PROTOCOL, metrics, reference, rewrite
 from compared import project as project
 from PIL import Image
 from reported import made as made
@@ -13,8 +14,20 @@ from reported import made as made
 from pipeline.comparison import collect, recommendation
 from pipeline.comparison.colours import of_models
 from pipeline.core import paths
+from pipeline.core.errors import PipelineError
 from pipeline.report import page
 from stages import report as stage_report
+
+BROKEN_PICTURES = {
+    "empty": b"",
+    "text": b"<html>404</html>",
+    "signature alone": b"\x89PNG\r\n\x1a\n",
+    "half": lambda whole: whole[: len(whole) // 2],
+    "cut at the end": lambda whole: whole[:-20],
+    "another header": lambda whole: whole[:16] + b"\xff" * 8 + whole[24:],
+    "a flipped bit": lambda whole: whole[:45] + bytes([whole[45] ^ 1]) + whole[46:],
+    "another format": b"GIF89a\x01\x00\x01\x00\x80\x00\x00\xff\xff\xff\x00\x00\x00;",
+}
 
 
 class Page(HTMLParser):
@@ -100,12 +113,12 @@ def test_colours_of_models_are_those_of_their_runs_in_mlflow(made):
 def test_pictures_of_the_evaluation_stand_beside_those_of_the_samples(made):
     raw, before = made
     picture = Image.fromarray(np.full((9, 13), 7, np.uint8))
-    paths.scores_dir("exact").mkdir(parents=True)
-    picture.save(paths.scores_dir("exact") / "closest_call.png")
+    paths.scores_dir("alpha").mkdir(parents=True)
+    picture.save(paths.scores_dir("alpha") / "closest_call.png")
     after = Page(page.render(raw, reference())).images
     assert len(after) == len(Page(before).images) + 1
     (added,) = [image for image in after if (image["width"], image["height"]) == ("13", "9")]
-    assert added["alt"] == "exact: closest call"
+    assert added["alt"] == "alpha: closest call"
 
 
 def test_failed_models_and_other_protocols_are_not_ranked(made):
@@ -120,6 +133,33 @@ def test_values_on_the_page_are_those_of_the_metrics(made):
     leaders = made[1].split('id="leaderboard"')[1].split("</section>")[0]
     row = leaders.split("model-alpha")[1].split("</tr>")[0]
     assert f"{metrics()['alpha']['fid']:.2f}" in row
+
+
+@pytest.mark.parametrize("content", BROKEN_PICTURES.values(), ids=BROKEN_PICTURES)
+def test_a_picture_that_is_none_is_named(made, content):
+    path, told = paths.pictures_dir("zeta") / "samples.png", "not a whole PNG file"
+    whole = path.read_bytes()
+    path.write_bytes(content(whole) if callable(content) else content)
+    with pytest.raises(PipelineError, match=rf"^metrics/pictures/zeta/samples\.png: {told}"):
+        page.render(made[0], reference())
+
+
+def test_a_curve_that_is_none_is_named(made):
+    paths.curve("zeta").write_text("step,images,loss\n1,2\n")
+    with pytest.raises(PipelineError, match=r"^metrics/curves/zeta\.csv: line 2 has 2 cells"):
+        page.render(made[0], reference())
+
+
+def test_numbers_at_the_ends_of_what_is_allowed_are_drawn(made):
+    """Charts have logarithmic axes."""
+    raw, _ = made
+    zero = {"fid": 0.0, "fid_min": 0.0, "fid_max": 0.0}
+    rewrite(paths.model_metrics("zeta"), **zero, images_seen=0, bits_per_dim=-0.5)
+    assert "zeta" in page.render(raw, reference())
+    large = dict.fromkeys(("fid", "fid_min", "fid_max", "images_seen", "parameters"), 1e100)
+    rewrite(paths.model_metrics("zeta"), **large, training_flops_per_image=10**100)
+    paths.curve("zeta").write_text("step,images,loss\n1,1,1e100\n2,2,-1e100\n3,3,\n")
+    assert "zeta" in page.render(raw, reference())
 
 
 def test_code_is_marked_as_such(made):

@@ -4,15 +4,14 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from tracked import METRICS, client, current, runs_of, track
 from tracked import fresh as fresh
 from tracked import migrated as migrated
 from tracked import project as project
 
-from pipeline.core import files, paths
+from pipeline.core import files, paths, tensors
 from pipeline.core.errors import PipelineError
-from pipeline.tracking import live, mirror
+from pipeline.tracking import live, mirror, mlflow_store
 from pipeline.tracking import runs as tracking_runs
 
 START = 1.7e9
@@ -27,7 +26,7 @@ def follower(project, monkeypatch):
         "_experiment",
         lambda self, client: mirror.experiment(client, self.uri, METRICS),
     )
-    return live.Follower(mirror.store_uri())
+    return live.Follower(mlflow_store.uri())
 
 
 def checkpoint(model, points):
@@ -44,7 +43,7 @@ def checkpoint(model, points):
     encoded = torch.tensor(list(json.dumps(scalars).encode()), dtype=torch.uint8)
     path = paths.checkpoint(model, "0" * 64)
     with files.replacing(path) as temporary:
-        save_file({"scalars": encoded}, temporary)
+        tensors.save(temporary, {"scalars": encoded}, name=path.name)
     return path
 
 
@@ -179,10 +178,65 @@ def test_a_store_that_is_down_at_the_start_ends_it(project, monkeypatch):
         live.follow(seconds=0)
 
 
-def test_a_checkpoint_that_is_damaged_or_gone_is_passed_over(follower):
+def write_scalars(path, scalars):
+    """A whole checkpoint that says this."""
+    encoded = torch.tensor(list(json.dumps(scalars).encode()), dtype=torch.uint8)
+    tensors.save(path, {"scalars": encoded}, name=path.name)
+
+
+WHOLE = {"step": 10, "times": [[10, START]], "rows": [{"step": 10, "images": 5, "a/loss": 1.0}]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": "ten"},
+        {"step": -1},
+        {"step": None},
+        {"times": [[10]]},
+        {"times": [[11, START]]},
+        {"times": {"10": START}},
+        {"times": [[10, 1e300]]},
+        {"rows": [{"images": 5, "a/loss": 1.0}]},
+        {"rows": [{"step": 10, "a/loss": "low"}]},
+        {"rows": 3},
+    ],
+)
+def test_a_checkpoint_that_says_nonsense_is_passed_over(follower, change):
     paths.WORK.mkdir(exist_ok=True)
-    (paths.WORK / "vae-0.ckpt").write_bytes(b"half")
+    path = paths.checkpoint("vae", "0" * 64)
+    write_scalars(path, {**WHOLE, **change})
     assert follower.look() == []
+    write_scalars(path, WHOLE)
+    assert follower.look() == ["vae: step 10"]
+
+
+@pytest.mark.parametrize("scalars", [[], None, 3, "text", {}])
+def test_scalars_of_another_kind_are_passed_over(follower, scalars):
+    paths.WORK.mkdir(exist_ok=True)
+    write_scalars(paths.checkpoint("vae", "0" * 64), scalars)
+    assert follower.look() == []
+
+
+def test_a_checkpoint_that_is_damaged_or_gone_is_passed_over(follower):
+    path = checkpoint("vae", POINTS)
+    whole = path.read_bytes()
+    for content in (b"", b"half", whole[:-3], whole[:50], b"\xff" * 8 + whole[8:], whole + b"x"):
+        path.write_bytes(content)
+        assert follower.look() == []
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert live.read(path) is None, place
+    for tensor in (torch.zeros(3), torch.zeros(0, dtype=torch.uint8), torch.ones(2, 2).bool()):
+        tensors.save(path, {"scalars": tensor})
+        assert follower.look() == []
+    tensors.save(path, {"others": torch.zeros(3)})
+    assert follower.look() == []
+    path.unlink()
+    for make in (path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to(path.name)):
+        make()
+        assert follower.look() == []
+        path.rmdir() if path.is_dir() else path.unlink()
     assert live.read(paths.WORK / "nowhere.ckpt") is None
 
 

@@ -9,103 +9,29 @@ import time
 import urllib.error
 import urllib.request
 from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 import torch
-from builders import SMALL, TINY, some_images
 from imports import closure, imported
 from mlflow import MlflowClient
-from ruamel.yaml import YAML
+from registered import ROOT, draw, lock, samples
+from registered import project as project
 from tracked import migrated as migrated
 
 from pipeline import families
-from pipeline.comparison import dvc_lock
-from pipeline.core import params, paths
+from pipeline.core import arrays, paths
 from pipeline.core.errors import PipelineError
-from pipeline.datasets.store import Split, Store, write
-from pipeline.models import entries, weights
-from pipeline.sampling import drawing
-from pipeline.tracking import mirror, registry
-
-ROOT = paths.CODE.resolve().parent
-BLOCKS = {
-    "dcgan": {"network": {**TINY["gan"], "conditional": False}},
-    "cgan": {"network": {**TINY["gan"], "conditional": True}},
-    "cyclegan": {"network": TINY["cyclegan"]},
-}
-FAMILIES = {"dcgan": "gan", "cgan": "gan", "cyclegan": "cyclegan"}
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory, migrated):
-    """A folder with two small models that were sampled and tracked; all tests here share it."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("registered")
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        (folder / "pipeline").symlink_to(ROOT / "pipeline")
-        shutil.copy(migrated, paths.MLFLOW_DB)
-        dump()
-        labels = np.arange(30) % SMALL.classes
-        splits = {name: Split(some_images(30).numpy(), labels) for name in ("train", "test")}
-        write(paths.PROCESSED, "toy", [str(i) for i in range(10)], splits)
-        client = MlflowClient(tracking_uri=mirror.store_uri())
-        home = client.create_experiment("toy", mirror.artifact_root(), tags={"protocol": "p"})
-        for name in ("dcgan", "cgan"):
-            draw(name)
-            tags = {"model": name, "current": "true", "lock_hash": lock(name, "1"), "protocol": "p"}
-            client.create_run(home, tags={**tags, "family": "gan"}, run_name=name)
-        yield client
-        mlflow.set_tracking_uri(None)
-
-
-def dump():
-    entries = {}
-    for name, blocks in BLOCKS.items():
-        training = {"images": 64, "batch": 8}
-        data = "domains" if name == "cyclegan" else "processed"
-        entries[name] = {
-            "family": FAMILIES[name], "data": data, "training": training,
-            "sampling": {}, "scoring": {}, **blocks,
-        }  # fmt: skip
-    shared = {"runtime": {"threads": 1}, "sample": {"n": 12, "seed": 3, "batch": 5}}
-    with paths.PARAMS.open("w") as stream:
-        YAML(typ="safe").dump({**shared, "models": entries}, stream)
-
-
-def lock(name, version):
-    """Let DVC have recorded a version of a model; its hash."""
-    stages = dvc_lock.entries() if paths.DVC_LOCK.exists() else {}
-    stages |= {f"{stage}@{name}": {"outs": version} for stage in dvc_lock.MODEL_STAGES}
-    paths.DVC_LOCK.write_text(json.dumps({"stages": stages}))
-    return dvc_lock.of_model(name, stages)
-
-
-def draw(name, seed=0):
-    """Initial weights, and what the sample stage draws with them."""
-    store = Store()
-    family = weights.build(entries.read(params.read(), name), store.spec, seed, torch.device("cpu"))
-    with torch.no_grad():
-        for each in family.generator.parameters():
-            each.mul_(20)  # initial weights draw flat images
-    weights.save(paths.model_dir(name), family.eval(), {})
-    section = params.section(params.read(), "sample")
-    paths.samples_dir(name).mkdir(parents=True, exist_ok=True)
-    for kind, array in drawing.everything(family, store, section).items():
-        np.save(paths.samples_dir(name) / f"{kind}.npy", array)
-
-
-def samples(name, kind="samples"):
-    return np.load(paths.samples_dir(name) / f"{kind}.npy")
+from pipeline.tracking import mirror, mlflow_store, registry
 
 
 @pytest.fixture(scope="module")
 def loaded(project):
     registry.register("dcgan", "champion")
     registry.register("cgan", "champion")
-    mlflow.set_tracking_uri(mirror.store_uri())
+    mlflow.set_tracking_uri(mlflow_store.uri())
     return {
         name: mlflow.pyfunc.load_model(f"models:/{name}@champion") for name in ("dcgan", "cgan")
     }
@@ -150,7 +76,7 @@ def test_labels_are_those_that_are_asked_for_or_those_of_the_stage(loaded):
 def test_nothing_in_it_is_a_pickle(loaded, project):
     version = project.get_model_version_by_alias("dcgan", "champion")
     folder = mlflow.artifacts.download_artifacts(
-        f"models:/dcgan/{version.version}", tracking_uri=mirror.store_uri()
+        f"models:/dcgan/{version.version}", tracking_uri=mlflow_store.uri()
     )
     names = [name for _, _, found in os.walk(folder) for name in found]
     assert "weights.safetensors" in names and "serving.py" in names
@@ -196,7 +122,7 @@ def test_what_cannot_be_registered_is_one_line(project):
 
 
 def test_weights_that_draw_other_images_are_not_registered(project, loaded):
-    np.save(paths.samples_dir("cgan") / "samples.npy", 255 - samples("cgan"))
+    arrays.save(paths.samples_dir("cgan"), {"samples": 255 - samples("cgan")})
     (run,) = project.search_runs([project.get_experiment_by_name("toy").experiment_id],
                                  "tags.model = 'cgan'")  # fmt: skip
     project.set_tag(run.info.run_id, "lock_hash", lock("cgan", "2"))
@@ -207,6 +133,52 @@ def test_weights_that_draw_other_images_are_not_registered(project, loaded):
     draw("cgan")
 
 
+def test_a_version_of_an_earlier_format_is_registered_once_more(project, loaded, capsys):
+    known = project.get_model_version_by_alias("cgan", "champion")
+    project.set_model_version_tag("cgan", known.version, "format", "1")
+    registry.register("cgan", "champion")
+    newer = project.get_model_version_by_alias("cgan", "champion")
+    assert newer.version > known.version
+    assert f"version {newer.version} registered" in capsys.readouterr().out
+
+
+def test_weights_that_are_damaged_are_one_line(project, loaded):
+    path = paths.model_dir("cgan") / "weights.safetensors"
+    whole = path.read_bytes()
+    (run,) = project.search_runs([project.get_experiment_by_name("toy").experiment_id],
+                                 "tags.model = 'cgan'")  # fmt: skip
+    before = lock("cgan", "3")
+    project.set_tag(run.info.run_id, "lock_hash", before)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        with pytest.raises(PipelineError, match=rf"^{path}: damaged"):
+            registry.register("cgan", "champion")
+    finally:
+        path.write_bytes(whole)
+
+
+def test_what_was_registered_is_loaded_from_the_place_of_a_moved_project(
+    project, loaded, tmp_path, monkeypatch
+):
+    old, new = Path.cwd(), tmp_path / "new"
+    shutil.copytree(old, new, symlinks=True)
+    monkeypatch.chdir(new)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it to what it is told
+    mirror.tracked(mlflow_store.uri())  # as whatever opens the store
+    source = MlflowClient(mlflow_store.uri(), mlflow_store.uri()).get_model_version_by_alias(
+        "dcgan", "baseline"
+    )
+    assert source.source.startswith(new.as_uri())
+    mlflow.set_tracking_uri(mlflow_store.uri())
+    hidden = old / "mlartifacts hidden"
+    (old / "mlartifacts").rename(hidden)
+    try:
+        moved = mlflow.pyfunc.load_model("models:/dcgan@champion")
+        np.testing.assert_array_equal(moved.predict({"n": 3}), samples("dcgan")[:3])
+    finally:
+        hidden.rename(old / "mlartifacts")
+
+
 @pytest.mark.slow
 def test_a_server_answers_a_request_for_images(project, loaded):
     with socket.socket() as probe:
@@ -215,7 +187,7 @@ def test_a_server_answers_a_request_for_images(project, loaded):
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/cgan@champion"]
     command += ["--port", str(port), "--env-manager", "local"]
     server = subprocess.Popen(
-        command, env={**os.environ, "MLFLOW_TRACKING_URI": mirror.store_uri()}
+        command, env={**os.environ, "MLFLOW_TRACKING_URI": mlflow_store.uri()}
     )
     try:
         body = json.dumps({"dataframe_records": [{"n": 4, "seed": 3}]}).encode()

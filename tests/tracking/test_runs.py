@@ -1,11 +1,11 @@
 import json
 import math
 import shutil
-import sqlite3
 import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 from tracked import PICTURES, PNG, artifacts, client, runs_of, track
 from tracked import fresh as fresh
@@ -14,6 +14,8 @@ from tracked import project as project
 
 from pipeline.comparison.colours import colour
 from pipeline.core import paths
+from pipeline.core.errors import PipelineError
+from pipeline.tracking import runs as tracking_runs
 
 
 def test_run_holds_what_the_files_say(project):
@@ -89,21 +91,71 @@ def test_a_run_names_its_data_and_what_trained_it(project):
     assert "version.torch" not in pulled.data.tags
 
 
-def test_numbers_that_are_not_finite_are_refused(project, capsys):
-    project.write_metrics("vae", fid=math.nan, fid_max=math.inf)
-    project.write_curve("vae", [(10, 320, 1.5, math.nan), (20, 640, -math.inf, 0.25)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html>",
+        b"\xff\xfe",
+        b"step,images,loss\n1,2\n",
+        b"step,images,loss\n1,2,3,4\n",
+        b"step,images,loss\n1.5,2,3\n",
+        b"step,images,loss\n1,2,nan\n",
+        b"step,images,loss\n1,2,1e999\n",
+        b"step,images,loss\n99999999999999999999,2,3\n",
+        b"step,images\n\0,1\n",
+        b"<<<<<<< HEAD\nstep,images,loss\n1,2,3\n",
+    ],
+)
+def test_a_damaged_curve_is_named_and_what_was_begun_is_cleared(project, content):
+    whole = paths.curve("vae").read_bytes()
+    paths.curve("vae").write_bytes(content)
+    with pytest.raises(PipelineError, match=r"^metrics/curves/vae.csv: ") as raised:
+        track()
+    assert "\n" not in str(raised.value)
+    paths.curve("vae").write_bytes(whole)
+    track()
+    assert [run.info.status for run in runs_of("vae")] == ["FINISHED"]
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF", PNG[:40], b"\x89PNG\r\n\x1a\n" * 9])
+def test_a_damaged_picture_is_named(project, content):
+    path = paths.pictures_dir("vae") / "samples.png"
+    path.write_bytes(content)
+    with pytest.raises(PipelineError, match=rf"^{path}: not a readable picture") as raised:
+        track()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b'{"started": "then"}',
+        b'{"started": 1e300, "seconds": 1, "device": "cpu", "points": []}',
+        b'{"started": 1, "seconds": 1, "device": "cpu", "points": [[1]]}',
+        b'{"started": 1, "seconds": NaN, "device": "cpu", "points": []}',
+    ],
+)
+def test_damaged_timings_are_left_out(project, capsys, content):
+    project.write_timing("vae")
+    (path,) = paths.TIMINGS.glob("train-vae-*.json")
+    path.write_bytes(content)
     track()
     (run,) = runs_of("vae")
-    assert not {"eval/fid", "eval/fid_max"} & set(run.data.metrics)
-    with sqlite3.connect(paths.MLFLOW_DB) as database:
-        rows = database.execute("select key, value, is_nan from metrics").fetchall()
-    assert rows
-    assert all(math.isfinite(value) and abs(value) < 1e300 and not nan for _, value, nan in rows)
-    assert len(client().get_metric_history(run.info.run_id, "train/critic/loss")) == 1
-    assert capsys.readouterr().err.splitlines() == [
-        "vae: not finite, not logged: eval/fid, eval/fid_max",
-        "vae: not finite, not logged: train/critic/loss, train/generator/loss",
-    ]
+    assert run.data.tags["train_seconds"] == "n/a"
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"vae: {path}: ") and said.endswith("; its times are left out")
+
+
+def test_numbers_that_mlflow_cannot_hold_are_left_out(capsys):
+    kept = tracking_runs.finite("vae", [("a", 10**400, 1.0, 0), ("b", math.nan, 1.0, 0),
+                                        ("c", 1.5, 1.0, 0)])  # fmt: skip
+    assert [each.key for each in kept] == ["c"]
+    assert capsys.readouterr().err == "vae: not finite, not logged: a, b\n"
 
 
 def test_gaps_in_a_curve_are_left_out(project):
@@ -185,9 +237,11 @@ def test_what_only_some_models_have_is_logged_where_it_is(project):
     project.write_metrics(
         "vae",
         iwae_bits_per_dim=1.2,
+        iwae_nats_per_image=690.0,
         iwae_samples=64,
         translation_n=500,
         label_accuracy=0.95,
+        label_accuracy_real=0.99,
         discriminator_error=0.25,
         latent_density="one Gaussian",
         cycle_mse=None,

