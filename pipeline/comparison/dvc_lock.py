@@ -1,5 +1,6 @@
 """What DVC recorded of each stage in dvc.lock."""
 
+import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,8 +24,11 @@ class Recorded(records.Record):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.hash is not None and not (self.model_extra or {}).get(self.hash):
+        found = (self.model_extra or {}).get(self.hash)
+        if self.hash is not None and not found:
             raise ValueError(f"{self.hash} of {self.path} is missing")
+        if self.hash == "md5" and not re.fullmatch(r"[0-9a-f]{32}(\.dir)?", str(found)):
+            raise ValueError(f"md5 of {self.path} = {found!r} should be 32 hex digits")
         return self
 
 
@@ -50,6 +54,9 @@ class Lock(records.Record):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        for name, stage in self.stages.items():
+            if name.partition("@")[0] in MODEL_STAGES and stage.deps and not stage.outs:
+                raise ValueError(f"stages.{name}: outs: missing")
         if self.model_extra and "schema" not in self.model_extra:
             raise ValueError("no schema, so it is nothing that DVC wrote")
         return self
@@ -70,6 +77,9 @@ def read(path: Path = paths.DVC_LOCK) -> dict[str, Any]:
                 f"{path}:{conflict[0]}: conflict markers of git; keep one side "
                 f"(`git checkout --ours {path}`) and run `make repro`, which brings it up to date"
             )
+        # What was cut may still be YAML; DVC ends each line, and a brace closes what it opened.
+        if text and not text.endswith(("\n", "}")):
+            raise files.Unreadable(f"{path}: cut in its last line; {REMEDY}")
         found = YAML(typ="safe").load(text) or {}
     except FileNotFoundError:
         raise

@@ -153,12 +153,12 @@ def models() -> str:
     for row in rows:
         if row["kind"] != "model":
             continue
-        family = weights.build(entries.read(raw, row["model"]), ANY_SHAPE, 0, torch.device("cpu"))
-        source = f"[{row['family']}](../pipeline/families/{row['family']}.py)"
+        entry = entries.read(raw, row["model"])
+        family = weights.build(entry, ANY_SHAPE, 0, torch.device("cpu"))
         cells = [
             row["model"],
-            source,
-            papers(row["model"], documentation(row["family"])),
+            f"[{entry.family}](../pipeline/families/{entry.family}.py)",
+            papers(row["model"], documentation(entry.family)),
             ", ".join(capabilities(family, row)),
             result(row),
         ]

@@ -67,25 +67,32 @@ def test_no_file_is_told_with_what_makes_one(lock):
         dvc_lock.read()
 
 
+def up_to(text):
+    """The lines before the one that has ``text``."""
+    return LOCK[: LOCK.rindex("\n", 0, LOCK.index(text)) + 1]
+
+
 BROKEN = {
-    "conflict": (f"{LOCK[:60]}\n<<<<<<< HEAD\n  a: 1\n=======\n  b: 2\n>>>>>>> x\n", "conflict"),
-    "cut in a value": (LOCK[: LOCK.index("md5: 3f")] + "md5:", "md5 of data/processed is missing"),
-    "cut after a key": (LOCK[: LOCK.index("md5: 3f")], "md5 of data/processed is missing"),
-    "cut in a key": (LOCK[: LOCK.index("md5: 3f") + 2], "not valid YAML"),
-    "cut in a path": (LOCK[: LOCK.index("- path: data/mo") + 5], "stages.train@vae.outs.0 = 'pat"),
-    "cut before a stage's command": (LOCK[: LOCK.index("cmd: python -m stages.sa")], "sample@vae"),
+    "conflict": (f"{LOCK}<<<<<<< HEAD\n  a: 1\n=======\n  b: 2\n>>>>>>> x\n", "conflict"),
+    "cut in a value": (LOCK[: LOCK.index("3961577") + 3], "cut in its last line"),
+    "cut in a key": (LOCK[: LOCK.index("md5: 3f") + 2], "cut in its last line"),
+    "cut before a hash": (up_to("md5: 3f"), "md5 of data/processed is missing"),
+    "cut before outs": (up_to("outs:"), "stages.train@vae: outs: missing"),
+    "cut before a command": (up_to("cmd: python -m stages.sa"), "stages.sample@vae"),
+    "no hash": (LOCK.replace("a7c49f5b", ""), "md5 of data/models/vae = '1a6c5ec9f1f0ef6a1f8a1a11"),
+    "a text for a file": (up_to("- path: data/models") + "    - pat\n", "outs.0 = 'pat'"),
     "not UTF-8": (b"\xff\xfe", "not UTF-8 text"),
-    "NUL": (b"\x00" * 9, "not valid YAML"),
+    "NUL": (b"\x00" * 9 + b"\n", "not valid YAML"),
     "HTML": ("<html><b>404: </b></html>\n", "nothing that DVC wrote"),
     "tab": ("stages:\n\tx: 1\n", "not valid YAML"),
     "twice": (LOCK + "  sample@vae:\n    cmd: x\n", "not valid YAML"),
     "list": ("- 1\n", "should be a valid dictionary"),
-    "text": ("junk", "should be a valid dictionary"),
+    "text": ("junk\n", "should be a valid dictionary"),
     "no stages": ("stages: 5\n", "stages = 5: should be a valid dictionary"),
     "null stages": ("stages:\n", "stages = None: should be a valid dictionary"),
     "no command": ("stages:\n  a:\n    deps: []\n", "stages.a"),
     "foreign tag": ("stages: !!python/object:os.system {}\n", "not valid YAML"),
-    "deep": ("[" * 3_000, "not valid YAML"),
+    "deep": ("[" * 3_000 + "\n", "not valid YAML"),
     "date": ("stages: 2020-99-99\n", ""),
 }
 

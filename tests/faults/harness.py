@@ -176,6 +176,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker: str) -> Path:
             clone.run("pipeline", "repro", "--jobs", "2")
             with within(clone.folder):
                 _add_committed(clone)
+            clone.run("pipeline", "repro", "--jobs", "2")
             clone.commit()
             (shared / "whole").touch()
     return shared / "project"
@@ -277,6 +278,32 @@ def hashes(*paths: Path) -> dict[str, str]:
     return found
 
 
+RESULTS = (
+    "data",
+    "dvc.lock",
+    "metrics/comparison.csv",
+    "metrics/comparison.md",
+    "metrics/curves",
+    "metrics/models",
+    "metrics/pictures",
+    "metrics/reference.json",
+)
+"""What two runs of the same project have in common."""
+
+
+def differences(one: Path, other: Path, names: Iterable[str] = RESULTS) -> list[str]:
+    """Results of two projects that are not the same, to the last bit."""
+    found = []
+    for name in names:
+        first, second = (
+            {path.removeprefix(str(each)): value for path, value in hashes(each / name).items()}
+            for each in (one, other)
+        )
+        keys = sorted(first.keys() | second.keys())
+        found += [key for key in keys if first.get(key) != second.get(key)]
+    return found
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
@@ -293,6 +320,14 @@ def temporaries(folder: Path) -> list[str]:
         for path in (Path(where, name) for name in [*folders, *names])
         if TEMPORARY.search(path.name) and ".git" not in path.parts and ".dvc" not in path.parts
     ]
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """What git says in a project."""
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout
 
 
 def processes_in(folder: Path) -> list[psutil.Process]:
@@ -321,11 +356,14 @@ def assert_none_runs(folder: Path, seconds: float = 30) -> None:
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[None]:
-    """Mount a small disk of its own on a folder, with what the folder holds on it."""
+    """Put a folder, with what it holds, on a small disk of its own meanwhile.
+
+    Skips the test where nothing can be mounted.
+    """
     kept = folder.with_name(f"{folder.name}.kept")
-    if folder.exists():
-        folder.rename(kept)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.rename(kept)
+    folder.mkdir()
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", folder],
         capture_output=True,
@@ -333,22 +371,24 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
     )
     if done.returncode != 0:
         folder.rmdir()
-        if kept.exists():
-            kept.rename(folder)
+        kept.rename(folder)
         pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
     try:
-        if kept.exists():
-            shutil.copytree(kept, folder, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(kept, folder, symlinks=True, dirs_exist_ok=True)
         yield
     finally:
         subprocess.run(["mount", "-o", "remount,rw", folder], capture_output=True)
-        shutil.rmtree(kept, ignore_errors=True)
+        empty(folder)
+        shutil.rmtree(kept)
+        shutil.copytree(folder, kept, symlinks=True)
         for _ in range(50):
             if subprocess.run(["umount", folder], capture_output=True).returncode == 0:
                 break
             time.sleep(0.1)
         else:
             subprocess.run(["umount", "--lazy", folder], check=True)
+        folder.rmdir()
+        kept.rename(folder)
 
 
 def fill(folder: Path, free: int) -> None:

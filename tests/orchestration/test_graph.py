@@ -106,7 +106,8 @@ def test_a_translator_is_judged_by_its_translations(finished):
     assert found["fid"] is found["reconstruction_mse"] is None
     assert found["translation_fid_ab"] > 0 and found["cycle_mse"] > 0
     samples = finished.folder / "data/samples/cyclegan"
-    assert {path.name for path in samples.iterdir()} == {"a_to_b.npy", "b_to_a.npy", "cost.json"}
+    arrays = {"a_to_b.npy", "b_to_a.npy", "arrays.json"}
+    assert {path.name for path in samples.iterdir()} == {*arrays, "cost.json"}
     assert "translation_fid_ab" not in metrics(finished, "vae")
 
 
@@ -261,7 +262,7 @@ def test_a_stage_that_runs_by_itself_is_refused_before_anything_is_removed(clone
     ("break_it", "told"),
     [
         (lambda folder: shutil.rmtree(folder / ".git"), "dvc config --local core.no_scm true"),
-        (lambda folder: (folder / "dvc.lock").write_text("a: ["), "dvc.lock:1: not valid YAML"),
+        (lambda folder: (folder / "dvc.lock").write_text("a: ["), "not valid YAML"),
         (lambda folder: (folder / "dvc.lock").write_text(""), "dvc.lock: schema: missing"),
     ],
 )
@@ -292,14 +293,15 @@ def test_private_memories_are_never_the_users_problem(clone, text):
 
 
 def test_a_failed_model_does_not_hide_the_others(clone):
-    clone.replace("pipeline/families/gan.py", "def training_step(", "def no_training_step(")
+    defect = "def training_step(self, *_):\n        raise ZeroDivisionError\n\n    def never("
+    clone.replace("pipeline/families/gan.py", "def training_step(", defect)
     done = clone.run("pipeline", "repro", check=False)
     assert done.returncode != 0
     # Why stands at the end, once more and together, and where the rest is.
     assert done.stderr.splitlines()[-1].startswith("error: failed: dcgan; ")
     assert "work/logs/dcgan.log" in done.stderr.splitlines()[-1]
     assert any(line.startswith("error: dcgan: ") for line in done.stderr.splitlines())
-    assert "abstract" in (clone.folder / "work/logs/dcgan.log").read_text()
+    assert "ZeroDivisionError" in (clone.folder / "work/logs/dcgan.log").read_text()
     assert not (clone.folder / "metrics/models/dcgan.json").exists()
     comparison = clone.text("metrics/comparison.md")
     assert "failed" in comparison
@@ -354,7 +356,7 @@ def photos(folder, number):
 def test_images_of_ones_own_are_looked_at_each_time_and_left_alone(tmp_path):
     (tmp_path / "project").mkdir()
     clone = Clone(tmp_path / "project", ("vae",))
-    photos(tmp_path / "photos", 30)
+    photos(tmp_path / "photos", 40)
     clone.params["data"] |= {"name": "unpaired-folder", "folder": "../photos", "size": 16}
     clone.write_params()
     clone.run("pipeline", "repro", "--no-compare")
@@ -363,7 +365,7 @@ def test_images_of_ones_own_are_looked_at_each_time_and_left_alone(tmp_path):
     # A copy of the project finds them, too, and its end is not theirs.
     assert "vae: verified" in clone.run("pipeline", "verify", "vae").stdout
     files = [path for path in (tmp_path / "photos").rglob("*") if path.is_file()]
-    assert len(files) == 4 * 30
+    assert len(files) == 4 * 40
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "project"]
     before = clone.lock()
     shutil.copy(files[1], files[0])

@@ -110,12 +110,12 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def entry(model, weights="w"):
+def entry(model, weights="a"):
     outs = [(f"data/models/{model}", weights), (f"metrics/curves/{model}.csv", "c")]
     return {
         "cmd": "python",
-        "deps": [{"path": "data/processed", "hash": "md5", "md5": "d"}],
-        "outs": [{"path": path, "hash": "md5", "md5": md5} for path, md5 in outs],
+        "deps": [{"path": "data/processed", "hash": "md5", "md5": 32 * "d"}],
+        "outs": [{"path": path, "hash": "md5", "md5": 32 * md5} for path, md5 in outs],
     }
 
 
@@ -133,7 +133,7 @@ def trained(monkeypatch, weights):
     monkeypatch.setattr(verify, "_retrain", retrain)
 
 
-@pytest.mark.parametrize(("weights", "same"), [("w", True), ("x", False)])
+@pytest.mark.parametrize(("weights", "same"), [("a", True), ("b", False)])
 def test_weights_decide_and_the_copy_is_gone(project, monkeypatch, capsys, weights, same):
     trained(monkeypatch, weights)
     assert verify.run(["vae"], 1) is same
@@ -226,7 +226,7 @@ def test_why_dvc_cannot_tell_is_told():
 
 
 def test_other_images_are_refused_before_anything_is_trained(project):
-    made = {"cmd": "a", "outs": [{"path": "data/processed", "hash": "md5", "md5": "other"}]}
+    made = {"cmd": "a", "outs": [{"path": "data/processed", "hash": "md5", "md5": 32 * "e"}]}
     write_lock({"preprocess": made}, project / "copy.lock")
     (project / "copy").mkdir()
     (project / "copy.lock").rename(project / "copy/dvc.lock")

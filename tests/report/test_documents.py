@@ -165,6 +165,11 @@ def test_each_model_has_a_row_in_the_order_of_params(project):
     assert "Sohn et al. 2015" in cvae[2]
 
 
+def test_a_models_family_is_that_of_params_whatever_its_results_say(project):
+    write("dcgan", family="gone", fid=7.333)
+    assert "| dcgan | [gan](../pipeline/families/gan.py) |" in documents.models()
+
+
 def test_cells_cannot_break_the_table(project, monkeypatch):
     monkeypatch.setattr(documents, "documentation", lambda _: 'head\n\n- vae: p(x|y), "A|B".\n')
     assert r"| p(x\|y), " + r'"A\|B". |' in documents.models()

@@ -1,5 +1,7 @@
 import re
 import shutil
+import struct
+import zlib
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +20,11 @@ from pipeline.core.errors import PipelineError
 from pipeline.report import page
 from stages import report as stage_report
 
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 BROKEN_PICTURES = {
     "empty": b"",
     "text": b"<html>404</html>",
@@ -26,6 +33,9 @@ BROKEN_PICTURES = {
     "cut at the end": lambda whole: whole[:-20],
     "another header": lambda whole: whole[:16] + b"\xff" * 8 + whole[24:],
     "a flipped bit": lambda whole: whole[:45] + bytes([whole[45] ^ 1]) + whole[46:],
+    "too few pixels": lambda whole: (
+        whole[:33] + chunk(b"IDAT", zlib.compress(bytes(13))) + chunk(b"IEND", b"")
+    ),
     "another format": b"GIF89a\x01\x00\x01\x00\x80\x00\x00\xff\xff\xff\x00\x00\x00;",
 }
 

@@ -1,0 +1,248 @@
+"""Twenty rounds of whatever happens to a project, each ended by a run, and the results of a fresh
+one at the end.
+
+FAULT_ROUNDS sets their number.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from faults import harness
+
+pytestmark = pytest.mark.slow
+ROUNDS = int(os.environ.get("FAULT_ROUNDS", "20"))
+MODELS = ("vae", "dcgan", "cyclegan")
+DVC = ("dvc", "repro")
+OURS = ("pipeline", "repro", "--jobs", "2")
+CODE = (
+    "pipeline/families/gan.py",
+    "pipeline/blocks/rows.py",
+    "pipeline/sampling/drawing.py",
+    "pipeline/training/history.py",
+    "pipeline/comparison/tables.py",
+    "stages/sample.py",
+    "stages/evaluate.py",
+    "stages/compare.py",
+)
+VALUES = {
+    ("models", "vae", "training", "learning_rate"): (0.001, 0.002),
+    ("models", "dcgan", "training", "images"): (48, 80),
+    ("models", "cyclegan", "sampling"): ({},),
+    ("sample", "seed"): (1,),
+    ("evaluate", "seed"): (1,),
+    ("train", "seed"): (1,),
+}
+OUTPUTS = (
+    "data/models/{}",
+    "data/samples/{}",
+    "data/scores/{}",
+    "metrics/models/{}.json",
+    "metrics/curves/{}.csv",
+    "metrics/pictures/{}",
+    "data/processed",
+    "data/judge",
+    "metrics/reference.json",
+    "metrics/comparison.csv",
+    "metrics/report",
+)
+FILES = (
+    "data/models/vae/weights.safetensors",
+    "data/samples/dcgan/samples.npy",
+    "data/processed/train.images.npy",
+    "data/scores/vae/nats.npy",
+)
+
+
+class Soak:
+    """A project, what is done to it, and what was done so far."""
+
+    def __init__(self, folder, chance, count):
+        self.clone = harness.opened(folder)
+        self.folder, self.chance, self.count = folder, chance, count
+        self.done = []
+
+    def say(self, what):
+        self.done.append(what)
+        print(what, flush=True)
+
+    def start(self, *command):
+        binaries = os.path.dirname(sys.executable)
+        environment = {
+            **os.environ,
+            "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(self.folder),
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=self.folder,
+            env=environment,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+
+    def ended(self, child, *command, codes=(0,)):
+        """Wait for it; fail if it ends otherwise or shows a traceback."""
+        out, _ = child.communicate(timeout=600)
+        done = harness.Done([*command], child.returncode, out, "")
+        assert child.returncode in codes, done
+        done.calm()
+        return done
+
+    # What happens.
+
+    def edit_a_parameter(self):
+        place = self.chance.choice(list(VALUES))
+        value = self.chance.choice(VALUES[place])
+        block = self.clone.params
+        for key in place[:-1]:
+            block = block[key]
+        block[place[-1]] = value
+        self.clone.write_params()
+        self.say(f"{'.'.join(place)} = {value}")
+
+    def edit_a_comment(self):
+        name = self.chance.choice(CODE)
+        with (self.folder / name).open("a") as stream:
+            stream.write(f"# {self.chance.random()}\n")
+        self.say(f"a comment in {name}")
+
+    def revert(self):
+        harness.git(self.folder, "checkout", "--quiet", "--", "params.yaml", "pipeline", "stages")
+        self.clone = harness.opened(self.folder)
+        self.say("all edits reverted")
+
+    def delete_an_output(self):
+        name = self.chance.choice(OUTPUTS).format(self.chance.choice(MODELS))
+        harness.remove(self.folder / name)
+        self.say(f"{name} deleted")
+
+    def delete_the_store(self):
+        harness.remove(self.folder / "mlflow.db")
+        self.say("mlflow.db deleted")
+
+    def flip_a_bit(self):
+        name = self.chance.choice(FILES)
+        self._flip(self.folder / name)
+        self.say(f"a bit of {name} flipped")
+
+    def flip_a_bit_of_a_checkpoint(self):
+        self.edit_a_parameter()
+        self.kill()
+        found = sorted(self.folder.glob("work/*.ckpt"))
+        for path in found:
+            self._flip(path)
+        self.say(f"a bit flipped in {len(found)} checkpoints")
+
+    def _flip(self, path):
+        if path.is_file() and path.stat().st_size:
+            content = bytearray(path.read_bytes())
+            content[self.chance.randrange(len(content))] ^= 1 << self.chance.randrange(8)
+            path.write_bytes(content)
+
+    def kill(self):
+        if self.chance.random() < 0.5:
+            self.edit_a_parameter()
+        command = self.chance.choice([DVC, OURS])
+        after, group = self.chance.uniform(0.5, 9), self.chance.random() < 0.5
+        child = self.start(*command)
+        time.sleep(after)
+        if group:  # as a machine that goes down
+            for each in harness.processes_in(self.folder):
+                each.kill()
+        else:
+            child.kill()
+        child.communicate()
+        harness.assert_none_runs(self.folder, 90)
+        self.count("kills of runs")
+        self.say(f"{command[0]} killed after {after:.1f} s{' with all it started' * group}")
+
+    def stop(self):
+        self.edit_a_parameter()
+        after, name = self.chance.uniform(0.5, 9), self.chance.choice(["SIGINT", "SIGTERM"])
+        child = self.start(*OURS)
+        time.sleep(after)
+        child.send_signal(getattr(signal, name))
+        codes = [0, 130, *([-getattr(signal, name)] if after < 1.5 else [])]
+        done = self.ended(child, *OURS, name, codes=codes)
+        if done.code == 130:
+            assert done.out.splitlines()[-1] == "stopped", done
+        harness.assert_none_runs(self.folder, 10)
+        self.count("stops of runs")
+        self.say(f"{name} after {after:.1f} s")
+
+    def run_two_at_once(self):
+        self.edit_a_parameter()
+        second = self.chance.choice([DVC, OURS])
+        one = self.start(*OURS)
+        time.sleep(self.chance.uniform(0, 3))
+        other = self.start(*second)
+        first, then = (
+            self.ended(one, *OURS, codes=(0, 1)),
+            self.ended(other, *second, codes=(0, 1, 255)),
+        )
+        assert 0 in (first.code, then.code), f"{first}\n{then}"
+        self.say(f"two runs at once: {first.code}, and {second[0]} {then.code}")
+
+    def edit_while_it_runs(self):
+        self.edit_a_parameter()
+        child = self.start(*OURS)
+        time.sleep(self.chance.uniform(0.5, 6))
+        self.edit_a_comment()
+        done = self.ended(child, *OURS, codes=(0, 1))
+        self.say(f"edited while it ran: {done.code}")
+
+    def round(self):
+        what = self.chance.choice(
+            [
+                self.edit_a_parameter,
+                self.edit_a_comment,
+                self.revert,
+                self.delete_an_output,
+                self.delete_an_output,
+                self.delete_the_store,
+                self.flip_a_bit,
+                self.flip_a_bit_of_a_checkpoint,
+                self.kill,
+                self.kill,
+                self.kill,
+                self.stop,
+                self.run_two_at_once,
+                self.edit_while_it_runs,
+            ]
+        )
+        what()
+        command = self.chance.choice([DVC, OURS, OURS])
+        self.ended(self.start(*command), *command)
+        harness.assert_none_runs(self.folder, 10)
+        assert harness.temporaries(self.folder) == []
+
+
+def test_a_project_survives_whatever_happens(tmp_path_factory, worker_id, chance, count):
+    finished = harness.finished(tmp_path_factory, worker_id)
+    folder = tmp_path_factory.mktemp("soak") / "project"
+    harness.copied(finished, folder)
+    soak = Soak(folder, chance, count)
+    try:
+        for number in range(1, ROUNDS + 1):
+            soak.say(f"round {number}")
+            soak.round()
+            count("rounds")
+        soak.revert()
+        soak.ended(soak.start(*OURS), *OURS)
+    except BaseException as error:
+        done = "\n".join(soak.done)
+        raise AssertionError(f"FAULT_SEED={harness.SEED}\n{done}\n{error}") from error
+    told = f"FAULT_SEED={harness.SEED}\n" + "\n".join(soak.done)
+    assert harness.differences(folder, finished) == [], told
+    assert harness.git(folder, "status", "--porcelain") == "", told
+    assert harness.temporaries(folder) == [], told
+    harness.assert_none_runs(folder)
+    assert "didn't change" in soak.ended(soak.start("dvc", "repro", "--dry"), "dvc").out
