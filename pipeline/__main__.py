@@ -199,6 +199,18 @@ def baseline(options: argparse.Namespace) -> None:
 
 
 @command(
+    argument("models", type=names, metavar="MODEL", help="names, separated by commas, or all"),
+    JOBS,
+)
+def verify(options: argparse.Namespace) -> int:
+    """Train models again in a copy, and fail (1) if the bits are not the committed ones."""
+    from pipeline.orchestration import verify
+
+    validate()
+    return 0 if verify.run(options.models, options.jobs) else 1
+
+
+@command(
     argument("model", help="a model of params.yaml"),
     argument(
         "--alias",

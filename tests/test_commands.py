@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARIES = ("dvc", "mlflow", "numpy", "pandas", "pydantic", "rich", "torch")
 NEEDED = {
     "register": ["vae"],
+    "verify": ["vae"],
     "floors": ["floors.json"],
     "evaluate-images": ["images", "--name", "x"],
 }

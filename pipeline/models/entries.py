@@ -109,6 +109,8 @@ def check_network(
             raise
         reason = " ".join(str(error).partition("\n")[0].split())
         raise PipelineError(f"{where}: such a network cannot be built ({reason})") from None
+    except Exception:
+        return  # a defect of its code, which its own training shows; the others need not wait
     needed = BYTES_PER_PARAMETER * parameters + buffers
     there = memory(device) if needed > SMALL else needed
     if needed > there:

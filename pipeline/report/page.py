@@ -166,7 +166,7 @@ def _figure(path: Path, model: str, caption: str, colour: str | None) -> dict[st
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
             picture.verify()  # to its end; and, from the beginning again, every pixel
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            pass
+            picture.load()
             width, height = picture.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as error:
         reason = "no PNG" if isinstance(error, UnidentifiedImageError) else files.reason(error)
