@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import field_validator
 
 from pipeline.core import files, records
 
@@ -19,6 +20,15 @@ class Entry(records.Record):
     dtype: str
     shape: list[int]
     sha256: str
+
+    @field_validator("dtype")
+    @classmethod
+    def _known(cls, dtype: str) -> str:
+        try:
+            np.dtype(dtype)
+        except TypeError:
+            raise ValueError("should be one of NumPy's types") from None
+        return dtype
 
 
 class Index(records.Record):

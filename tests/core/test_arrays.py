@@ -40,8 +40,10 @@ def test_what_is_missing_or_another_is_told(tmp_path):
     )
     (tmp_path / "images.npy").unlink()
     assert "no such file" in told(arrays.load, tmp_path, "images", "")
-    (tmp_path / "arrays.json").write_text("[]")
-    assert "arrays.json" in told(arrays.load, tmp_path, "images", "")
+    index = (tmp_path / "arrays.json").read_text()
+    for broken in ("[]", index.replace("uint8", "uilt8"), index.replace("sha256", "sha")):
+        (tmp_path / "arrays.json").write_text(broken)
+        assert "arrays.json" in told(arrays.load, tmp_path, "images", "")
 
 
 def huge(path):

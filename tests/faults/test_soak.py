@@ -219,7 +219,7 @@ class Soak:
             ]
         )
         what()
-        command = self.chance.choice([DVC, OURS, OURS])
+        command = self.chance.choice([DVC, OURS, OURS, OURS])
         self.ended(self.start(*command), *command)
         harness.assert_none_runs(self.folder, 10)
         assert harness.temporaries(self.folder) == []
@@ -246,3 +246,23 @@ def test_a_project_survives_whatever_happens(tmp_path_factory, worker_id, chance
     assert harness.temporaries(folder) == [], told
     harness.assert_none_runs(folder)
     assert "didn't change" in soak.ended(soak.start("dvc", "repro", "--dry"), "dvc").out
+
+
+def test_what_a_killed_process_left_does_not_count_for_dvc(
+    tmp_path_factory, worker_id, tmp_path, count
+):
+    """Folders of results are what `compare` depends on; what is left in them is no result."""
+    finished = harness.finished(tmp_path_factory, worker_id)
+    clone = harness.copied(finished, tmp_path / "project")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in ("metrics/models/.vae.{}.tmp.json", "metrics/curves/.vae.{}.tmp.csv"):
+        (clone.folder / name.format(dead.pid)).write_text("half of i")
+    for name in ("data/scores/.vae.{}.abc.tmp", "data/samples/.vae.{}.abc.tmp"):
+        (clone.folder / name.format(dead.pid)).mkdir()
+        (clone.folder / name.format(dead.pid) / "half.npy").write_bytes(b"half of i")
+    count("leftovers", 4)
+    assert clone.stale() <= {"inputs", "report", "track"}
+    clone.run("pipeline", "repro", "--jobs", "1")
+    assert harness.differences(clone.folder, finished, ("dvc.lock", "metrics/comparison.csv")) == []
+    assert harness.git(clone.folder, "status", "--porcelain") == ""
