@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from pydantic import field_validator
@@ -37,12 +37,33 @@ class Index(records.Record):
     arrays: dict[str, Entry]
 
 
+class _Plain:
+    """A file that NumPy does not recognise as one.
+
+    To those it recognises it writes past Python, and does not notice when the last bytes find no
+    room: the file is cut, and nobody is told.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.write = stream.write
+
+
+def write(path: Path, array: np.ndarray) -> None:
+    """Write an .npy file, the bytes of ``numpy.save``.
+
+    Raises:
+        OSError: if not all of it could be written.
+    """
+    with path.open("wb") as stream:
+        np.lib.format.write_array(_Plain(stream), np.asanyarray(array), allow_pickle=False)
+
+
 def save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write each array as ``<name>.npy``, and `INDEX` with its type, shape and SHA-256."""
     entries = {}
     for name, array in arrays.items():
         file = folder / f"{name}.npy"
-        np.save(file, array)
+        write(file, array)
         entries[name] = {
             "dtype": str(array.dtype),
             "shape": list(array.shape),
@@ -64,7 +85,11 @@ def names(folder: Path, remedy: str) -> list[str]:
 
 
 def load(
-    folder: Path, name: str, remedy: str, shape: Sequence[int | None] | None = None
+    folder: Path,
+    name: str,
+    remedy: str,
+    shape: Sequence[int | None] | None = None,
+    dtype: Any = None,
 ) -> np.ndarray:
     """One of the arrays that `save` wrote, checked against the index; a read-only memory map.
 
@@ -73,6 +98,7 @@ def load(
         name: of the array.
         remedy: what to do if it is not there or not intact.
         shape: what it must be besides; None matches any length.
+        dtype: likewise of its values.
 
     Raises:
         files.Unreadable: if it is missing, or not what was saved.
@@ -88,7 +114,7 @@ def load(
         sha256=entry.sha256,
         remedy=remedy,
     )
-    return found if shape is None else _of_shape(found, folder / f"{name}.npy", shape, remedy)
+    return _fitting(found, folder / f"{name}.npy", dtype, shape, remedy)
 
 
 def read(
@@ -134,16 +160,18 @@ def read(
         raise files.Unreadable(
             f"{path}: not a readable .npy file ({files.reason(error)}); {remedy}"
         ) from None
+    return _fitting(found, path, dtype, shape, remedy)
+
+
+def _fitting(
+    found: np.ndarray, path: Path, dtype: Any, shape: Sequence[int | None] | None, remedy: str
+) -> np.ndarray:
     if dtype is not None and found.dtype != np.dtype(dtype):
         raise files.Unreadable(
             f"{path}: {found.dtype} values, but they should be {np.dtype(dtype)}; {remedy}"
         )
-    return found if shape is None else _of_shape(found, path, shape, remedy)
-
-
-def _of_shape(
-    found: np.ndarray, path: Path, shape: Sequence[int | None], remedy: str
-) -> np.ndarray:
+    if shape is None:
+        return found
     fits = found.ndim == len(shape) and all(
         wanted is None or wanted == there for wanted, there in zip(shape, found.shape, strict=True)
     )

@@ -139,7 +139,7 @@ def write(
                 if array is None:
                     continue
                 file = temporary / f"{split}.{each.name}.npy"
-                np.save(file, array)
+                arrays.write(file, array)
                 hashes[file.name] = files.sha256(file)
         files.write_json(
             temporary / "meta.json",

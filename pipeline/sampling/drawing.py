@@ -54,15 +54,15 @@ def read(folder: Path, family: Family, n: int) -> dict[str, np.ndarray]:
     """
     remedy = f"delete {folder}, and the next run restores or draws it again"
     shape = family.spec.shape
-    wanted: dict[str, tuple[int | None, ...]] = {}
+    wanted: dict[str, tuple[tuple[int | None, ...], type]] = {}
     if isinstance(family, Samples):
-        wanted["samples"] = (n, *shape)
+        wanted["samples"] = (n, *shape), np.uint8
         if family.conditional:
-            wanted["labels"] = (n,)
+            wanted["labels"] = (n,), np.int64
     if isinstance(family, Translates):
-        wanted |= {"a_to_b": (None, *shape), "b_to_a": (None, *shape)}
+        wanted |= dict.fromkeys(("a_to_b", "b_to_a"), ((None, *shape), np.uint8))
     return {
-        name: np.array(arrays.load(folder, name, remedy, each)) for name, each in wanted.items()
+        name: np.array(arrays.load(folder, name, remedy, *each)) for name, each in wanted.items()
     }
 
 

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -74,6 +78,32 @@ def test_a_file_that_is_no_array_is_one_line(tmp_path, write, words):
     assert message.startswith(f"{path}: ")
     assert words in message
     assert message.endswith("; do this")
+
+
+@pytest.mark.parametrize("array", [IMAGES, np.float64(3), np.arange(9.0)[::2], IMAGES.T])
+def test_the_bytes_are_those_of_numpy(tmp_path, array):
+    arrays.write(tmp_path / "a.npy", array)
+    np.save(tmp_path / "b.npy", array)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+@pytest.mark.parametrize("n", [930, 1000, 2000])
+def test_a_file_that_was_cut_is_noticed(tmp_path, n):
+    """numpy.save loses the last bytes of the first two without a word."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path; import numpy as np\n"
+        "from pipeline.core import arrays\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (7501, -1))\n"
+        f"arrays.write(Path(sys.argv[1]), np.zeros({n}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.npy"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert "File too large" in done.stderr
 
 
 def test_types_and_shapes_are_demanded(tmp_path):

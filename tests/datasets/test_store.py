@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from pipeline.core import arrays
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets.store import SPLITS, Split, Store, write
@@ -92,7 +93,7 @@ def test_writing_again_leaves_nothing_of_the_old(folder):
 def test_a_failed_write_leaves_the_old_and_nothing_else(folder, monkeypatch):
     write(folder, "old", CLASSES, parts())
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    save, calls = np.save, []
+    save, calls = arrays.write, []
 
     def failing(file, array):
         calls.append(file)
@@ -100,7 +101,7 @@ def test_a_failed_write_leaves_the_old_and_nothing_else(folder, monkeypatch):
             raise OSError("no space left")
         save(file, array)
 
-    monkeypatch.setattr(np, "save", failing)
+    monkeypatch.setattr(arrays, "write", failing)
     with pytest.raises(PipelineError, match="processed: cannot be written: no space left"):
         write(folder, "new", CLASSES, parts(seed=1))
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

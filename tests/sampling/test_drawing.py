@@ -184,6 +184,9 @@ def test_samples_of_another_number_or_shape_are_refused(drawn):
     family, folder, made = drawn
     with pytest.raises(PipelineError, match=r"samples\.npy: shape .* should be \[7, 1, 8, 8\]"):
         drawing.read(folder, family, 7)
+    arrays.save(folder, {**made, "samples": made["samples"].astype(np.float32)})
+    with pytest.raises(PipelineError, match=r"samples\.npy: float32 values, but they should be"):
+        drawing.read(folder, family, 6)
     arrays.save(folder, {**made, "labels": made["labels"][:5]})
     with pytest.raises(PipelineError, match=r"labels\.npy: shape \[5\], but it should be \[6\]"):
         drawing.read(folder, family, 6)
