@@ -201,7 +201,8 @@ def _read_table(path: Path, source: Path, classes: list[str]) -> np.ndarray:
         if name not in left:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean '{near[0]}'?" if near else "names are those below the folder"
-            raise PipelineError(f"{path}:{line}: {source} has no image {params.shown(name)}; {hint}")
+            told = f"{source} has no image {params.shown(name)}"
+            raise PipelineError(f"{path}:{line}: {told}; {hint}")
         if label is None:
             raise PipelineError(f"{path}:{line}: {params.one_of('class', row[1], classes)}")
         if left[name] >= 0:
