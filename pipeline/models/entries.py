@@ -104,9 +104,9 @@ def check_network(
         built = contract.on_paper(families.load(model.family), images.spec, model)
         parameters = contract.count_parameters(built)
         buffers = sum(each.nbytes for each in built.buffers())
+    except PipelineError:
+        raise
     except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
-        if isinstance(error, PipelineError):
-            raise
         reason = " ".join(str(error).partition("\n")[0].split())
         raise PipelineError(f"{where}: such a network cannot be built ({reason})") from None
     except Exception:

@@ -69,6 +69,7 @@ RECORD = TEXT | {
     "nested deeply": write(lambda content: b"[" * 100_000),
     "a text of digits": write(lambda content: b'"123"'),
 }
+CUT_BETWEEN_STAGES = {"without its last stages": with_text(r"(?s)\n  evaluate:.*", "\n")}
 NUMBERS = {"NaN": "NaN", "infinity": "1e999", "text": '"0.5"', "a list": "[0.5]", "true": "true"}
 
 
@@ -129,7 +130,7 @@ ARRAY = BINARY | {
 MODEL_FILES = {
     # file: (its readers, ways to spoil it)
     "params.yaml": (("check", "train vae", "compare", "recommend", "gate"), TEXT),
-    "dvc.yaml": (("train vae", "report", "repro"), TEXT),
+    "dvc.yaml": (("train vae", "report", "repro"), TEXT | CUT_BETWEEN_STAGES),
     "dvc.lock": (("report", "track", "repro"), TEXT | {"a list": RECORD["a list"]}),
     "data/raw/mnist_5k.csv.gz": (("preprocess",), BINARY),
     "data/processed/meta.json": (
@@ -178,6 +179,7 @@ TABLE += [
     for reader in readers
     if (file, "cut in half", reader) not in TABLE
 ]
+TABLE.append(("dvc.yaml", "without its last stages", "repro"))
 """Each file with each way to spoil it, and with each of its readers."""
 NO_LOSS = {
     ("dvc.lock", "empty"): "as if nothing was recorded yet",
@@ -275,6 +277,22 @@ def test_a_spoiled_file_is_refused_by_its_name(project, file, how, reader, count
     # Of several files of a folder, the folder may be named.
     done.refused(file if file.count("/") < 2 else file.rsplit("/", 1)[0])
     assert not changed, f"{changed[:10]} changed\n{done}"
+
+
+@pytest.mark.parametrize("how", ["without its last stages", "conflict markers", "empty"])
+def test_results_stay_when_the_graph_is_damaged(project, how, count):
+    """There is something to do, so that `repro` gets as far as it can."""
+    clone = harness.opened(project.folder)
+    clone.params["train"]["seed"] += 1
+    clone.write_params()
+    project.spoil("dvc.yaml", MODEL_FILES["dvc.yaml"][1][how])
+    before = harness.tree(project.folder / "metrics")
+    done = project.read("repro")
+    after = harness.tree(project.folder / "metrics")
+    count("spoiled files")
+    project.restored("dvc.yaml")
+    assert after == before, done
+    done.refused("dvc.yaml")
 
 
 # What is a private cache, or a remark: it is never anybody's problem.

@@ -134,7 +134,6 @@ class Soak:
         self.say(f"a bit of {name} flipped")
 
     def flip_a_bit_of_a_checkpoint(self):
-        self.edit_a_parameter()
         self.kill()
         found = sorted(self.folder.glob("work/*.ckpt"))
         for path in found:
@@ -148,8 +147,7 @@ class Soak:
             path.write_bytes(content)
 
     def kill(self):
-        if self.chance.random() < 0.5:
-            self.edit_a_parameter()
+        self.edit_a_parameter()  # so that there is something to do
         command = self.chance.choice([DVC, OURS])
         after, group = self.chance.uniform(0.5, 9), self.chance.random() < 0.5
         child = self.start(*command)
@@ -199,25 +197,30 @@ class Soak:
         done = self.ended(child, *OURS, codes=(0, 1))
         self.say(f"edited while it ran: {done.code}")
 
-    def round(self):
-        what = self.chance.choice(
-            [
-                self.edit_a_parameter,
-                self.edit_a_comment,
-                self.revert,
-                self.delete_an_output,
-                self.delete_an_output,
-                self.delete_the_store,
-                self.flip_a_bit,
-                self.flip_a_bit_of_a_checkpoint,
-                self.kill,
-                self.kill,
-                self.kill,
-                self.stop,
-                self.run_two_at_once,
-                self.edit_while_it_runs,
-            ]
-        )
+    def rounds(self, number):
+        """What happens in so many rounds: everything, kills more often, in any order."""
+        every = [
+            self.edit_a_parameter,
+            self.edit_a_comment,
+            self.revert,
+            self.delete_an_output,
+            self.delete_an_output,
+            self.delete_the_store,
+            self.flip_a_bit,
+            self.flip_a_bit,
+            self.flip_a_bit_of_a_checkpoint,
+            self.flip_a_bit_of_a_checkpoint,
+            *[self.kill] * 5,
+            *[self.stop] * 2,
+            self.run_two_at_once,
+            self.run_two_at_once,
+            self.edit_while_it_runs,
+        ]
+        while number > 0:
+            yield from self.chance.sample(every, min(number, len(every)))
+            number -= len(every)
+
+    def round(self, what):
         what()
         command = self.chance.choice([DVC, OURS, OURS, OURS])
         self.ended(self.start(*command), *command)
@@ -231,9 +234,9 @@ def test_a_project_survives_whatever_happens(tmp_path_factory, worker_id, chance
     harness.copied(finished, folder)
     soak = Soak(folder, chance, count)
     try:
-        for number in range(1, ROUNDS + 1):
+        for number, what in enumerate(soak.rounds(ROUNDS), start=1):
             soak.say(f"round {number}")
-            soak.round()
+            soak.round(what)
             count("rounds")
         soak.revert()
         soak.ended(soak.start(*OURS), *OURS)

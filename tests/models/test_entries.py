@@ -4,9 +4,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from builders import tiny_params
 from params_files import COMMITTED, changed, complaint, edited, validate
 
-from pipeline.core import params, precision
+from pipeline.core import contract, params, precision
 from pipeline.core.contract import TrainingImages, count_parameters
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
@@ -98,3 +99,13 @@ def test_memory_of_a_gpu_is_its_own(monkeypatch):
         torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=5)
     )
     assert entries.memory(torch.device("cuda")) == 5
+
+
+def test_a_defect_of_one_family_is_left_to_its_own_training(monkeypatch):
+    """It must not keep the others from running."""
+
+    def broken(*arguments):
+        raise TypeError("Can't instantiate abstract class")
+
+    monkeypatch.setattr(contract, "on_paper", broken)
+    entries.check_network(tiny_params("vae"), CPU, DIGITS)
