@@ -48,7 +48,7 @@ def main(model: str) -> None:
         result = {
             "model": model,
             **{key: value for key, value in facts.items() if key not in ("steps", "updates")},
-            **drawing.read_cost(paths.samples_dir(model)),
+            **drawing.read_cost(paths.samples_dir(model), family),
             **common,
             "protocol": protocol.protocol_id(common),
             **quality.NOTHING,

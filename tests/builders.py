@@ -20,6 +20,9 @@ MODELS = params.model_blocks(params.read(Path(__file__).parents[1] / "params.yam
 SMALL = ImageSpec(channels=1, height=8, width=8, classes=10)
 COLOUR = ImageSpec(channels=3, height=8, width=8, classes=10)
 
+FACTS = {"family": "some", "parameters": 1, "images_seen": 0}
+"""What the description of a trained model must have."""
+
 TINY: dict[str, dict[str, Any]] = {
     "vae": {"latent": 3, "channels": 4, "hidden": 8, "mixtures": 2},
     "ae": {"latent": 3, "channels": 4, "components": 2},

@@ -7,7 +7,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from builders import SMALL, TINY, some_images
+from builders import FACTS, SMALL, TINY, some_images
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
@@ -80,7 +80,7 @@ def draw(name, seed=0):
     with torch.no_grad():
         for each in family.generator.parameters():
             each.mul_(20)  # initial weights draw flat images
-    weights.save(paths.model_dir(name), family.eval(), {})
+    weights.save(paths.model_dir(name), family.eval(), FACTS)
     section = params.section(params.read(), "sample")
     paths.samples_dir(name).mkdir(parents=True, exist_ok=True)
     arrays.save(paths.samples_dir(name), drawing.everything(family, store, section))

@@ -288,7 +288,10 @@ def of_model(model: str, path: Path | None = None) -> dict[str, Any]:
 
 def of_external(path: Path) -> dict[str, Any]:
     """The metrics of images that another generator made; errors are those of `of_model`."""
-    return _metrics(path, path.stem, JUDGE_AGAIN)
+    try:
+        return _metrics(path, path.stem, JUDGE_AGAIN)
+    except FileNotFoundError:
+        raise files.Unreadable(f"{path}: a link that leads nowhere; {JUDGE_AGAIN}") from None
 
 
 def of_references(path: Path = paths.REFERENCE) -> dict[str, Any]:

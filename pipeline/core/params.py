@@ -175,10 +175,18 @@ def read(path: Path = paths.PARAMS) -> dict[str, Any]:
     Raises:
         PipelineError: if the file is missing or cannot be read, is not YAML, or names a key twice.
     """
+    raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        raise PipelineError(f"{path}: must hold the sections {', '.join([*SHARED, 'models'])}")
+    return raw
+
+
+def read_yaml(path: Path) -> Any:
+    """Whatever a YAML file of the project holds; errors are those of `read`."""
     text = _text(path)
     try:
         _check_size(text)
-        raw = YAML(typ="safe").load(text)
+        return YAML(typ="safe").load(text)
     except PipelineError as error:
         raise PipelineError(f"{path}: {error}") from None
     except MarkedYAMLError as error:
@@ -191,9 +199,6 @@ def read(path: Path = paths.PARAMS) -> dict[str, Any]:
         # through the parser as it is; so it may be anything.
         reason = " ".join(str(error).partition(' in "<')[0].partition(";")[0].split())
         raise PipelineError(f"{path}: not valid YAML: {reason or type(error).__name__}") from None
-    if not isinstance(raw, dict):
-        raise PipelineError(f"{path}: must hold the sections {', '.join([*SHARED, 'models'])}")
-    return raw
 
 
 def _text(path: Path) -> str:

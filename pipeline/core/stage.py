@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from ruamel.yaml import YAML
 
 from pipeline.core import files, params, paths, startup
 from pipeline.core.errors import PipelineError
@@ -81,9 +80,17 @@ class Declared:
 
 
 def declared(stage: str, model: str | None = None) -> Declared:
-    """Read the dependencies of a stage from dvc.yaml, resolved for one model."""
-    raw = YAML(typ="safe").load(paths.DVC_YAML.read_text(encoding="utf-8"))["stages"][stage]
-    body = raw.get("do", raw)
+    """Read the dependencies of a stage from dvc.yaml, resolved for one model.
+
+    Raises:
+        PipelineError: if the file cannot be read, or does not say.
+    """
+    graph = params.read_yaml(paths.DVC_YAML)
+    stages = graph.get("stages") if isinstance(graph, dict) else None
+    body = stages.get(stage) if isinstance(stages, dict) else None
+    body = body.get("do", body) if isinstance(body, dict) else None
+    if not isinstance(body, dict):
+        raise PipelineError(f"{paths.DVC_YAML}: stages.{stage}: missing; restore it from git")
     replacements = {}
     if model is not None:
         chosen = params.entry(params.read(), model)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from pipeline import families
 from pipeline.core import files, params, records, seeds, tensors
@@ -18,10 +19,10 @@ DESCRIPTION = "model.json"
 class Description(records.Record):
     """The content of `DESCRIPTION`: facts of `pipeline.training.trainer.Trainer`, and others."""
 
+    family: str
+    parameters: int = Field(ge=1)
+    images_seen: int = Field(ge=0)
     model: str | None = None
-    family: str | None = None
-    parameters: int | None = None
-    images_seen: int | None = None
     steps: int | None = None
     updates: dict[str, int] = {}
     training_flops_per_image: int | None = None

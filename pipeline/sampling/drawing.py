@@ -67,21 +67,22 @@ def read(folder: Path, family: Family, n: int) -> dict[str, np.ndarray]:
 
 
 class Cost(records.Record):
-    """The content of ``cost.json``; see `cost_of`."""
+    """The content of ``cost.json`` of a model that draws or translates; see `cost_of`."""
 
-    sampling_flops: int | None = Field(None, ge=0)
-    network_evaluations: int | None = Field(None, ge=1)
+    sampling_flops: int = Field(ge=0)
+    network_evaluations: int = Field(ge=1)
 
 
-def read_cost(folder: Path) -> dict[str, int]:
-    """What `cost_of` gave.
+def read_cost(folder: Path, family: Family) -> dict[str, int]:
+    """What `cost_of` gave for a family.
 
     Raises:
         PipelineError: if the file is missing or holds anything else.
     """
     file, remedy = folder / "cost.json", f"delete {folder}, and the next run makes it again"
     try:
-        return records.read(file, Cost, remedy).model_dump(exclude_unset=True)
+        costs = isinstance(family, Samples | Translates)
+        return records.read(file, Cost if costs else records.Record, remedy).model_dump()
     except FileNotFoundError:
         raise PipelineError(f"{file}: no such file; {remedy}") from None
 

@@ -210,3 +210,23 @@ def test_more_threads_than_cores_are_as_many_as_cores(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
     assert stage.threads_of(params.Runtime(threads=64)) == 2
     assert "runtime.threads = 64: this machine has 2 cores" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "stages.judge: missing"),
+        (b"stages: []", "stages.judge: missing"),
+        (b"stages: {judge: 5}", "stages.judge: missing"),
+        (b"stages: {", "not valid YAML"),
+        (b"\0", "not valid YAML"),
+        (b"\xff", "not UTF-8"),
+        (b"<<<<<<< HEAD\nstages:", "not valid YAML"),
+    ],
+)
+def test_a_broken_graph_is_one_line(project, content, told):
+    Path("dvc.yaml").write_bytes(content)
+    with pytest.raises(PipelineError, match=told) as caught:
+        stage.declared("judge")
+    assert str(caught.value).startswith("dvc.yaml")
+    assert len(str(caught.value).splitlines()) == 1

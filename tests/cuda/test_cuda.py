@@ -2,6 +2,7 @@ import pytest
 import torch
 from builders import (
     COLOUR,
+    FACTS,
     MODELS,
     sampled,
     scored,
@@ -41,7 +42,7 @@ def on_both(name, folder):
     """A trained model with the same weights on the processor and on the GPU."""
     model = tiny_model(name, COLOUR)
     trainer(model, steps=3).run()
-    weights.save(folder / "model", model, {})
+    weights.save(folder / "model", model, FACTS)
     return [
         weights.load(folder / "model", tiny_params(name), COLOUR, torch.device(device))[0]
         for device in ("cpu", "cuda")

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from builders import SMALL, some_batch, some_images, tiny_model, tiny_params, trained, trainer
+from builders import (
+    FACTS,
+    SMALL,
+    some_batch,
+    some_images,
+    tiny_model,
+    tiny_params,
+    trained,
+    trainer,
+)
 from torch import nn
 
 from pipeline.core import seeds
@@ -137,7 +146,7 @@ def test_no_samples_without_a_density(tmp_path):
         model.sample(EVERY, None)
     assert "\n" not in str(raised.value)
     model.reconstruct(some_images(2), None)
-    weights.save(tmp_path / "model", model, {})
+    weights.save(tmp_path / "model", model, FACTS)
     loaded, _ = weights.load(tmp_path / "model", tiny_params("ae"), SMALL, torch.device("cpu"))
     with pytest.raises(PipelineError, match="none was fitted"):
         loaded.sample(EVERY, None)
@@ -147,7 +156,7 @@ def test_no_samples_without_a_density(tmp_path):
 
 def test_density_is_saved_with_the_weights(tmp_path):
     model = trained(tiny_model("ae"))
-    weights.save(tmp_path / "model", model, {})
+    weights.save(tmp_path / "model", model, FACTS)
     loaded, _ = weights.load(tmp_path / "model", tiny_params("ae"), SMALL, torch.device("cpu"))
     before, after = model.density.state_dict(), loaded.density.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
@@ -155,7 +164,7 @@ def test_density_is_saved_with_the_weights(tmp_path):
 
 
 def test_density_of_another_size_does_not_fit(tmp_path):
-    weights.save(tmp_path / "model", trained(tiny_model("ae")), {})
+    weights.save(tmp_path / "model", trained(tiny_model("ae")), FACTS)
     other = tiny_params("ae", network={"components": 3})
     with pytest.raises(PipelineError, match="does not fit"):
         weights.load(tmp_path / "model", other, SMALL, torch.device("cpu"))

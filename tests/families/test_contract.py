@@ -5,6 +5,7 @@ import pytest
 import torch
 from builders import (
     COLOUR,
+    FACTS,
     MODELS,
     SMALL,
     sampled,
@@ -150,9 +151,9 @@ def test_a_model_on_paper_is_the_real_one_without_its_values(name, spec):
 @EVERY
 def test_saved_weights_give_identical_images_and_scores(name, tmp_path):
     model = trained(tiny_model(name))
-    weights.save(tmp_path / "model", model, {"parameters": 1})
+    weights.save(tmp_path / "model", model, FACTS)
     loaded, facts = weights.load(tmp_path / "model", tiny_params(name), SMALL, CPU)
-    assert facts == {"parameters": 1}
+    assert facts == FACTS
     assert not loaded.training
     if isinstance(model, Samples):
         assert torch.equal(sampled(model, every(4)), sampled(loaded, every(4)))
@@ -163,7 +164,7 @@ def test_saved_weights_give_identical_images_and_scores(name, tmp_path):
 
 @EVERY
 def test_weights_that_do_not_fit_are_refused(name, tmp_path):
-    weights.save(tmp_path / "model", tiny_model(name), {})
+    weights.save(tmp_path / "model", tiny_model(name), FACTS)
     with pytest.raises(PipelineError, match="does not fit"):
         weights.load(tmp_path / "model", tiny_params(name), ImageSpec(2, 12, 12, 10), CPU)
 

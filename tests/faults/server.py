@@ -15,11 +15,14 @@ It is started as ``python server.py`` by `harness.Server`, and takes one call in
 - ``kill_after``: seconds after which it is killed, at whatever it does then;
 - ``kill_at``: it kills itself right before its n-th change of the disk (see `changes`);
 - ``torn``: it kills itself in its n-th write of tensors or an array, of which a share is written;
+- ``fail_at``: a number and a file: its n-th change of the disk that needs space fails, once, as on
+  a full disk, and the file is made;
 - ``record``: a file that takes a line for each change of the disk;
 - ``largest``: bytes that a file may have (RLIMIT_FSIZE);
 - ``interrupt``: the signal to send by ``kill_after``, SIGKILL if it is not given.
 """
 
+import errno
 import importlib
 import json
 import os
@@ -46,6 +49,7 @@ CHANGES = {
     "os.link",
     "os.symlink",
 }
+NEED_SPACE = ("open", "os.mkdir", "os.rename")
 
 
 def changes(tell) -> None:
@@ -85,6 +89,20 @@ def kill_at(number: int) -> None:
         seen += 1
         if seen == number:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    changes(tell)
+
+
+def fail_at(number: int, mark: str) -> None:
+    """Have the change of the disk with this number fail, of those that need space, from 1."""
+    seen = 0
+
+    def tell(what: str) -> None:
+        nonlocal seen
+        seen += what.startswith(NEED_SPACE)
+        if seen == number and what.startswith(NEED_SPACE):
+            os.close(os.open(mark, os.O_CREAT | os.O_WRONLY))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), what.split()[-1])
 
     changes(tell)
 
@@ -139,6 +157,8 @@ def become(call: dict) -> None:
             setattr(importlib.import_module(where), name, lambda *_, **__: None)
         if call.get("torn"):
             torn(*call["torn"])
+        if call.get("fail_at"):
+            fail_at(*call["fail_at"])
         if call.get("kill_at"):
             kill_at(call["kill_at"])
         if module == "pipeline":

@@ -135,6 +135,31 @@ def test_a_stage_on_a_full_disk_leaves_the_old_results_whole(project, disk, chan
     assert failed >= 8
 
 
+@pytest.mark.parametrize(
+    ("stage", "model"), [each for each in STAGES if each[1] == "vae" or not each[1]]
+)
+def test_a_write_that_fails_leaves_all_old_or_all_new(project, stage, model, tmp_path, count):
+    """Each file that is opened, each folder that is made and each move to its place, in turn."""
+    for place in range(1, 60):
+        old = project.age(stage, model)
+        mark = tmp_path / str(place)
+        done = project.run(stage, model, fail_at=[place, str(mark)])
+        now = project.state(stage, model)
+        told = f"change {place} of the disk\n{done}"
+        done.calm()
+        assert harness.temporaries(project.folder) == [], told
+        if done.code == 0:
+            assert now == project.whole[stage, model], told
+            if not mark.exists():
+                break  # it has fewer
+        else:
+            assert done.code == 1 and len(done.errors) == 1, told
+            assert FULL in done.errors[0], told
+            assert now == old, told
+        count("writes that fail")
+    assert place < 59
+
+
 @pytest.mark.parametrize("disk", ["data", "metrics"])
 def test_a_stage_on_a_read_only_disk_says_so(project, disk, count):
     folder = project.folder / disk

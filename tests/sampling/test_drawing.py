@@ -194,9 +194,16 @@ def test_samples_of_another_number_or_shape_are_refused(drawn):
 
 def test_a_broken_cost_is_one_line(tmp_path):
     with pytest.raises(PipelineError, match=r"cost\.json: no such file"):
-        drawing.read_cost(tmp_path)
-    (tmp_path / "cost.json").write_text('{"sampling_flops": "many"}')
+        drawing.read_cost(tmp_path, Painting())
+    (tmp_path / "cost.json").write_text("{}")
+    assert drawing.read_cost(tmp_path, Mute()) == {}
+    with pytest.raises(PipelineError, match=r"cost\.json: sampling_flops: missing"):
+        drawing.read_cost(tmp_path, Painting())
+    (tmp_path / "cost.json").write_text('{"sampling_flops": "many", "network_evaluations": 1}')
     with pytest.raises(PipelineError, match=r"cost\.json: sampling_flops = 'many': should be"):
-        drawing.read_cost(tmp_path)
+        drawing.read_cost(tmp_path, Painting())
     (tmp_path / "cost.json").write_text('{"sampling_flops": 5, "network_evaluations": 1}')
-    assert drawing.read_cost(tmp_path) == {"sampling_flops": 5, "network_evaluations": 1}
+    assert drawing.read_cost(tmp_path, Painting()) == {
+        "sampling_flops": 5,
+        "network_evaluations": 1,
+    }
