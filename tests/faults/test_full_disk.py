@@ -138,14 +138,17 @@ def test_a_stage_on_a_full_disk_leaves_the_old_results_whole(project, disk, chan
 @pytest.mark.parametrize(
     ("stage", "model"), [each for each in STAGES if each[1] == "vae" or not each[1]]
 )
-def test_a_write_that_fails_leaves_all_old_or_all_new(project, stage, model, tmp_path, count):
+def test_a_write_that_fails_leaves_all_old_or_all_new(
+    project, stage, model, tmp_path, chance, count
+):
     """Each file that is opened, each folder that is made and each move to its place, in turn."""
-    for place in range(1, 60):
+    step = 3 if stage in ("judge", "reference", "evaluate") else 1  # these take longer
+    for place in range(chance.randint(1, step), 60, step):
         old = project.age(stage, model)
         mark = tmp_path / str(place)
         done = project.run(stage, model, fail_at=[place, str(mark)])
         now = project.state(stage, model)
-        told = f"change {place} of the disk\n{done}"
+        told = f"change {place} of the disk, FAULT_SEED={harness.SEED}\n{done}"
         done.calm()
         assert harness.temporaries(project.folder) == [], told
         if done.code == 0:
@@ -157,7 +160,7 @@ def test_a_write_that_fails_leaves_all_old_or_all_new(project, stage, model, tmp
             assert FULL in done.errors[0], told
             assert now == old, told
         count("writes that fail")
-    assert place < 59
+    assert place < 57
 
 
 @pytest.mark.parametrize("disk", ["data", "metrics"])

@@ -262,7 +262,7 @@ def test_a_stage_that_runs_by_itself_is_refused_before_anything_is_removed(clone
     ("break_it", "told"),
     [
         (lambda folder: shutil.rmtree(folder / ".git"), "dvc config --local core.no_scm true"),
-        (lambda folder: (folder / "dvc.lock").write_text("a: ["), "not valid YAML"),
+        (lambda folder: (folder / "dvc.lock").write_text("a: [\n"), "not valid YAML"),
         (lambda folder: (folder / "dvc.lock").write_text(""), "dvc.lock: schema: missing"),
     ],
 )
