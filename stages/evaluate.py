@@ -33,6 +33,7 @@ def main(model: str) -> None:
         family, facts = weights.load(paths.model_dir(model), chosen, store.spec, device)
         drawn = drawing.read(paths.samples_dir(model), family, n)
         samples, asked = drawn.get("samples"), drawn.get("labels")
+        costs = drawing.read_cost(paths.samples_dir(model), family)
         split, train = store.split(section.split), store.split("train")
         shares = np.bincount(train.labels, minlength=store.spec.classes) / len(train)
         common = protocol.protocol(store, protocol.judge_facts(), n, section.split, section.seed)
@@ -48,7 +49,7 @@ def main(model: str) -> None:
         result = {
             "model": model,
             **{key: value for key, value in facts.items() if key not in ("steps", "updates")},
-            **drawing.read_cost(paths.samples_dir(model), family),
+            **costs,
             **common,
             "protocol": protocol.protocol_id(common),
             **quality.NOTHING,

@@ -91,7 +91,7 @@ class Done:
             self
         )
         assert 1 <= len(self.errors) <= 8, self
-        assert all(len(each) < 1000 for each in self.errors), self
+        assert all(len(each) < 1000 and each.isprintable() for each in self.errors), self
         for name in names:
             assert name in self.errors[0], f"no {name} in the first line of\n{self}"
         return self

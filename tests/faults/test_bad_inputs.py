@@ -6,6 +6,7 @@ lines that name the file, or, where the file is a cache, as if it were not there
 the project changes.
 """
 
+import json
 import os
 import re
 import shutil
@@ -69,6 +70,7 @@ RECORD = TEXT | {
     "nested deeply": write(lambda content: b"[" * 100_000),
     "a text of digits": write(lambda content: b'"123"'),
 }
+NO_TYPE = {"an unknown type": with_text('"dtype": "', '"dtype": "no ')}
 CUT_BETWEEN_STAGES = {"without its last stages": with_text(r"(?s)\n  evaluate:.*", "\n")}
 NUMBERS = {"NaN": "NaN", "infinity": "1e999", "text": '"0.5"', "a list": "[0.5]", "true": "true"}
 
@@ -147,7 +149,7 @@ MODEL_FILES = {
     "data/judge/1.safetensors": (("reference", "evaluate dcgan", "evaluate-images"), BINARY),
     "data/models/vae/model.json": (("sample vae", "evaluate vae"), RECORD),
     "data/models/vae/weights.safetensors": (("sample vae", "evaluate vae"), BINARY),
-    "data/samples/vae/arrays.json": (("evaluate vae", "compare"), RECORD),
+    "data/samples/vae/arrays.json": (("evaluate vae", "compare"), RECORD | NO_TYPE),
     "data/samples/vae/samples.npy": (("evaluate vae", "compare"), ARRAY),
     "data/samples/vae/cost.json": (("evaluate vae",), RECORD),
     "data/samples/cyclegan/b_to_a.npy": (("evaluate cyclegan", "compare"), ARRAY),
@@ -277,6 +279,32 @@ def test_a_spoiled_file_is_refused_by_its_name(project, file, how, reader, count
     # Of several files of a folder, the folder may be named.
     done.refused(file if file.count("/") < 2 else file.rsplit("/", 1)[0])
     assert not changed, f"{changed[:10]} changed\n{done}"
+
+
+@pytest.mark.parametrize("key", ["a\nb", "\x1b[31m", "\x1f", "a" * 5000], ids=ascii)
+@pytest.mark.parametrize(
+    ("file", "reader"),
+    [
+        ("metrics/models/vae.json", "compare"),
+        ("metrics/reference.json", "recommend"),
+        ("metrics/thorough/vae.json", "report"),
+        ("metrics/external/mine.json", "compare"),
+        ("metrics/baseline.json", "gate"),
+        ("data/samples/vae/arrays.json", "compare"),
+    ],
+)
+def test_a_key_of_whatever_characters_is_told_on_one_line(project, file, reader, key, count):
+    def add(content):
+        found = json.loads(content)
+        (found["arrays"] if "arrays" in found else found)[key] = [1]
+        return json.dumps(found).encode()
+
+    project.spoil(file, write(add))
+    done = project.read(reader)
+    count("spoiled files")
+    project.restored(file)
+    done.refused(file.rsplit("/", 1)[0])
+    assert all(os.path.basename(file) in line for line in done.errors), done
 
 
 @pytest.mark.parametrize("how", ["without its last stages", "conflict markers", "empty"])
@@ -575,6 +603,9 @@ LABELS = {
     "an unknown class": ("l.csv", lines(lambda rows: [*rows[:-1], "19.png,255"])),
     "an unknown file": ("l.csv", lines(lambda rows: [*rows, "20.png,1"])),
     "three columns": ("l.csv", lines(lambda rows: [*rows[:-1], "19.png,1,2"])),
+    "a NUL in a name": ("l.csv", lines(lambda rows: [*rows[:-1], "19\0.png,1"])),
+    "a new line in a name": ("l.csv", lines(lambda rows: [*rows[:-1], '"19\n.png",1'])),
+    "an escape in a class": ("l.csv", lines(lambda rows: [*rows[:-1], "19.png,\x1b[31m"])),
     "a quote": ("l.csv", lines(lambda rows: ['"', *rows])),
     "empty table": ("l.csv", lambda path: path.write_bytes(b"")),
     "HTML table": ("l.csv", lambda path: path.write_text("<html>\n</html>\n")),
