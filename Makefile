@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # TORCH_INDEX: an extra package index, such as https://download.pytorch.org/whl/cpu
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help repro recommend thorough gate baseline verify test test-slow test-cuda test-browser test-as ui live register docs lint check clean setup
+.PHONY: help repro recommend thorough gate baseline verify test test-slow test-faults test-cuda test-browser test-as ui live register docs lint check clean setup
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -52,7 +52,10 @@ test-as: $(STAMP) ## the tests that compute, as a processor without AVX512 (or I
 	python -m pytest -m "not slow and not cuda and not browser" $(COMPUTING)
 
 test-slow: $(STAMP) ## the slow tests
-	python -m pytest -m slow
+	python -m pytest -m slow --ignore tests/faults
+
+test-faults: $(STAMP) ## fault injection: kills, full disks, broken files (15 minutes)
+	python -m pytest -m slow tests/faults
 
 test-cuda: $(STAMP) ## the tests that need a GPU
 	python -m pytest -m cuda -rs

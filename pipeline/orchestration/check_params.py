@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.core import owned, params, paths, stage
 from pipeline.core.contract import TrainingImages
@@ -69,7 +70,7 @@ def check(
     models: dict[str, Any] = {}
     with collected():
         models = params.model_blocks(raw, path)
-    images, device = None, None
+    images, device = None, torch.device("cpu")  # where it is not known, that is as good as any
     if "data" in shared:
         with collected():
             images = images_of(shared["data"], path)
@@ -78,7 +79,7 @@ def check(
             device = stage.device_of(shared["runtime"])
     if images is not None and shared.keys() >= {"judge", "sample", "evaluate"}:
         problems += _of_images(images, shared, path)
-    if "evaluate" in shared and device is not None:
+    if "evaluate" in shared:
         with collected():
             _check_inception(shared["evaluate"].inception, device, path)
     trained_on: dict[str, TrainingImages] = {}
@@ -90,11 +91,10 @@ def check(
     for name in models:
         with collected():
             model = entries.read(raw, name, path=path)
-            if device is not None:
-                given = trained_on.get(model.data)
-                entries.check_device(model, device, given, path)
-                if given is not None:
-                    entries.check_network(model, device, given, path)
+            given = trained_on.get(model.data)
+            entries.check_device(model, device, given, path)
+            if given is not None:
+                entries.check_network(model, device, given, path)
     for read in (sections or {}).values():
         with collected():
             read(raw)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from faults import harness
 
@@ -29,12 +30,12 @@ CODE = (
     "stages/compare.py",
 )
 VALUES = {
-    ("models", "vae", "training", "learning_rate"): (0.001, 0.002),
-    ("models", "dcgan", "training", "images"): (48, 80),
-    ("models", "cyclegan", "sampling"): ({},),
-    ("sample", "seed"): (1,),
-    ("evaluate", "seed"): (1,),
-    ("train", "seed"): (1,),
+    ("models", "vae", "training", "learning_rate"): (0.001, 0.002, 0.003),
+    ("models", "dcgan", "training", "images"): (48, 64, 80),
+    ("models", "dcgan", "training", "learning_rate"): (0.001, 0.002),
+    ("sample", "seed"): (0, 1, 2),
+    ("evaluate", "seed"): (0, 1, 2),
+    ("train", "seed"): (0, 1, 2),
 }
 OUTPUTS = (
     "data/models/{}",
@@ -60,8 +61,8 @@ FILES = (
 class Soak:
     """A project, what is done to it, and what was done so far."""
 
-    def __init__(self, folder, chance, count):
-        self.clone = harness.opened(folder)
+    def __init__(self, server, folder, chance, count):
+        self.server, self.clone = server, harness.opened(folder)
         self.folder, self.chance, self.count = folder, chance, count
         self.done = []
 
@@ -100,11 +101,11 @@ class Soak:
 
     def edit_a_parameter(self):
         place = self.chance.choice(list(VALUES))
-        value = self.chance.choice(VALUES[place])
         block = self.clone.params
         for key in place[:-1]:
             block = block[key]
-        block[place[-1]] = value
+        others = [value for value in VALUES[place] if value != block[place[-1]]]
+        block[place[-1]] = value = self.chance.choice(others)
         self.clone.write_params()
         self.say(f"{'.'.join(place)} = {value}")
 
@@ -134,11 +135,15 @@ class Soak:
         self.say(f"a bit of {name} flipped")
 
     def flip_a_bit_of_a_checkpoint(self):
-        self.kill()
-        found = sorted(self.folder.glob("work/*.ckpt"))
-        for path in found:
+        self.clone.params["models"]["vae"]["training"]["learning_rate"] = self.chance.random() / 100
+        self.clone.write_params()
+        before = set(self.folder.glob("work/vae-*.ckpt"))
+        self.server.call(self.folder, "stages.train", "vae", kill_at=12)
+        new = set(self.folder.glob("work/vae-*.ckpt")) - before
+        for path in new:
             self._flip(path)
-        self.say(f"a bit flipped in {len(found)} checkpoints")
+        self.count("damaged checkpoints", len(new))
+        self.say(f"a training killed, a bit flipped in {len(new)} checkpoint")
 
     def _flip(self, path):
         if path.is_file() and path.stat().st_size:
@@ -149,16 +154,19 @@ class Soak:
     def kill(self):
         self.edit_a_parameter()  # so that there is something to do
         command = self.chance.choice([DVC, OURS])
-        after, group = self.chance.uniform(0.5, 9), self.chance.random() < 0.5
+        after, group = self.chance.uniform(1, 12), self.chance.random() < 0.5
         child = self.start(*command)
         time.sleep(after)
+        running = harness.processes_in(self.folder)
         if group:  # as a machine that goes down
-            for each in harness.processes_in(self.folder):
+            for each in running:
                 each.kill()
         else:
             child.kill()
         child.communicate()
         harness.assert_none_runs(self.folder, 90)
+        # Until somebody has taken note of its end, a process is still there for DVC.
+        psutil.wait_procs(running, timeout=30)
         self.count("kills of runs")
         self.say(f"{command[0]} killed after {after:.1f} s{' with all it started' * group}")
 
@@ -168,8 +176,9 @@ class Soak:
         child = self.start(*OURS)
         time.sleep(after)
         child.send_signal(getattr(signal, name))
-        codes = [0, 130, *([-getattr(signal, name)] if after < 1.5 else [])]
-        done = self.ended(child, *OURS, name, codes=codes)
+        done = self.ended(child, *OURS, name, codes=(0, 130, -getattr(signal, name)))
+        # Python itself ends like this before its first line and behind its last one.
+        assert done.code >= 0 or after < 1.5 or "the report: " in done.out, done
         if done.code == 130:
             assert done.out.splitlines()[-1] == "stopped", done
         harness.assert_none_runs(self.folder, 10)
@@ -223,16 +232,22 @@ class Soak:
     def round(self, what):
         what()
         command = self.chance.choice([DVC, OURS, OURS, OURS])
-        self.ended(self.start(*command), *command)
+        done = self.ended(self.start(*command), *command, codes=(0, 255))
+        if (
+            done.code == 255
+        ):  # DVC writes its list of locks in place, so a kill may leave half of it
+            assert command == DVC and "Unable to read RWLock-file" in done.out, done
+            self.count("damaged locks of DVC")
+            self.ended(self.start(*OURS), *OURS)
         harness.assert_none_runs(self.folder, 10)
         assert harness.temporaries(self.folder) == []
 
 
-def test_a_project_survives_whatever_happens(tmp_path_factory, worker_id, chance, count):
+def test_a_project_survives_whatever_happens(server, tmp_path_factory, worker_id, chance, count):
     finished = harness.finished(tmp_path_factory, worker_id)
     folder = tmp_path_factory.mktemp("soak") / "project"
     harness.copied(finished, folder)
-    soak = Soak(folder, chance, count)
+    soak = Soak(server, folder, chance, count)
     try:
         for number, what in enumerate(soak.rounds(ROUNDS), start=1):
             soak.say(f"round {number}")
