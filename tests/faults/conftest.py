@@ -31,6 +31,11 @@ def server(tmp_path_factory):
         yield server
 
 
+def pytest_collection_modifyitems(items):
+    """The longest test starts first, beside which the others run."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/faults/test_soak.py"))
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     outcome = yield

@@ -13,7 +13,10 @@ import sys
 import time
 
 import pytest
+import torch
 from faults import harness
+
+from pipeline.core import tensors
 
 pytestmark = pytest.mark.slow
 OUTPUTS = {
@@ -166,6 +169,30 @@ def test_a_stage_that_is_stopped_says_so_and_leaves_nothing(
             count(f"{name}s")
         workshop.run(*workshop.command(stage, model)).succeeded()
         assert harness.hashes(*workshop.outputs(stage, model)) == left, told
+
+
+def test_an_interrupt_while_tensors_are_read_is_no_damage(tmp_path, count):
+    """Libraries in other languages may turn an interrupt into an error of theirs.
+
+    Taken for damage it would set a good checkpoint aside, and the interrupt would be lost.
+    """
+    path = tmp_path / "some.safetensors"
+    tensors.save(path, {f"{place}": torch.zeros(50, 50) for place in range(40)})
+    tensors.load(path, "")
+    began = time.perf_counter()
+    tensors.load(path, "")
+    whole = time.perf_counter() - began
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for place in range(300):
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, max(1e-6, whole * place / 300))
+                tensors.load(path, "delete it")
+                time.sleep(10)
+            count("interrupts of reading")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def process(folder, *command):
