@@ -15,6 +15,7 @@ def main(model: str) -> None:
         section: params.Sample = params.section(raw, "sample")
         chosen = entries.read(raw, model, blocks=("network", "sampling"))
         device = stage.prepare_torch(params.section(raw, "runtime"))
+        entries.check_device(chosen, device)
         precision.warn_if_emulated(device, chosen.sampling, f"models.{model}.sampling")
         store = Store(paths.DATA / chosen.data)
         family, _ = weights.load(paths.model_dir(model), chosen, store.spec, device)

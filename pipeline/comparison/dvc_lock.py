@@ -6,9 +6,8 @@ from typing import Any, Self
 
 from pydantic import model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from pipeline.core import files, paths, records
+from pipeline.core import files, params, paths, records
 from pipeline.core.errors import PipelineError
 
 MODEL_STAGES = ("train", "sample", "evaluate")
@@ -69,8 +68,8 @@ def read(path: Path = paths.DVC_LOCK) -> dict[str, Any]:
         FileNotFoundError: if there is none.
         PipelineError: if it has conflict markers, was cut, or is none.
     """
+    text = files.read_text(path, REMEDY)
     try:
-        text = path.read_bytes().decode("utf-8")
         conflict = [n for n, line in enumerate(text.splitlines(), 1) if line.startswith(CONFLICT)]
         if conflict:
             raise files.Unreadable(
@@ -81,22 +80,10 @@ def read(path: Path = paths.DVC_LOCK) -> dict[str, Any]:
         if text and not text.endswith(("\n", "}")):
             raise files.Unreadable(f"{path}: cut in its last line; {REMEDY}")
         found = YAML(typ="safe").load(text) or {}
-    except FileNotFoundError:
+    except PipelineError:
         raise
-    except OSError as error:
-        raise files.Unreadable(f"{path}: cannot be read: {files.reason(error)}") from None
-    except UnicodeDecodeError as error:
-        raise files.Unreadable(f"{path}: not UTF-8 text ({error.reason}); {REMEDY}") from None
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f":{mark.line + 1}" if mark else ""
-        problem = " ".join(str(error.problem or error.context).split())
-        raise files.Unreadable(f"{path}{where}: not valid YAML: {problem}; {REMEDY}") from None
-    except (YAMLError, ValueError, TypeError, RecursionError) as error:
-        if isinstance(error, PipelineError):
-            raise
-        reason = files.reason(error).partition(" in ")[0]
-        raise files.Unreadable(f"{path}: not valid YAML: {reason}; {REMEDY}") from None
+    except Exception as error:  # whatever a value that cannot be makes Python raise
+        raise files.Unreadable(f"{params.not_yaml(path, error)}; {REMEDY}") from None
     records.parse(found, Lock, path, REMEDY)
     return found
 

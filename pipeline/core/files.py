@@ -200,6 +200,24 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
+def read_text(path: Path, remedy: str = "") -> str:
+    """Read UTF-8 text; ``remedy``, what to do if that fails, ends the messages.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        Unreadable: if it cannot be opened, or is no such text.
+    """
+    remedy = f"; {remedy}" if remedy else ""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Unreadable(f"{path}: cannot be read: {reason(error)}{remedy}") from None
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"{path}: not UTF-8 text ({error.reason}){remedy}") from None
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
@@ -207,19 +225,11 @@ def read_json(path: Path) -> Any:
         FileNotFoundError: if there is none.
         Unreadable: if it cannot be opened, is no JSON, or has NaN, infinity or a key twice.
     """
+    text = read_text(path)
     try:
         return json.loads(
-            path.read_bytes().decode("utf-8"),
-            object_pairs_hook=_once,
-            parse_float=_finite,
-            parse_constant=_finite,
+            text, object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite
         )
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise Unreadable(f"{path}: cannot be read: {reason(error)}") from None
-    except UnicodeDecodeError as error:
-        raise Unreadable(f"{path}: not UTF-8 text ({error.reason})") from None
     except RecursionError:
         raise Unreadable(f"{path}: not valid JSON (nested too deeply)") from None
     except ValueError as error:

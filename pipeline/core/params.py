@@ -189,16 +189,21 @@ def read_yaml(path: Path) -> Any:
         return YAML(typ="safe").load(text)
     except PipelineError as error:
         raise PipelineError(f"{path}: {error}") from None
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        problem = " ".join(str(error.problem or error.context).split())
-        raise PipelineError(f"{path}{where}: not valid YAML: {problem}") from None
     except Exception as error:
         # What Python says of a value that it cannot make, such as a date in month 13, passes
         # through the parser as it is; so it may be anything.
-        reason = " ".join(str(error).partition(' in "<')[0].partition(";")[0].split())
-        raise PipelineError(f"{path}: not valid YAML: {reason or type(error).__name__}") from None
+        raise PipelineError(not_yaml(path, error)) from None
+
+
+def not_yaml(path: Path, error: Exception) -> str:
+    """What the parser, or what it calls, has against a file, on one line."""
+    if isinstance(error, MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        problem = " ".join(str(error.problem or error.context).split())
+        return f"{path}{where}: not valid YAML: {problem}"
+    reason = " ".join(str(error).partition(' in "<')[0].partition(";")[0].split())
+    return f"{path}: not valid YAML: {reason or type(error).__name__}"
 
 
 def _text(path: Path) -> str:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.core import files
+from pipeline.core import files, params
 
 
 class Record(BaseModel):
@@ -53,15 +53,9 @@ def parse(value: Any, schema: type[R], path: Path, remedy: str) -> R:
 def mistakes(error: ValidationError) -> Iterable[str]:
     """What pydantic found, a line each: the key, its value, and what it should be."""
     for detail in error.errors():
-        key = ".".join(str(part) for part in detail["loc"])
+        key = params.joined(*detail["loc"])
         if detail["type"] == "missing":
             yield f"{key}: missing"
             continue
         message = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
-        yield f"{key} = {shortened(detail['input'])}: {message}" if key else message
-
-
-def shortened(value: Any, length: int = 60) -> str:
-    """A value for people, cut where it would fill the terminal."""
-    text = repr(value)
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+        yield f"{key} = {params.shown(detail['input'])}: {message}" if key else message

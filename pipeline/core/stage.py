@@ -39,7 +39,8 @@ def run(main: Callable[..., None]) -> None:
         parser.add_argument(name, help=f"a {name} of {paths.PARAMS}")
     arguments = vars(parser.parse_args())
     # What is asked to end does so as with Ctrl-C: temporary files are removed, locks let go.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in startup.STOPPING:
+        signal.signal(number, signal.default_int_handler)
     try:
         main(**arguments)
     except PipelineError as error:
@@ -48,7 +49,7 @@ def run(main: Callable[..., None]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(startup.STOPPED)
 
 
 @dataclass(frozen=True)
@@ -79,18 +80,31 @@ class Declared:
         return found
 
 
+def bodies(*stages: str) -> list[dict[str, Any]]:
+    """What dvc.yaml says of each of these stages; of one for many models, what it does for each.
+
+    Raises:
+        PipelineError: if the file cannot be read, or lacks one of them.
+    """
+    graph = params.read_yaml(paths.DVC_YAML)
+    known = graph.get("stages") if isinstance(graph, dict) else None
+    found = []
+    for stage in stages:
+        body = known.get(stage) if isinstance(known, dict) else None
+        body = body.get("do", body) if isinstance(body, dict) else None
+        if not isinstance(body, dict):
+            raise PipelineError(f"{paths.DVC_YAML}: stages.{stage}: missing; restore it from git")
+        found.append(body)
+    return found
+
+
 def declared(stage: str, model: str | None = None) -> Declared:
     """Read the dependencies of a stage from dvc.yaml, resolved for one model.
 
     Raises:
         PipelineError: if the file cannot be read, or does not say.
     """
-    graph = params.read_yaml(paths.DVC_YAML)
-    stages = graph.get("stages") if isinstance(graph, dict) else None
-    body = stages.get(stage) if isinstance(stages, dict) else None
-    body = body.get("do", body) if isinstance(body, dict) else None
-    if not isinstance(body, dict):
-        raise PipelineError(f"{paths.DVC_YAML}: stages.{stage}: missing; restore it from git")
+    (body,) = bodies(stage)
     replacements = {}
     if model is not None:
         chosen = params.entry(params.read(), model)

@@ -1,15 +1,22 @@
-"""What the code looked like before Python read it, so that an edit meanwhile is not missed.
+"""The first thing that a stage does, before the seconds that its imports take.
 
-Importing takes seconds, and a fingerprint that is taken after it would be of the new code while the
-old one runs. ``stages/__init__.py`` imports this module before anything else of the project; it
-takes a few milliseconds and needs the standard library alone.
+It looks at the code before Python reads it: a fingerprint that is taken after the imports would be
+of the new code while the old one runs. And it sees to it that Ctrl-C during them is one line and no
+traceback. ``stages/__init__.py`` imports this module before anything else of the project; it takes
+a few milliseconds and needs the standard library alone.
 """
 
 import os
+import signal
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 CODE = ("pipeline", "stages")
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPED = 130
+"""The exit code of what was stopped."""
 Facts = tuple[int, int, int, int]
 
 
@@ -49,6 +56,16 @@ def moved(paths: Iterable[Path]) -> list[str]:
         if before.get(name) != now.get(name) and any(map(Path(name).is_relative_to, wanted))
     )
 
+
+def stop_at_once(*_: Any) -> None:
+    """End this process in one line; for the time in which it holds nothing that must be let go."""
+    os.write(2, b"stopped\n")
+    os._exit(STOPPED)
+
+
+if sys.argv[0] == "-m":  # Python is about to run a stage, and no test imports one
+    for number in STOPPING:
+        signal.signal(number, stop_at_once)
 
 BEGUN_IN = os.getcwd()
 SEEN = look()

@@ -181,7 +181,7 @@ def _become(module: str, arguments: list[str], options: dict[str, Any]) -> NoRet
         os.chdir(options["cwd"])
         for name in [each for each in sys.modules if each.partition(".")[0] in PROJECT]:
             del sys.modules[name]
-        sys.argv = [module, *arguments]
+        sys.argv = ["-m", *arguments]  # as Python has it until it has found the module
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as error:

@@ -22,10 +22,20 @@ DATA_STAGE = {"processed": "preprocess", "domains": "domains"}
 """The stage that makes what a model is trained on (its key ``data``)."""
 JUDGE_STAGES = ("judge", "reference")
 """Needed by `evaluate` alone, so they run beside the trainings."""
+COMPARE = "compare"
 LAST_STAGES = ("report", "track")
 """They show more than any stage can depend on, dvc.lock and MLflow's store: see `repro`."""
 JUDGES, DATA, COMPARISON = "the-judges", "the-data", "the-comparison"
 """Chains of stages that are no model's; no model can be called so."""
+
+
+def check_graph() -> None:
+    """Refuse a damaged dvc.yaml: what it lacks would look like a model that failed.
+
+    Raises:
+        PipelineError: if it cannot be read, or a stage is missing.
+    """
+    stage.bodies(*DATA_STAGES, *JUDGE_STAGES, *dvc_lock.MODEL_STAGES, COMPARE, *LAST_STAGES)
 
 
 def stale_stages(slots: Slots) -> set[str] | None:
@@ -94,8 +104,8 @@ def chains(
             first = min(first, len(chain) - 1)
         if chain[first:]:
             plan[model] = chain[first:]
-    if compare and (plan or "compare" in stale):
-        plan[COMPARISON] = ["compare", *LAST_STAGES]
+    if compare and (plan or COMPARE in stale):
+        plan[COMPARISON] = [COMPARE, *LAST_STAGES]
     return plan
 
 

@@ -24,6 +24,7 @@ from pipeline.orchestration.display import Display, forget_logs, log
 from pipeline.orchestration.dvc_workers import STOPPED, Slots
 from pipeline.orchestration.plan import (
     ALL_NEED,
+    COMPARE,
     COMPARISON,
     DATA,
     JUDGE_STAGES,
@@ -81,6 +82,7 @@ def _reproduce(
             try:
                 looking = aside.submit(plan.stale_stages, slots)
                 check()
+                plan.check_graph()
                 _check_lock()
                 every = params.model_blocks(params.read())
                 chosen = list(every) if models is None else list(models)
@@ -158,7 +160,7 @@ def _run(chains: dict[str, list[str]], slots: Slots, jobs: int, force: bool, com
                     files.remove(paths.curve(name))
             if JUDGES in display.errors or display.unfinished:
                 raise PipelineError(reasons(display))
-            if compare and not runner.run(COMPARISON, ["compare"], always=LAST_STAGES):
+            if compare and not runner.run(COMPARISON, [COMPARE], always=LAST_STAGES):
                 raise PipelineError(reasons(display))
         except BaseException:
             slots.stop()
@@ -215,6 +217,7 @@ def make_judges() -> None:
     """
     chains = {JUDGES: [*ALL_NEED, *JUDGE_STAGES]}
     with _alone():
+        plan.check_graph()
         _check_lock()
         _refuse_running(chains)
         with slots_until_failure() as slots, Display(chains, 1) as display:

@@ -106,13 +106,9 @@ def rendered(text: str, path: Path) -> str:
 
 def _text(path: Path, remedy: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return files.read_text(path, remedy)
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file; {remedy}") from None
-    except OSError as error:
-        raise PipelineError(f"{path}: cannot be read: {files.reason(error)}; {remedy}") from None
-    except UnicodeDecodeError as error:
-        raise PipelineError(f"{path}: not UTF-8 text ({error.reason}); {remedy}") from None
 
 
 def leaders() -> str:

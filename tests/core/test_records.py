@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from pipeline.core import records
@@ -39,5 +41,13 @@ def test_other_keys_are_kept(tmp_path):
         records.read(tmp_path / "b.json", Point, "")
 
 
-def test_a_long_value_is_cut():
-    assert len(records.shortened("x" * 1000)) == 60
+def test_keys_and_values_of_whatever_characters_are_told_on_one_short_line(tmp_path):
+    class Table(records.Record):
+        rows: dict[str, int]
+
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"rows": {"two\nlines\0": "x\n" * 1000}}))
+    with pytest.raises(PipelineError, match=r"rows\.'two\\nlines\\x00' = 'x") as caught:
+        records.read(path, Table, "do this")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300

@@ -82,3 +82,14 @@ def test_a_folder_is_damaged_and_nothing_is_missing(tmp_path):
         tensors.load(tmp_path, "")
     with pytest.raises(FileNotFoundError):
         tensors.load(tmp_path / "a", "")
+
+
+def test_an_interrupt_is_no_damage(path, monkeypatch):
+    """Whoever presses Ctrl-C must not be told to delete what is whole."""
+
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "frombuffer", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        tensors.load(path, "")

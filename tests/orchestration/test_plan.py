@@ -1,12 +1,15 @@
 import json
+from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.core import files, params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.datasets import inputs
 from pipeline.orchestration import plan
 
+ROOT = Path(__file__).parents[2]
 EVERY = {"vae": {"data": "processed"}, "cyclegan": {"data": "domains"}}
 CHAIN = ["train@vae", "sample@vae", "evaluate@vae"]
 
@@ -147,3 +150,18 @@ def test_a_list_of_locks_that_was_cut_is_begun_anew(own):
     assert not plan.RWLOCK.exists()
     with pytest.raises(PipelineError, match="disk is full"):
         plan.stale_stages(Dvc((255, [broken]), (255, [broken])))
+
+
+@pytest.mark.parametrize("name", ["inputs", "judge", "evaluate", "compare", "track"])
+def test_a_graph_without_a_stage_is_refused(name, tmp_path, monkeypatch):
+    """DVC would call it unknown, and each model would seem to have failed."""
+    graph = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    for left in (graph, {"stages": {k: v for k, v in graph["stages"].items() if k != name}}):
+        with (tmp_path / "dvc.yaml").open("w") as stream:
+            YAML(typ="safe").dump(left, stream)
+        if left is graph:
+            plan.check_graph()
+            continue
+        with pytest.raises(PipelineError, match=rf"dvc\.yaml: stages\.{name}: missing"):
+            plan.check_graph()
