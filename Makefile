@@ -51,10 +51,10 @@ test-as: $(STAMP) ## the tests that compute, as a processor without AVX512 (or I
 	ONEDNN_MAX_CPU_ISA=$(if $(filter avx512,$(ISA)),AVX512_CORE,AVX2) ATEN_CPU_CAPABILITY=$(or $(ISA),avx2) \
 	python -m pytest -m "not slow and not cuda and not browser" $(COMPUTING)
 
-test-slow: $(STAMP) ## the slow tests
-	python -m pytest -m slow --ignore tests/faults
+test-slow: $(STAMP) ## the slow tests, fault injection among them
+	python -m pytest -m slow
 
-test-faults: $(STAMP) ## fault injection: kills, full disks, broken files (15 minutes)
+test-faults: $(STAMP) ## fault injection alone: kills, full disks, broken files (10 minutes)
 	python -m pytest -m slow tests/faults
 
 test-cuda: $(STAMP) ## the tests that need a GPU
