@@ -1,4 +1,8 @@
-"""The judge: small classifiers whose features carry FID and whose labels judge conditioning.
+"""The judges: small networks whose features carry FID.
+
+There are two kinds. Classifiers learn their features from labels, and judge conditioning, too;
+where there are no labels, or none that can be learnt, `pipeline.evaluation.label_free` has judges
+that learn from the images alone.
 
 Several are trained from different seeds, since the features of a single small network can flatter
 one family by luck. They are scaled so that the trace of the covariance of the training images'
@@ -7,11 +11,11 @@ features is d, which puts FIDs of different judges and data sets on one scale.
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,9 +28,11 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.core.progress import Progress
 from pipeline.datasets.store import Split
+from pipeline.evaluation import label_free
 from pipeline.evaluation.metrics import fid
 from pipeline.evaluation.protocol import judge_facts
 
+Kind = Literal["classifier", "label_free"]
 BATCH = 250
 SHIFT = 2
 MAX_NOISE = 0.1
@@ -130,10 +136,20 @@ def embed(
 
 
 class Judge:
-    """One trained classifier with its feature scale."""
+    """One trained network with its feature scale."""
 
-    def __init__(self, net: Classifier, scale: float, device: torch.device) -> None:
+    def __init__(
+        self, net: Classifier | label_free.Encoder, scale: float, device: torch.device
+    ) -> None:
         self.net, self.scale, self.device = net, scale, device
+
+    def look(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Scaled features float64 [N, d] and the predicted labels int64 [N], if it knows labels."""
+        if isinstance(self.net, label_free.Encoder):
+            features, predictions = label_free.embed(self.net, images, self.device), None
+        else:
+            features, predictions = embed(self.net, images, self.device)
+        return features.astype(np.float64) * self.scale, predictions
 
 
 @dataclass(frozen=True)
@@ -143,7 +159,8 @@ class Seen:
     Attributes:
         images: uint8 [N, C, H, W].
         features: of each judge, float64 [N, d], scaled.
-        predictions: of each judge, the class that it takes each image for, int64 [N].
+        predictions: of each judge, the class that it takes each image for, int64 [N]; none of
+            judges that know no labels.
     """
 
     images: np.ndarray
@@ -164,28 +181,31 @@ class Seen:
 
 def see(judges: Sequence[Judge], images: np.ndarray) -> Seen:
     """Show uint8 images [N, C, H, W] to every judge, once, in batches of `BATCH`."""
-    found = [embed(judge.net, images, judge.device) for judge in judges]
+    found = [judge.look(images) for judge in judges]
     return Seen(
         images,
-        tuple(
-            features.astype(np.float64) * judge.scale
-            for judge, (features, _) in zip(judges, found, strict=True)
-        ),
-        tuple(predictions for _, predictions in found),
+        tuple(features for features, _ in found),
+        tuple(predictions for _, predictions in found if predictions is not None),
     )
 
 
-def recipe(judge: params.Judge) -> str:
+def recipe(judge: params.Judge, kind: Kind = "classifier") -> str:
     """Hash of what makes the judges: the code of it and their parameters, not their weights.
 
     Weights differ between processors, which makes no other judges of them. Of the code the
     definitions count that decide what a judge is, wherever they stand, and the numbers that they
-    take from this module.
+    take from this module; and of the parameters, those of this kind.
     """
-    made_by = (Classifier, augment, train_classifier, embed, facts)
+    if kind == "label_free":
+        made_by = (*label_free.RECIPE, label_free_facts)
+        constants = {name: getattr(label_free, name) for name in label_free.CONSTANTS}
+        parameters = judge.model_dump(include={"seeds", "features", "label_free"})
+    else:
+        made_by = (Classifier, augment, train_classifier, embed, facts)
+        constants = {"SHIFT": SHIFT, "MAX_NOISE": MAX_NOISE}
+        parameters = judge.model_dump(exclude={"kind", "label_free"})
     code = {each.__name__: inspect.getsource(each) for each in made_by}
-    constants = {"SHIFT": SHIFT, "MAX_NOISE": MAX_NOISE}
-    return files.sha256_of({"code": code, "constants": constants, "params": judge.model_dump()})
+    return files.sha256_of({"code": code, "constants": constants, "params": parameters})
 
 
 def facts(
@@ -208,16 +228,65 @@ def facts(
     }
 
 
+def label_free_facts(
+    net: label_free.Encoder, seed: int, train: np.ndarray, device: torch.device
+) -> dict[str, Any]:
+    """Seed and feature scale of one judge without labels, by the uint8 training images.
+
+    Raises:
+        PipelineError: if the features do not vary, so that no scale exists.
+    """
+    features = label_free.embed(net, train, device)
+    spread = float(np.trace(fid.moments(features).covariance))
+    if spread <= 0:
+        raise PipelineError(
+            f"judge {seed}: its features are constant; change judge.label_free.learning_rate"
+        )
+    return {"seed": seed, "scale": math.sqrt(features.shape[1] / spread), "accuracy": None}
+
+
+def learnt(accuracy: float, labels: np.ndarray) -> bool:
+    """Whether classifiers learnt the labels int64 [N] of images that they never saw.
+
+    Their mean accuracy has to be above that of always naming the most frequent class, by a tenth
+    of what is left to 1 and by four standard errors of as many such answers.
+    """
+    share = float(np.bincount(labels).max() / len(labels))
+    stderr = math.sqrt(share * (1 - share) / len(labels))
+    return accuracy > share + max(0.1 * (1 - share), 4 * stderr)
+
+
 def save(
-    folder: Path, nets: dict[int, Classifier], judge: params.Judge, each: list[dict[str, Any]]
+    folder: Path,
+    nets: Mapping[int, Classifier | label_free.Encoder],
+    judge: params.Judge,
+    each: list[dict[str, Any]],
+    *,
+    kind: Kind = "classifier",
+    why: str = "",
 ) -> None:
-    """Write the classifiers by seed and ``judge.json``, whole or not at all."""
+    """Write the networks by seed and ``judge.json``, whole or not at all.
+
+    Args:
+        folder: where.
+        nets: all of one ``kind``.
+        judge: the section of params.yaml.
+        each: what `facts` or `label_free_facts` says of each.
+        kind: which of the two.
+        why: in words, why it is this kind.
+    """
     with files.replacing_folder(folder) as temporary:
         for seed, net in nets.items():
             tensors.save(temporary / f"{seed}.safetensors", net.state_dict())
         files.write_json(
             temporary / "judge.json",
-            {"recipe": recipe(judge), "features": judge.features, "judges": each},
+            {
+                "recipe": recipe(judge, kind),
+                "kind": kind,
+                "why": why,
+                "features": judge.features,
+                "judges": each,
+            },
         )
 
 
@@ -228,11 +297,12 @@ def load(folder: Path, spec: ImageSpec, device: torch.device) -> list[Judge]:
         PipelineError: if something is missing, damaged, or made for other images.
     """
     found = judge_facts(folder)
+    network = label_free.Encoder if found["kind"] == "label_free" else Classifier
     remedy = f"delete {folder}, and the next run restores it or trains again"
     judges = []
     for each in found["judges"]:
         file = folder / f"{each['seed']}.safetensors"
-        net = Classifier(spec, found["features"])
+        net = network(spec, found["features"])
         try:
             state, _ = tensors.load(file, remedy)
             net.load_state_dict(state)

@@ -5,7 +5,7 @@ each model and the comparison all take them from here.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,18 +18,24 @@ METRIC_VERSION = "1"
 """Raised by hand whenever a metric's code gives other numbers for the same images."""
 
 
+FEATURES = {"classifier": "judge", "label_free": "label-free"}
+"""What features of each kind of judge are called."""
+
+
 class OneJudge(records.Record):
     """What ``judge.json`` says of one judge; see `pipeline.evaluation.judge.facts`."""
 
     seed: int = Field(ge=0)
     scale: float = Field(gt=0)
-    accuracy: float = Field(ge=0, le=1)
+    accuracy: float | None = Field(ge=0, le=1)
 
 
 class Judges(records.Record):
     """The content of ``judge.json``."""
 
     recipe: str
+    kind: Literal["classifier", "label_free"]
+    why: str
     features: int = Field(ge=1)
     judges: list[OneJudge] = Field(min_length=1)
 
@@ -69,7 +75,7 @@ def reference_index(total: int, split_name: str, n: int, seed: int) -> np.ndarra
 
 
 def judge_facts(folder: Path = paths.JUDGE) -> dict[str, Any]:
-    """``judge.json``: recipe, number of features, and `pipeline.evaluation.judge.facts` of each.
+    """``judge.json``: recipe, kind and why, number of features, and what is known of each.
 
     Raises:
         PipelineError: if no judge was trained, or the file holds anything else.
@@ -100,7 +106,7 @@ def protocol(store: Store, judges: dict[str, Any], n: int, split: str, seed: int
         "n_reference": n,
         "reference_split": split,
         "reference_seed": seed,
-        "fid_features": f"judge-{judges['features']}x{len(judges['judges'])}",
+        "fid_features": f"{FEATURES[judges['kind']]}-{judges['features']}x{len(judges['judges'])}",
         "metric_version": METRIC_VERSION,
     }
 

@@ -204,7 +204,8 @@ def of_samples(samples: Seen, asked: np.ndarray | None, real: Real) -> dict[str,
     """All that judges say of a set of samples: `measure`, `copying`, and of their labels.
 
     ``label_accuracy`` is the share that the judges take for the class that was asked for, None
-    where none was; real images of the split have ``label_accuracy_real``.
+    where none was or the judges know no labels; real images of the split have
+    ``label_accuracy_real``.
 
     Args:
         samples: as many as there are reference images.
@@ -217,13 +218,14 @@ def of_samples(samples: Seen, asked: np.ndarray | None, real: Real) -> dict[str,
         "label_accuracy": None,
     }
     if asked is not None:
-        found |= {
-            "label_accuracy": accuracy(samples, asked),
-            "label_accuracy_real": accuracy(real.split, real.labels),
-            **by_class(
-                (samples, asked), (real.split, real.labels), (real.train, real.train_labels)
-            ),
-        }
+        found |= by_class(
+            (samples, asked), (real.split, real.labels), (real.train, real.train_labels)
+        )
+        if samples.predictions:
+            found |= {
+                "label_accuracy": accuracy(samples, asked),
+                "label_accuracy_real": accuracy(real.split, real.labels),
+            }
     return found
 
 

@@ -58,11 +58,12 @@ def measure(
       knows the truth.
     - ``translation_label_accuracy``: share of images translated from B to A in which the judges see
       the class that was translated, as a mean over judges. ``..._real`` is what they see in the
-      truth, ``..._identity`` in the untranslated images. None where nobody knows the truth.
+      truth, ``..._identity`` in the untranslated images. None where nobody knows the truth, or
+      the judges know no labels.
 
     Args:
         family: the model; all values are None if it does not translate.
-        judges: classifiers trained on the data set that the domains were made of.
+        judges: trained on the data set that the domains were made of.
         store: the images that it is trained on, with two domains if it translates.
         split: which split is judged.
         seed: chooses the images for FID where a domain has more than are needed.
@@ -124,7 +125,7 @@ def _errors(split: Split, a_to_b: np.ndarray, b_to_a: np.ndarray) -> dict[str, f
 
 def _labels(split: Split, judges: Sequence[Judge], made_a: Seen, real_b: Seen) -> dict[str, float]:
     """Whether images of B, which the classes are known of, keep them as images of A."""
-    if split.truth_ab is None or split.truth_ba is None:
+    if split.truth_ab is None or split.truth_ba is None or not made_a.predictions:
         return {}
     truth = see(judges, split.truth_ba)
     return {

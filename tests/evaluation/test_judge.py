@@ -235,7 +235,7 @@ def test_recipe_depends_on_the_code_that_makes_a_judge(tmp_path, monkeypatch, ol
     ("old", "new"),
     [
         ("class Judge:", "class Judge:"),
-        ('"""The judge: small classifiers', '"""Other words: small classifiers'),
+        ('"""The judges: small networks', '"""Other words: small networks'),
         ("    def take(self", "    def taken(self"),
         ('"""Load what `save` wrote.', '"""Read it again.'),
         ("class Classifier(", "def more():\n    pass\n\n\nclass Classifier("),

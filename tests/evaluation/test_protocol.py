@@ -16,6 +16,8 @@ from pipeline.evaluation.protocol import (
 
 JUDGE = {
     "recipe": "r" * 64,
+    "kind": "classifier",
+    "why": "there are labels",
     "features": 64,
     "judges": [{"seed": seed, "scale": 1.0, "accuracy": 0.9} for seed in (1, 2, 3)],
 }
