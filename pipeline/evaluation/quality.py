@@ -65,7 +65,7 @@ def measure(found: Seen, real: Seen) -> dict[str, float]:
         overlaps.append(neighbours.overlap(features, wanted))
     coverages = [each.coverage for each in overlaps]
     return {
-        "fid": _geometric_mean(distances),
+        "fid": geometric_mean(distances),
         "fid_min": min(distances),
         "fid_max": max(distances),
         "kid": float(np.mean(kernels)),
@@ -82,10 +82,18 @@ def measure(found: Seen, real: Seen) -> dict[str, float]:
 
 def distance(found: Seen, real: Seen) -> float:
     """FID alone, the geometric mean over judges; errors are those of `measure`."""
+    return geometric_mean(distances(found, real))
+
+
+def distances(found: Seen, real: Seen) -> list[float]:
+    """FID alone, of each judge; errors are those of `measure`."""
     _check(found, real)
-    return _geometric_mean(
-        [_distance(*each) for each in zip(found.features, real.features, strict=True)]
-    )
+    return [_distance(*each) for each in zip(found.features, real.features, strict=True)]
+
+
+def geometric_mean(distances: Sequence[float]) -> float:
+    """The mean on the scale of ratios, of numbers that may be 0."""
+    return float(np.exp(np.log(np.maximum(distances, 1e-12)).mean()))
 
 
 def accuracy(found: Seen, labels: np.ndarray) -> float:
@@ -237,10 +245,6 @@ def _check(found: Seen, real: Seen) -> None:
 
 def _distance(features: np.ndarray, real: np.ndarray) -> float:
     return max(0.0, fid.frechet_distance(fid.moments(features), fid.moments(real)))
-
-
-def _geometric_mean(distances: Sequence[float]) -> float:
-    return float(np.exp(np.log(np.maximum(distances, 1e-12)).mean()))
 
 
 def _flat(images: np.ndarray) -> np.ndarray:

@@ -1,0 +1,152 @@
+"""Whether the judges judge: what is known to be worse must score worse, for each of them.
+
+A judge that does not see damage ranks nothing, and looks like any other. So after they were
+trained, all judges rank what `pipeline.evaluation.ladders` spoils in known order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from pipeline.core import seeds
+from pipeline.datasets.store import Store
+from pipeline.evaluation import ladders, protocol
+from pipeline.evaluation.judge import Judge, Seen, see
+from pipeline.evaluation.quality import distance, distances, geometric_mean
+
+SEEN = 1.5
+"""The last rung of every ladder must have this many times the FID of real images."""
+MISSING = 1.1
+"""And the first kind that is missing this many times."""
+SLACK = 0.25
+"""Up to this share of the FID of real images a rung may be below the one before: chance decides
+what damage that is too small to be seen scores."""
+APART = 5.0
+"""How far the highest FID of a rung may be above the lowest over judges, where damage is seen."""
+SHIFT = 2.0
+"""From where on another split is said to show other images than the training images."""
+HALVES = 5
+"""How often the training images are halved, to see what images of one kind differ by."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judges were found to be worth.
+
+    Attributes:
+        reasons: why their FIDs rank nothing, a sentence each; none if they do.
+        shift: FID between training images and the evaluated split, over that between two halves of
+            the training images, as many each; about 1 where both show the same.
+        ladders: FID of each rung, by ladder and label, the geometric mean over judges.
+    """
+
+    reasons: list[str]
+    shift: float
+    ladders: dict[str, dict[str, float]]
+
+    def facts(self) -> dict[str, Any]:
+        """For a file of results."""
+        return {
+            "ranks": not self.reasons,
+            "reasons": self.reasons,
+            "shift": self.shift,
+            "shifted": self.shift > SHIFT,
+            "ladders": self.ladders,
+        }
+
+
+def judge_the_judges(
+    store: Store, judges: Sequence[Judge], *, n: int, split: str, seed: int
+) -> Verdict:
+    """Have the judges rank what is known.
+
+    Args:
+        store: the data set.
+        judges: all of them.
+        n: images per FID, at least 2.
+        split: the split whose images are compared with.
+        seed: of the choice of images and of the damage.
+
+    Raises:
+        PipelineError: if the split has fewer than n images.
+    """
+    wanted = see(judges, protocol.reference_images(store, split, n, seed))
+    found: dict[str, dict[str, list[float]]] = {}
+    train = store.split("train")
+    for rung in ladders.rungs(train, n, seed):
+        images = see(judges, rung.images)
+        found.setdefault(rung.ladder, {})[rung.label] = distances(
+            images, wanted.take(np.arange(len(images)))
+        )
+    mean = {
+        ladder: {label: geometric_mean(each) for label, each in steps.items()}
+        for ladder, steps in found.items()
+    }
+    shift = _shift(see(judges, np.array(train.images)), wanted, seed)
+    return Verdict(_reasons(found), shift, mean)
+
+
+def _reasons(found: dict[str, dict[str, list[float]]]) -> list[str]:
+    """What is out of order, a sentence for each kind of damage."""
+    steps = dict(found)
+    [real] = steps.pop(ladders.REAL).values()
+    reasons = [
+        reason
+        for ladder, rungs in steps.items()
+        if (reason := _of_ladder(ladder, rungs, real)) is not None
+    ]
+    [mean] = steps["mean"].values()
+    label, values = list(steps["blur"].items())[-1]
+    if any(a >= b for a, b in zip(values, mean, strict=True)):
+        reasons.append(
+            f"{label} has FID {geometric_mean(values):.2f}, and the mean image, of which nothing "
+            f"is left to see, {geometric_mean(mean):.2f}"
+        )
+    apart = [
+        f"{label} has FID {min(values):.2f} to {max(values):.2f}"
+        for rungs in steps.values()
+        for label, values in rungs.items()
+        if min(values) > 2 * max(real) and max(values) > APART * min(values)
+    ]
+    if apart:
+        reasons.append(f"the judges disagree: {', '.join(apart)}")
+    return reasons
+
+
+def _of_ladder(ladder: str, rungs: dict[str, list[float]], real: list[float]) -> str | None:
+    """Why the judges cannot rank this kind of damage; None if they can."""
+    (first, least), *_, (last, most) = [*rungs.items(), *rungs.items()]
+
+    def blind(values: list[float], factor: float) -> int:
+        return sum(b < factor * a for a, b in zip(real, values, strict=True))
+
+    for label, values, factor in ((last, most, SEEN), (first, least, MISSING)):
+        if (label == last or ladder == "missing") and blind(values, factor):
+            return (
+                f"{blind(values, factor)} of {len(real)} judges hardly see {label}: FID "
+                f"{geometric_mean(values):.2f}, and real images have {geometric_mean(real):.2f}"
+            )
+    for one, other in pairwise([("real images", real), *rungs.items()]):
+        pairs = zip(one[1], other[1], real, strict=True)
+        if any(after < before - SLACK * floor for before, after, floor in pairs):
+            return (
+                f"{other[0]} scores better than {one[0]}: FID {geometric_mean(other[1]):.2f} after "
+                f"{geometric_mean(one[1]):.2f}"
+            )
+    return None
+
+
+def _shift(train: Seen, wanted: Seen, seed: int) -> float:
+    m = min(len(train) // 2, len(wanted))
+    within, across = [], []
+    for k in range(HALVES):
+        order = np.argsort(
+            np.random.Philox(seeds.derive(seed, "halves", k)).random_raw(len(train)), kind="stable"
+        )
+        one = train.take(order[:m])
+        within.append(distance(one, train.take(order[m : 2 * m])))
+        across.append(distance(one, wanted.take(seeds.subset(len(wanted), m, seed, "halves", k))))
+    return float(np.mean(across) / np.mean(within))
