@@ -76,7 +76,7 @@ def git(*command):
 
 def write(now):
     """Write metrics, each with what always stands beside it."""
-    paths.MODEL_METRICS.mkdir(parents=True, exist_ok=True)
+    HOME.models.mkdir(parents=True, exist_ok=True)
     for model, found in now.items():
         whole = {"model": model, "family": model, "dataset": "toy", **found}
         for key in ("fid", "coverage"):
@@ -84,4 +84,4 @@ def write(now):
         if found.get("bits_per_dim") is not None:
             whole |= {"bits_per_dim_stderr": 0.01, "nats_per_image": 700.0}
             whole |= {"likelihood_bound": "elbo"}
-        paths.model_metrics(model).write_text(json.dumps(whole))
+        HOME.model_metrics(model).write_text(json.dumps(whole))

@@ -291,6 +291,6 @@ def test_recommend_prints_what_to_take(project, capsys):
 
 
 def test_recommend_names_the_stage_that_is_missing(project, capsys):
-    paths.REFERENCE.unlink()
+    HOME.reference.unlink()
     assert cli.main(["recommend"]) == 1
     assert "run `dvc repro reference`" in capsys.readouterr().err

@@ -36,7 +36,7 @@ JUNK = {
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = paths.model_metrics("vae")
+    path = HOME.model_metrics("vae")
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(WHOLE))
     return path
@@ -92,7 +92,7 @@ def test_committed_results_are_read_as_they_are(path):
 
 
 def test_committed_references_are_read_as_they_are():
-    path = ROOT / paths.REFERENCE
+    path = ROOT / HOME.reference
     assert results.of_references(path) == json.loads(path.read_text())
 
 

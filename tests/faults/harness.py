@@ -212,7 +212,7 @@ def _add_committed(clone: Clone) -> None:
             "configuration": spread.configuration(clone.params, name),
             **spread.summary(runs, (0, 0)),
         }
-        files.write_json(paths.thorough_metrics(name), result)
+        files.write_json(HOME.thorough_metrics(name), result)
     rules = list(clone.params["gate"]["metrics"])
     both = [found, {name: moved(1.001, metrics) for name, metrics in found.items()}]
     baseline.summarised(both, rules).write()

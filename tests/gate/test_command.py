@@ -75,11 +75,11 @@ def test_github_gets_a_summary_and_annotations(project, capsys, monkeypatch):
         (lambda: spoil_entry(n=10**400), "models.vae.fid.n = 1000"),
         (lambda: spoil_entry(std=1), "models.vae.fid.std = 1: "),
         (lambda: baseline.PATH.write_bytes(b"\xff\xfe"), "baseline.json: not UTF-8 text"),
-        (lambda: paths.model_metrics("vae").write_text("[]"), "vae.json: should be a valid dic"),
-        (lambda: rewrite(paths.model_metrics("vae"), fid="5"), "vae.json: fid = '5': should be"),
-        (lambda: rewrite(paths.model_metrics("vae"), model="ae"), "should be 'vae', as the file"),
+        (lambda: HOME.model_metrics("vae").write_text("[]"), "vae.json: should be a valid dic"),
+        (lambda: rewrite(HOME.model_metrics("vae"), fid="5"), "vae.json: fid = '5': should be"),
+        (lambda: rewrite(HOME.model_metrics("vae"), model="ae"), "should be 'vae', as the file"),
         (lambda: paths.WORK.joinpath("gate").touch(), "work/gate/gate.json"),
-        (lambda: paths.model_metrics("vae").write_text("{"), "vae.json: not valid JSON"),
+        (lambda: HOME.model_metrics("vae").write_text("{"), "vae.json: not valid JSON"),
         (lambda: paths.PARAMS.write_text("models: {vae: {}}\n"), "gate: missing section"),
     ],
 )
@@ -92,8 +92,8 @@ def test_what_cannot_be_compared_exits_with_2(project, spoil, told, capsys):
 
 
 def test_every_broken_file_has_a_line(project, capsys):
-    rewrite(paths.model_metrics("vae"), fid=None)
-    paths.model_metrics("cgan").write_text("<<<<<<< ours")
+    rewrite(HOME.model_metrics("vae"), fid=None)
+    HOME.model_metrics("cgan").write_text("<<<<<<< ours")
     assert cli.main(["gate"]) == 2
     first, second = sorted(capsys.readouterr().err.splitlines())
     assert "cgan.json: not valid JSON" in first
@@ -161,7 +161,7 @@ def test_what_nobody_thought_of_exits_with_2(project, monkeypatch, capsys):
 
 def test_no_metrics_at_all_is_a_failure(project):
     for model in FIDS:
-        paths.model_metrics(model).unlink()
+        HOME.model_metrics(model).unlink()
     assert cli.main(["gate"]) == 1
 
 
@@ -273,7 +273,7 @@ def test_a_model_that_was_removed_is_accepted_like_any_change(project):
 def test_what_is_missing_is_not_accepted(project, capsys):
     before = baseline.PATH.read_text()
     write(changed("vae", bits_per_dim=None))
-    paths.model_metrics("ddpm").unlink()
+    HOME.model_metrics("ddpm").unlink()
     assert cli.main(["gate", "--accept", "never mind"]) == 2
     told = capsys.readouterr().err
     assert "ddpm: fid (the model has no metrics)" in told

@@ -26,7 +26,7 @@ METRICS = {
 def results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths.PARAMS.write_text("models: {vae: {family: vae}, gan: {family: gan}}\n")
-    files.write_json(paths.model_metrics("vae"), METRICS)
+    files.write_json(HOME.model_metrics("vae"), METRICS)
     set_floors({"vae": {"at_most": {"bits_per_dim": 1.38}}})
 
 
@@ -105,6 +105,6 @@ def test_floors_among_what_the_tools_remove_are_refused(results):
 
 
 def test_nan_never_passes(results):
-    paths.model_metrics("vae").write_text('{"bits_per_dim": NaN}')
+    HOME.model_metrics("vae").write_text('{"bits_per_dim": NaN}')
     with pytest.raises(PipelineError, match=r"vae\.json: not valid JSON \(NaN is no finite number"):
         floors.check("floors.json")

@@ -48,7 +48,7 @@ def test_metrics_of_a_familys_own_are_known_where_a_result_or_the_baseline_has_t
     with pytest.raises(PipelineError, match=r"metrics\.text") as raised:
         rules(**own)
     assert "own_error" not in str(raised.value).partition(";")[0]
-    paths.model_metrics("ddpm").write_text("{")
+    HOME.model_metrics("ddpm").write_text("{")
     del own["metrics"]["text"]
     rules(**own)
     write(same(base()))

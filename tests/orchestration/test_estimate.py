@@ -20,10 +20,10 @@ def test_what_was_measured_here_is_expected_again():
 
 
 def test_what_is_unknown_is_guessed_by_its_operations():
-    paths.MODEL_METRICS.mkdir(parents=True)
+    HOME.models.mkdir(parents=True)
     for model, images in (("small", 1_000), ("large", 100_000)):
         facts = {"training_flops_per_image": 10_000_000, "images_seen": images}
-        paths.model_metrics(model).write_text(json.dumps(facts))
+        HOME.model_metrics(model).write_text(json.dumps(facts))
     found = Durations()
     assert found.expected("train@large") > found.expected("train@small")
     assert found.expected("train@nobody") == estimate.TYPICAL["train"]
@@ -82,8 +82,8 @@ def test_a_memory_that_cannot_be_written_is_no_error():
     ],
 )
 def test_damaged_metrics_are_no_guide(text):
-    paths.MODEL_METRICS.mkdir(parents=True)
-    paths.model_metrics("vae").write_text(text)
+    HOME.models.mkdir(parents=True)
+    HOME.model_metrics("vae").write_text(text)
     assert estimate.guess("train@vae") == estimate.TYPICAL["train"]
 
 

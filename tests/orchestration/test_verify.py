@@ -105,7 +105,7 @@ def project(tmp_path, monkeypatch):
     for name in ("pipeline", "stages"):
         (tmp_path / name).mkdir()
     write_lock({"train@vae": entry("vae")})
-    files.write_text(paths.curve("vae"), "step,images,model/loss\n10,160,2.5\n")
+    files.write_text(HOME.curve("vae"), "step,images,model/loss\n10,160,2.5\n")
     monkeypatch.setattr(verify.replicas, "_cache", lambda: tmp_path / "cache")
     return tmp_path
 
@@ -128,7 +128,7 @@ def trained(monkeypatch, weights):
 
     def retrain(folder, data, before, jobs):
         write_lock({f"train@{name}": entry(name, weights) for name in data}, folder / "dvc.lock")
-        files.write_text(folder / paths.curve("vae"), "step,images,model/loss\n10,160,2.5\n")
+        files.write_text(folder / HOME.curve("vae"), "step,images,model/loss\n10,160,2.5\n")
 
     monkeypatch.setattr(verify, "_retrain", retrain)
 

@@ -49,19 +49,19 @@ def project(tmp_path, monkeypatch):
         "cvae": {"family": "vae", **block, "network": {"conditional": True}},
     }
     paths.PARAMS.write_text(json.dumps({"models": models}))
-    paths.MODEL_METRICS.mkdir(parents=True)
-    paths.REFERENCE.write_text(json.dumps(REFERENCE))
+    HOME.models.mkdir(parents=True)
+    HOME.reference.write_text(json.dumps(REFERENCE))
     likely = {"bits_per_dim": 1.33888, "bits_per_dim_stderr": 0.01, "nats_per_image": 727.6}
     write("vae", family="vae", fid=15.658, likelihood_bound="elbo", label_accuracy=None, **likely)
     write("dcgan", family="gan", fid=7.333, protocol="another")
-    paths.COMPARISON_MD.write_text("# Comparison\n\n## Quality\n\n| a |\n\n## Cost\n")
+    HOME.comparison_md.write_text("# Comparison\n\n## Quality\n\n| a |\n\n## Cost\n")
     return tmp_path
 
 
 def write(model, **metrics):
     judges = {"fid_min": metrics["fid"], "fid_max": metrics["fid"]}
     result = {**SHARED, "model": model, "reconstruction_mse": None, **judges, **metrics}
-    paths.model_metrics(model).write_text(json.dumps(result))
+    HOME.model_metrics(model).write_text(json.dumps(result))
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_the_readmes_table_is_at_most_eight_columns_wide(committed):
 
 
 def test_the_readme_begins_with_what_the_table_supports(committed):
-    rows = collect.project_rows(params.read(), collect.read_reference(paths.REFERENCE))
+    rows = collect.project_rows(params.read(), collect.read_reference(HOME.reference))
     for answer in recommendation.answers(rows):
         assert f"- **{answer.purpose.strip()}**: {answer.model}, " in documents.leaders()
 
@@ -126,12 +126,12 @@ def test_without_results_there_is_nothing_to_write(project):
     Path("README.md").write_text(f"{LEADERS.begin}{LEADERS.end}")
     Path("docs").mkdir()
     documents.RESULTS.write_text(page)
-    reference = paths.REFERENCE.read_text()
-    paths.REFERENCE.unlink()
+    reference = HOME.reference.read_text()
+    HOME.reference.unlink()
     with pytest.raises(PipelineError, match="dvc repro reference"):
         documents.write()
-    paths.COMPARISON_MD.unlink()
-    paths.REFERENCE.write_text(reference)
+    HOME.comparison_md.unlink()
+    HOME.reference.write_text(reference)
     with pytest.raises(PipelineError, match=r"comparison\.md: no such file; run `make repro`"):
         documents.rendered(page, documents.RESULTS)
     assert documents.RESULTS.read_text() == page

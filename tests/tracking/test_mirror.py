@@ -177,7 +177,7 @@ def test_removed_model_keeps_its_run_but_is_not_current(project, capsys):
 
 def test_failed_model_is_skipped_and_not_current(project, capsys):
     track()
-    paths.model_metrics("ddpm").unlink()
+    HOME.model_metrics("ddpm").unlink()
     capsys.readouterr()
     track()
     printed = capsys.readouterr()
@@ -199,7 +199,7 @@ def test_model_that_dvc_has_not_recorded_is_skipped(project, capsys):
 def test_without_any_result_nothing_is_current(project):
     track()
     for model in project.models:
-        paths.model_metrics(model).unlink()
+        HOME.model_metrics(model).unlink()
     track()
     assert current() == {}
 
@@ -216,7 +216,7 @@ def test_missing_lock_file_is_one_line(project):
      b'{"a": 1, "a": 2}', b"[" * 100_000, b"null"],
 )  # fmt: skip
 def test_a_damaged_metrics_file_is_refused_by_its_name(project, content):
-    paths.model_metrics("vae").write_bytes(content)
+    HOME.model_metrics("vae").write_bytes(content)
     refused_before_anything_is_written(r"^metrics/models/vae.json: ")
 
 
