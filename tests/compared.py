@@ -8,6 +8,8 @@ import pytest
 from pipeline.core import arrays, paths
 from pipeline.datasets.store import Split, write
 
+HOME = paths.Results("toy")
+
 PROTOCOL = {
     "dataset": "toy",
     "data_sha256": "d" * 64,
@@ -93,9 +95,10 @@ def project(tmp_path, monkeypatch):
     """A folder in which the stages before ``compare`` have run; ``broken`` failed."""
     monkeypatch.chdir(tmp_path)
     blocks = "".join(f"  {name}: {{family: {each['family']}}}\n" for name, each in MODELS.items())
-    paths.PARAMS.write_text(f"models:\n{blocks}")
+    paths.PARAMS.write_text(f"data: {{name: toy, title: toy}}\nmodels:\n{blocks}")
     paths.DVC_YAML.write_text(
-        "stages:\n  compare:\n    deps: [metrics/models, metrics/reference.json]\n"
+        "stages:\n  compare:\n    deps: ["
+        "'metrics/${data.title}/models', 'metrics/${data.title}/reference.json']\n"
         "    params: [models]\n"
     )
     write(

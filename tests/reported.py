@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from compared import MODELS, reference, rewrite
+from compared import HOME, MODELS, reference, rewrite
 from compared import project as project
 from PIL import Image
 

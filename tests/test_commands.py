@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compared import HOME
 from compared import project as project
 from ruamel.yaml import YAML
 

@@ -16,6 +16,8 @@ from pipeline import families
 from pipeline.core import files, params, paths
 from pipeline.tracking import mirror, mlflow_store, sqlite_file
 
+HOME = paths.Results("mnist-5k")
+
 ROOT = Path(__file__).parents[1]
 FAMILIES = {"dcgan": "gan", "ddpm": "ddpm", "vae": "vae"}
 PICTURES = ("reconstructions", "samples")
@@ -85,7 +87,11 @@ class Project:
             for model in self.models
         }
         # JSON is YAML, too.
-        content = {"train": {"seed": 3, "budget": 1.0}, "models": blocks}
+        content = {
+            "data": {"title": HOME.title},
+            "train": {"seed": 3, "budget": 1.0},
+            "models": blocks,
+        }
         paths.PARAMS.write_text(json.dumps(content))
 
     def write_lock(self) -> None:

@@ -111,7 +111,7 @@ def check_title(data: Data, path: Path = paths.PARAMS) -> None:
     Raises:
         PipelineError: if they are.
     """
-    if data.title != data.name and data.title in MODULES:
+    if data.name in MODULES and data.title in {*MODULES} - {data.name}:
         raise PipelineError(
             f"{path}: data.title = '{data.title}': another data set is called so, and its results "
             f"are in {paths.Results(data.title).folder}; set data.title to {data.name}, or to a "

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from compared import MODELS, NOTHING, PROTOCOL, fid, images, reference, rewrite
+from compared import HOME, MODELS, NOTHING, PROTOCOL, fid, images, reference, rewrite
 from compared import project as project
 from PIL import Image
 
@@ -38,7 +38,9 @@ def test_how_far_behind_is_a_paired_difference(project):
     score("zeta", hard + gaps)
     paths.scores_dir("alpha").mkdir()
     listed = collect.rows(MODELS, HOME.model_metrics, reference())
-    found = {row["model"]: row for row in collect.behind(listed, paths.scores_dir)}
+    found = {
+        row["model"]: row for row in collect.behind(listed, paths.scores_dir, HOME.model_metrics)
+    }
     unit = 1.25 / (hard + gaps).mean()
     assert found["zeta"]["bits_per_dim_behind"] == pytest.approx(unit * gaps.mean())
     stderr = gaps.std(ddof=1) / np.sqrt(40)
@@ -140,8 +142,8 @@ def test_every_broken_file_is_named_at_once(project):
         compare.main()
     lines = str(raised.value).splitlines()
     assert [line.partition(": ")[0] for line in dict.fromkeys(lines)] == [
-        "metrics/models/zeta.json", "metrics/models/alpha.json",
-        *["metrics/external/foreign.json"] * 4, "metrics/external/stray.json",
+        "metrics/toy/models/zeta.json", "metrics/toy/models/alpha.json",
+        *["metrics/toy/external/foreign.json"] * 4, "metrics/toy/external/stray.json",
     ]  # fmt: skip
     assert "NaN is no finite number" in lines[0]
     assert "fid is null, though fid_min is there" in lines[1]
@@ -232,7 +234,7 @@ def test_rows_of_the_picture(rows):
     rows = change(rows, "alpha", label_accuracy=0.9)
     shutil.rmtree(paths.samples_dir("exact"))
     rows = change(rows, "exact", fid=None)
-    found = dict(collect.pictured(rows, paths.samples_dir, real))
+    found = dict(collect.pictured(rows, paths.samples_dir, HOME.model_metrics, real))
     assert list(found) == [
         "real images", "zeta", "alpha (by class)", "broken (failed)", "exact (no samples)",
         "stranger",
@@ -248,17 +250,17 @@ def test_a_model_that_only_translates_shows_domain_b_as_domain_a(rows):
     made = {"a_to_b": images(20, 31), "b_to_a": images(20, 32)}
     rows = change(rows, "exact", translation_fid_ab=3.0)
     arrays.save(folder, {**made, "samples": images(20, 30)})
-    assert "exact" in dict(collect.pictured(rows, paths.samples_dir, real))
+    assert "exact" in dict(collect.pictured(rows, paths.samples_dir, HOME.model_metrics, real))
     rows = change(rows, "exact", fid=None)
     arrays.save(folder, made)
-    found = dict(collect.pictured(rows, paths.samples_dir, real))
+    found = dict(collect.pictured(rows, paths.samples_dir, HOME.model_metrics, real))
     np.testing.assert_array_equal(found["exact (B to A)"], images(20, 32)[:12])
 
 
 def test_images_of_another_shape_leave_their_row_empty(rows):
     arrays.save(paths.samples_dir("exact"), {"b_to_a": np.zeros((5, 3, 64, 64), np.uint8)})
     rows = change(rows, "exact", translation_fid_ab=3.0, fid=None)
-    found = collect.pictured(rows, paths.samples_dir, images(20, 1))
+    found = collect.pictured(rows, paths.samples_dir, HOME.model_metrics, images(20, 1))
     assert dict(found)["exact (another shape)"].shape == (0, 1, 28, 28)
     assert labelled_rows(found).height > 6 * 56
 
@@ -294,7 +296,7 @@ def test_labels_of_another_count_are_named(rows):
     arrays.save(paths.samples_dir("alpha"), made)
     rows = change(rows, "alpha", label_accuracy=0.9)
     with pytest.raises(PipelineError, match=r"labels\.npy: shape \[19\], but it should be \[20\]"):
-        collect.pictured(rows, paths.samples_dir, images(20, 1))
+        collect.pictured(rows, paths.samples_dir, HOME.model_metrics, images(20, 1))
 
 
 def test_samples_that_are_gone_are_named(project):
@@ -347,6 +349,6 @@ def test_nothing_is_written_when_the_inputs_move(project, monkeypatch):
 
 
 def test_no_models_is_an_error(project):
-    paths.PARAMS.write_text("models: {}\n")
+    paths.PARAMS.write_text("data: {title: toy}\nmodels: {}\n")
     with pytest.raises(PipelineError, match="at least one model"):
         compare.main()

@@ -2,6 +2,8 @@ from pathlib import Path
 
 from pipeline.core import paths
 
+HOME = paths.Results("toy")
+
 
 def test_paths_are_relative_to_the_root():
     values = [value for value in vars(paths).values() if isinstance(value, Path)]

@@ -18,6 +18,8 @@ from pipeline.datasets.store import Split, Store, write
 from pipeline.evaluation import external, judge, protocol, quality
 from pipeline.orchestration import repro
 
+HOME = paths.Results("toy")
+
 GREY, COLOUR = ImageSpec(1, 12, 10, 4), ImageSpec(3, 12, 10, 4)
 N = 20
 CLASSES = list("abcd")
@@ -291,6 +293,7 @@ def project(tmp_path, monkeypatch):
     """A folder with data, judges and reference rows, where the model ``vae`` failed."""
     monkeypatch.chdir(tmp_path)
     raw = params.read(ROOT / "params.yaml")
+    raw["data"]["title"] = HOME.title
     raw["sample"]["n"], raw["models"] = N, {"vae": raw["models"]["vae"]}
     paths.PARAMS.write_text(json.dumps(raw))
     parts = {
@@ -304,7 +307,7 @@ def project(tmp_path, monkeypatch):
     judge.save(paths.JUDGE, {1: net}, SETTINGS, [facts])
     (tmp_path / "made").mkdir()
     monkeypatch.setattr(repro, "make_judges", lambda: (tmp_path / "made" / "judges").touch())
-    paths.METRICS.mkdir()
+    HOME.folder.mkdir(parents=True)
     common = protocol.protocol(Store(), protocol.judge_facts(), N, "test", 0)
     common["protocol"] = protocol.protocol_id(common)
     HOME.reference.write_text(json.dumps({**common, "rows": []}))

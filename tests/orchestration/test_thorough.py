@@ -13,8 +13,10 @@ from pipeline.core import files, paths
 from pipeline.core.errors import PipelineError
 from pipeline.orchestration import dvc_workers, plan, replicas, repro, thorough
 
+HOME = paths.Results("toy")
+
 RAW = {
-    "data": {"folder": ""},
+    "data": {"folder": "", "title": HOME.title},
     "train": {"seed": 5, "budget": 1.0},
     "sample": {"seed": 7, "n": 20},
     "evaluate": {"split": "test", "inception": {"weights": ""}},

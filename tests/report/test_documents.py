@@ -11,6 +11,8 @@ from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.report import documents
 
+HOME = paths.Results(documents.SHOWN)
+
 ROOT = Path(__file__).parents[2]
 MODELS, RESULTS = documents.DOCUMENTS[documents.RESULTS]
 (LEADERS,) = documents.DOCUMENTS[documents.README]
@@ -48,7 +50,7 @@ def project(tmp_path, monkeypatch):
         "dcgan": {"family": "gan", **block},
         "cvae": {"family": "vae", **block, "network": {"conditional": True}},
     }
-    paths.PARAMS.write_text(json.dumps({"models": models}))
+    paths.PARAMS.write_text(json.dumps({"data": {"title": HOME.title}, "models": models}))
     HOME.models.mkdir(parents=True)
     HOME.reference.write_text(json.dumps(REFERENCE))
     likely = {"bits_per_dim": 1.33888, "bits_per_dim_stderr": 0.01, "nats_per_image": 727.6}

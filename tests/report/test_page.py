@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import MODELS, PROTOCOL, metrics, reference, rewrite
+from compared import HOME, MODELS, PROTOCOL, metrics, reference, rewrite
 from compared import project as project
 from PIL import Image
 from reported import made as made
@@ -148,13 +148,13 @@ def test_a_picture_that_is_none_is_named(made, content):
     path, told = HOME.pictures_dir("zeta") / "samples.png", "not a whole PNG file"
     whole = path.read_bytes()
     path.write_bytes(content(whole) if callable(content) else content)
-    with pytest.raises(PipelineError, match=rf"^metrics/pictures/zeta/samples\.png: {told}"):
+    with pytest.raises(PipelineError, match=rf"^metrics/toy/pictures/zeta/samples\.png: {told}"):
         page.render(made[0], reference())
 
 
 def test_a_curve_that_is_none_is_named(made):
     HOME.curve("zeta").write_text("step,images,loss\n1,2\n")
-    with pytest.raises(PipelineError, match=r"^metrics/curves/zeta\.csv: line 2 has 2 cells"):
+    with pytest.raises(PipelineError, match=r"^metrics/toy/curves/zeta\.csv: line 2 has 2 cells"):
         page.render(made[0], reference())
 
 

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from tracked import (
     FAMILIES,
+    HOME,
     all_runs,
     artifacts,
     child_environment,
@@ -183,7 +184,7 @@ def test_failed_model_is_skipped_and_not_current(project, capsys):
     printed = capsys.readouterr()
     assert sorted(current()) == ["dcgan", "vae"]
     assert printed.err == (
-        "ddpm: skipped, no metrics/models/ddpm.json: it failed, or was not run\n"
+        "ddpm: skipped, no metrics/mnist-5k/models/ddpm.json: it failed, or was not run\n"
     )
     assert "ddpm" not in printed.out
 
@@ -217,14 +218,14 @@ def test_missing_lock_file_is_one_line(project):
 )  # fmt: skip
 def test_a_damaged_metrics_file_is_refused_by_its_name(project, content):
     HOME.model_metrics("vae").write_bytes(content)
-    refused_before_anything_is_written(r"^metrics/models/vae.json: ")
+    refused_before_anything_is_written(r"^metrics/mnist-5k/models/vae.json: ")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, [1], {"a": 1}])
 @pytest.mark.parametrize("key", ["fid", "cost_of_ours"])
 def test_numbers_that_are_none_are_refused(project, key, value):
     project.write_metrics("vae", **{key: value})
-    refused_before_anything_is_written(r"^metrics/models/vae.json: ")
+    refused_before_anything_is_written(r"^metrics/mnist-5k/models/vae.json: ")
 
 
 def test_conflict_markers_in_the_lock_file_are_refused(project):
@@ -412,7 +413,9 @@ def test_environment_names_the_store(project, monkeypatch, tmp_path, migrated):
 
 def test_stage_mirrors_the_models_of_the_real_params_file(project):
     shutil.copy(ROOT / "params.yaml", paths.PARAMS)
-    paths.DVC_YAML.write_text("stages:\n  track:\n    cmd: x\n    deps: [metrics/models]\n")
+    paths.DVC_YAML.write_text(
+        "stages:\n  track:\n    cmd: x\n    deps: [metrics/mnist-5k/models]\n"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "stages.track"],
         env=child_environment(),
