@@ -80,7 +80,7 @@ class Project:
             paths.model_dir(model).mkdir(parents=True)
             (paths.model_dir(model) / "weights.safetensors").write_bytes(model.encode())
 
-    def write_yaml(self) -> None:
+    def write_yaml(self, title: str = HOME.title) -> None:
         blocks = {
             model: {"family": FAMILIES[model], "training": {"images": 6400, "batch": 32}}
             | {"data": "processed", "network": {"width": 8}, "sampling": {}, "scoring": {}}
@@ -88,7 +88,7 @@ class Project:
         }
         # JSON is YAML, too.
         content = {
-            "data": {"title": HOME.title},
+            "data": {"title": title},
             "train": {"seed": 3, "budget": 1.0},
             "models": blocks,
         }

@@ -200,6 +200,25 @@ def test_a_revision_is_compared_with_unless_this_tree_accepts(project, capsys):
     assert "leave --base out" in capsys.readouterr().err
 
 
+def test_a_revision_of_before_data_sets_had_folders_has_the_baseline_of_its_own(project, capsys):
+    for name in ("models", "baseline.json"):
+        git("mv", f"{HOME.folder}/{name}", "metrics")
+    Path("metrics/reference.json").write_text('{"dataset": "toy"}')
+    git("add", "-A")
+    git("commit", "-q", "-m", "as it was")
+    git("mv", "metrics/models", "metrics/baseline.json", str(HOME.folder))
+    assert cli.main(["gate", "--base", "HEAD"]) == 0
+    assert "13 checks against metrics/baseline.json of HEAD: 13 ok" in capsys.readouterr().out
+    write(changed("ddpm", fid=11.25))
+    assert cli.main(["gate", "--base", "HEAD"]) == 1
+    for other in ('{"dataset": "another"}', "[]", "{"):
+        Path("metrics/reference.json").write_text(other)
+        git("commit", "-q", "-m", "of other images", "metrics/reference.json")
+        capsys.readouterr()
+        assert cli.main(["gate", "--base", "HEAD"]) == 2
+        assert "metrics/toy/baseline.json of HEAD: git: " in capsys.readouterr().err
+
+
 def test_reasons_that_are_not_those_of_the_base_and_more_do_not_count(project):
     replace(base(), accepted=("an old reason",)).write(HOME.baseline)
     git("commit", "-q", "-a", "-m", "accepted before")

@@ -53,7 +53,7 @@ def test_a_second_data_set_leaves_the_first_alone_and_back_again_nothing_is_trai
 
     clone.params["data"] |= {"name": "unpaired-folder", "folder": "../photos", "size": 16}
     clone.write_params()
-    refused = clone.run("pipeline", "repro", check=False)
+    refused = clone.run("pipeline", "check", check=False)
     assert refused.returncode == 1
     assert "data.title = 'mnist-5k': another data set is called so" in refused.stderr
     refused = clone.run("dvc", "repro", check=False)

@@ -123,6 +123,37 @@ def test_markers_in_the_wrong_order_are_told(project):
         documents.rendered(page, documents.RESULTS)
 
 
+def compared_elsewhere(title="mine"):
+    """Another data set with results; its folder."""
+    home = paths.Results(title)
+    home.folder.mkdir()
+    home.reference.write_text(json.dumps(REFERENCE | {"dataset": "photos"}))
+    home.comparison_md.write_text("# Comparison\n\n## Quality\n\n| theirs |\n")
+    home.comparison_csv.write_text("kind,model,status,fid\nmodel,vae,ok,7.25\nmodel,gan,ok,6.5\n")
+    return home
+
+
+def test_another_data_set_has_a_page_and_leaves_the_readme_alone(project, capsys):
+    mine = compared_elsewhere()
+    raw = params.read()
+    paths.PARAMS.write_text(json.dumps(raw | {"data": {"title": "mine"}}))
+    documents.README.write_text("as it is")
+    documents.write()
+    assert "README.md" in capsys.readouterr().out
+    assert documents.README.read_text() == "as it is"
+    assert sorted(path.name for path in documents.OTHERS.iterdir()) == ["README.md", "mine.md"]
+    page = (documents.OTHERS / "mine.md").read_text()
+    assert page.startswith("# mine\n") and page.endswith("## Quality\n\n| theirs |\n")
+    assert "](" not in page
+    index = (documents.OTHERS / "README.md").read_text()
+    assert "| [mine](mine.md) | photos | 2 | 6.50 | gan |" in index
+    assert "mnist-5k.md" not in index
+    mine.samples_picture.write_bytes(b"")
+    documents.write()
+    (target,) = re.findall(r"\]\((.*)\)", (documents.OTHERS / "mine.md").read_text())
+    assert (documents.OTHERS / target).resolve() == mine.samples_picture.resolve()
+
+
 def test_without_results_there_is_nothing_to_write(project):
     page = "".join(f"{each.begin}{each.end}" for each in (MODELS, RESULTS))
     Path("README.md").write_text(f"{LEADERS.begin}{LEADERS.end}")

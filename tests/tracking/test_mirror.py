@@ -98,6 +98,32 @@ def test_protocols_have_their_own_experiments(project):
     assert len({run.info.experiment_id for run in all_runs()}) == 2
 
 
+def test_another_data_set_has_experiments_and_current_runs_of_its_own(project):
+    """And a store of before data sets had titles goes on with what it has."""
+    track()
+    (old,) = mirror.experiments(client())
+    client().delete_experiment_tag(old.experiment_id, "title")
+    before = current()
+    project.write_yaml("mine")
+    shutil.copytree(HOME.folder, paths.Results("mine").folder)
+    for model in project.models:
+        project.retrain(model, "of mine")
+    track()
+    names = {each.name for each in mirror.experiments(client())}
+    assert names == {"mnist-5k · a1b2c3d4", "mine · a1b2c3d4"}
+    assert [each.name for each in mirror.experiments(client(), "mnist-5k")] == [old.name]
+    found = [run for run in all_runs() if run.data.tags["current"] == "true"]
+    assert len(found) == 2 * len(before)
+    project.write_yaml()
+    project.drop("vae")
+    track()
+    kept = [run for run in all_runs() if run.data.tags["current"] == "true"]
+    gone = {run.info.run_id for run in found} - {run.info.run_id for run in kept}
+    assert {run.info.experiment_id for run in found if run.info.run_id in gone} == {
+        old.experiment_id
+    }
+
+
 def test_repeating_changes_nothing(project, capsys):
     project.write_timing("vae")
     track()
@@ -318,10 +344,10 @@ def test_runs_that_others_write_to_a_server_just_now_are_left_alone(project):
             run.info.experiment_id,
             tags={"lock_hash": "of others", "mirrored": str(time.time() - ago)},
         )
-        mirror._finished_runs(client(), "http://server")
+        mirror._finished_runs(client(), "http://server", HOME.title)
         state = client().get_run(half.info.run_id).info.lifecycle_stage
         assert (state == "active") == kept
-        mirror._finished_runs(client(), mlflow_store.uri())
+        mirror._finished_runs(client(), mlflow_store.uri(), HOME.title)
         assert client().get_run(half.info.run_id).info.lifecycle_stage == "deleted"
     assert len(experiments) == 1
 
