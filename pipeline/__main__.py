@@ -115,10 +115,11 @@ def repro(options: argparse.Namespace) -> None:
 def recommend(options: argparse.Namespace) -> None:
     """Say which model to take, for which purpose, and with which caveats."""
     from pipeline.comparison import collect, recommendation
-    from pipeline.core import params, paths
+    from pipeline.core import params
 
-    reference = collect.read_reference(paths.REFERENCE)
-    print(recommendation.text(collect.project_rows(params.read(), reference)))
+    raw = params.read()
+    reference = collect.read_reference(params.results(raw).reference)
+    print(recommendation.text(collect.project_rows(raw, reference)))
 
 
 @command(JOBS)
@@ -150,17 +151,18 @@ def ui(options: argparse.Namespace) -> None:
 def evaluate_images(options: argparse.Namespace) -> None:
     """Judge images of another generator, and compare them with the models."""
     from pipeline.comparison import collect, tables
-    from pipeline.core import params, paths
+    from pipeline.core import params
     from pipeline.evaluation import external
     from pipeline.orchestration import repro
 
     external.check(options.source, options.name, options.labels)
     repro.make_judges()
     external.evaluate(options.source, options.name, options.labels)
-    written = paths.external_metrics(options.name)
+    raw = params.read()
+    home = params.results(raw)
+    written = home.external_metrics(options.name)
     print(f"{written}: written; `make repro` takes it into the comparison")
-    reference = collect.read_reference(paths.REFERENCE)
-    print(tables.summary(collect.project_rows(params.read(), reference)))
+    print(tables.summary(collect.project_rows(raw, collect.read_reference(home.reference))))
 
 
 @command(
@@ -190,7 +192,7 @@ def gate(options: argparse.Namespace) -> int:
     JOBS,
 )
 def baseline(options: argparse.Namespace) -> None:
-    """Train with several seeds and write metrics/baseline.json."""
+    """Train with several seeds and write the baseline of the gate."""
     from pipeline.gate import command as gate_command
     from pipeline.orchestration import replicas
 
@@ -235,9 +237,34 @@ def live(options: argparse.Namespace) -> None:
     live.follow()
 
 
+@command(argument("--switch", metavar="TITLE", help="have params.yaml be the one of this data set"))
+def datasets(options: argparse.Namespace) -> None:
+    """List the data sets that have results here, and go from one to another."""
+    from tabulate import tabulate
+
+    from pipeline.comparison import data_sets
+    from pipeline.core import params
+
+    if options.switch is not None:
+        before = data_sets.switch(options.switch)
+        kept = "" if before == options.switch else f"; that of {before} is kept beside its results"
+        print(f"params.yaml is that of {options.switch}{kept}; `make repro` restores its data")
+    present = params.results(params.read()).title
+    found = [data_sets.facts(home) for home in data_sets.homes()]
+    heads = ("", "title", "images", "models", "best FID", "of", "written here")
+    lines = [
+        ("*" if each["title"] == present else "", each["title"], each["dataset"], each["models"],
+         "-" if each["fid"] is None else f"{each['fid']:.2f}", each["best"] or "-", each["written"])
+        for each in found
+    ]  # fmt: skip
+    print(tabulate(lines, heads, tablefmt="plain", disable_numparse=True))
+    if all(each["title"] != present for each in found):
+        print(f"params.yaml is of {present}, which has no results here; `make repro` makes them")
+
+
 @command()
 def docs(options: argparse.Namespace) -> None:
-    """Write the tables of README.md and docs/, from metrics/."""
+    """Write the tables of README.md and docs/, and a page for each other data set."""
     from pipeline.report import documents
 
     documents.write()

@@ -12,22 +12,24 @@ def main() -> None:
     """Put all models of params.yaml and the reference rows side by side."""
     with stage.guard("compare") as guard:
         raw = params.read()
-        models = params.model_blocks(raw)
-        reference = collect.read_reference(paths.REFERENCE)
+        models, home = params.model_blocks(raw), params.results(raw)
+        reference = collect.read_reference(home.reference)
         rows = collect.project_rows(raw, reference)
-        curves = collect.curves(models, paths.curve)
+        curves = collect.curves(models, home.curve)
         real = Store().split(reference["reference_split"]).images
-        picture = pictures.labelled_rows(collect.pictured(rows, paths.samples_dir, real))
+        picture = pictures.labelled_rows(
+            collect.pictured(rows, paths.samples_dir, home.model_metrics, real)
+        )
         guard.confirm()
         with files.together() as made:
             for path, text in (
-                (paths.COMPARISON_CSV, collect.to_csv(rows)),
-                (paths.COMPARISON_MD, tables.to_markdown(rows, reference)),
-                (paths.ALL_CURVES, curves),
+                (home.comparison_csv, collect.to_csv(rows)),
+                (home.comparison_md, tables.to_markdown(rows, reference)),
+                (home.all_curves, curves),
             ):
                 made.file(path).write_text(text, encoding="utf-8")
-            pictures.save_png(made.file(paths.SAMPLES_PICTURE), picture)
-        for line in tables.problems(rows):
+            pictures.save_png(made.file(home.samples_picture), picture)
+        for line in tables.problems(rows, home):
             print(line, file=sys.stderr)
         print(tables.summary(rows))
 

@@ -1,4 +1,4 @@
-"""Evaluate one model: weights and samples in, metrics/models/<model>.json out."""
+"""Evaluate one model: weights and samples in, metrics/<title>/models/<model>.json out."""
 
 import numpy as np
 
@@ -23,6 +23,7 @@ def main(model: str) -> None:
     """Judge ``model`` by the rules that hold for all."""
     with stage.guard("evaluate", model) as guard:
         raw = params.read()
+        home = params.results(raw)
         section: params.Evaluate = params.section(raw, "evaluate")
         n = params.section(raw, "sample").n
         chosen = entries.read(raw, model, blocks=("network", "scoring"))
@@ -80,7 +81,7 @@ def main(model: str) -> None:
                 picture = nearest_picture.picture(samples, real.train.images)
                 pictures.save_rows(folder / "nearest.png", picture)
             written = files.as_json(files.rounded(result))
-            made.file(paths.model_metrics(model)).write_text(written, encoding="utf-8")
+            made.file(home.model_metrics(model)).write_text(written, encoding="utf-8")
 
 
 if __name__ == "__main__":

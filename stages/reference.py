@@ -1,4 +1,4 @@
-"""Measure the reference rows: data and judges in, metrics/reference.json out."""
+"""Measure the reference rows: data and judges in, metrics/<title>/reference.json out."""
 
 from pipeline.core import files, params, paths, stage
 from pipeline.datasets.store import Store
@@ -9,6 +9,7 @@ def main() -> None:
     """Measure what is known without training, once per data set."""
     with stage.guard("reference") as guard:
         raw = params.read()
+        home = params.results(raw)
         n = params.section(raw, "sample").n
         section: params.Evaluate = params.section(raw, "evaluate")
         device = stage.prepare_torch(params.section(raw, "runtime"))
@@ -22,8 +23,8 @@ def main() -> None:
             "rows": [files.rounded(each) for each in rows],
         }
         guard.confirm()
-        files.write_json(paths.REFERENCE, result)
-        print(f"{len(rows)} reference rows for {store.name} in {paths.REFERENCE}")
+        files.write_json(home.reference, result)
+        print(f"{len(rows)} reference rows for {store.name} in {home.reference}")
 
 
 if __name__ == "__main__":

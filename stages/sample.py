@@ -12,6 +12,7 @@ def main(model: str) -> None:
     """Draw ``sample.n`` images from ``model``, or translate the test images if it does that."""
     with stage.guard("sample", model) as guard:
         raw = params.read()
+        home = params.results(raw)
         section: params.Sample = params.section(raw, "sample")
         chosen = entries.read(raw, model, blocks=("network", "sampling"))
         device = stage.prepare_torch(params.section(raw, "runtime"))
@@ -29,7 +30,7 @@ def main(model: str) -> None:
             folder = made.folder(paths.samples_dir(model))
             arrays.save(folder, drawn)
             files.write_json(folder / "cost.json", counted)
-            folder = made.folder(paths.pictures_dir(model))
+            folder = made.folder(home.pictures_dir(model))
             for name, picture in shown.items():
                 pictures.save_rows(folder / f"{name}.png", picture)
         stage.remark(

@@ -7,9 +7,9 @@ from pipeline.tracking import mirror
 def main() -> None:
     """Bring MLflow in line with the results of all models."""
     with stage.guard("track") as guard:
-        results, missing = mirror.read()
+        found = mirror.read()
         guard.confirm()
-        mirror.mirror(results, missing)
+        mirror.mirror(*found)
 
 
 if __name__ == "__main__":

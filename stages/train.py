@@ -16,6 +16,7 @@ def main(model: str) -> None:
     """Train ``model``, resuming from its checkpoint where there is one."""
     with stage.guard("train", model) as guard:
         raw = params.read()
+        home = params.results(raw)
         shared: params.Train = params.section(raw, "train")
         runtime: params.Runtime = params.section(raw, "runtime")
         chosen = entries.read(raw, model, blocks=("network", "training"))
@@ -43,7 +44,7 @@ def main(model: str) -> None:
         guard.confirm()
         with files.together() as made:
             weights.save(made.folder(paths.model_dir(model)), family, trainer.facts())
-            made.file(paths.curve(model)).write_text(trainer.history.to_csv(), encoding="utf-8")
+            made.file(home.curve(model)).write_text(trainer.history.to_csv(), encoding="utf-8")
         with suppress(OSError):
             checkpoint.unlink()
         stage.remark(

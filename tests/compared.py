@@ -8,6 +8,8 @@ import pytest
 from pipeline.core import arrays, paths
 from pipeline.datasets.store import Split, write
 
+HOME = paths.Results("toy")
+
 PROTOCOL = {
     "dataset": "toy",
     "data_sha256": "d" * 64,
@@ -93,9 +95,10 @@ def project(tmp_path, monkeypatch):
     """A folder in which the stages before ``compare`` have run; ``broken`` failed."""
     monkeypatch.chdir(tmp_path)
     blocks = "".join(f"  {name}: {{family: {each['family']}}}\n" for name, each in MODELS.items())
-    paths.PARAMS.write_text(f"models:\n{blocks}")
+    paths.PARAMS.write_text(f"data: {{name: toy, title: toy}}\nmodels:\n{blocks}")
     paths.DVC_YAML.write_text(
-        "stages:\n  compare:\n    deps: [metrics/models, metrics/reference.json]\n"
+        "stages:\n  compare:\n    deps: ["
+        "'metrics/${data.title}/models', 'metrics/${data.title}/reference.json']\n"
         "    params: [models]\n"
     )
     write(
@@ -104,16 +107,16 @@ def project(tmp_path, monkeypatch):
         ["a", "b", "c"],
         {name: Split(images(20, i), np.arange(20) % 3) for i, name in enumerate(("train", "test"))},
     )
-    paths.CURVES.mkdir(parents=True)
-    paths.MODEL_METRICS.mkdir(parents=True)
-    paths.REFERENCE.write_text(json.dumps(reference()))
+    HOME.curves.mkdir(parents=True)
+    HOME.models.mkdir(parents=True)
+    HOME.reference.write_text(json.dumps(reference()))
     for i, (name, found) in enumerate(metrics().items()):
         row = {**PROTOCOL, "model": name, "family": MODELS[name]["family"], **found}
-        paths.model_metrics(name).write_text(json.dumps(row))
+        HOME.model_metrics(name).write_text(json.dumps(row))
         paths.samples_dir(name).mkdir(parents=True)
         arrays.save(paths.samples_dir(name), {"samples": images(20, 10 + i)})
-    paths.curve("zeta").write_text(
+    HOME.curve("zeta").write_text(
         "step,images,model/elbo,model/kl\n10,160,700.125,\n20,320,690.5,1e-05\n"
     )
-    paths.curve("alpha").write_text("step,images,critic/loss\n10,160,-0.10\n")
+    HOME.curve("alpha").write_text("step,images,critic/loss\n10,160,-0.10\n")
     return tmp_path

@@ -10,6 +10,8 @@ from pipeline.core import paths
 from pipeline.gate import rules as gate_rules
 from pipeline.gate.baseline import Baseline, Entry
 
+HOME = paths.Results("toy")
+
 PROTOCOL = "0123456789abcdef"
 RULES = {
     "false_alarms": 0.01,
@@ -21,11 +23,14 @@ RULES = {
         "parameters": {"better": "lower", "level": "warn"},
     },
 }
+DATA = {"name": "toy", "title": "toy"}
 FIDS = {"ddpm": 5.8, "dcgan": 7.0, "vae": 17.0, "cgan": 1.8}
 
 
 def rules(**changes):
-    return gate_rules.section({"gate": {**RULES, **changes}, "models": dict.fromkeys(FIDS)})
+    return gate_rules.section(
+        {"data": DATA, "gate": {**RULES, **changes}, "models": dict.fromkeys(FIDS)}
+    )
 
 
 def base(sd=0.05, n=3, **more):
@@ -62,8 +67,10 @@ def project(tmp_path, monkeypatch):
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
     with paths.PARAMS.open("w") as stream:
-        YAML(typ="safe").dump({"gate": RULES, "models": {n: {"family": n} for n in FIDS}}, stream)
-    base().write()
+        YAML(typ="safe").dump(
+            {"data": DATA, "gate": RULES, "models": {n: {"family": n} for n in FIDS}}, stream
+        )
+    base().write(HOME.baseline)
     write(same(base()))
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "base"]):
         git(*command)
@@ -76,7 +83,7 @@ def git(*command):
 
 def write(now):
     """Write metrics, each with what always stands beside it."""
-    paths.MODEL_METRICS.mkdir(parents=True, exist_ok=True)
+    HOME.models.mkdir(parents=True, exist_ok=True)
     for model, found in now.items():
         whole = {"model": model, "family": model, "dataset": "toy", **found}
         for key in ("fid", "coverage"):
@@ -84,4 +91,4 @@ def write(now):
         if found.get("bits_per_dim") is not None:
             whole |= {"bits_per_dim_stderr": 0.01, "nats_per_image": 700.0}
             whole |= {"likelihood_bound": "elbo"}
-        paths.model_metrics(model).write_text(json.dumps(whole))
+        HOME.model_metrics(model).write_text(json.dumps(whole))

@@ -41,7 +41,9 @@ def project(tmp_path_factory, migrated):
         splits = {name: Split(some_images(30).numpy(), labels) for name in ("train", "test")}
         write(paths.PROCESSED, "toy", [str(i) for i in range(10)], splits)
         client = MlflowClient(tracking_uri=mlflow_store.uri())
-        home = client.create_experiment("toy", mlflow_store.artifact_root(), tags={"protocol": "p"})
+        home = client.create_experiment(
+            "toy", mlflow_store.artifact_root(), tags={"protocol": "p", "title": "toy"}
+        )
         for name in ("dcgan", "cgan"):
             draw(name)
             tags = {"model": name, "current": "true", "lock_hash": lock(name, "1"), "protocol": "p"}
@@ -59,7 +61,11 @@ def dump():
             "family": FAMILIES[name], "data": data, "training": training,
             "sampling": {}, "scoring": {}, **blocks,
         }  # fmt: skip
-    shared = {"runtime": {"threads": 1}, "sample": {"n": 12, "seed": 3, "batch": 5}}
+    shared = {
+        "data": {"title": "toy"},
+        "runtime": {"threads": 1},
+        "sample": {"n": 12, "seed": 3, "batch": 5},
+    }
     with paths.PARAMS.open("w") as stream:
         YAML(typ="safe").dump({**shared, "models": entries}, stream)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from compared import MODELS, reference, rewrite
+from compared import HOME, MODELS, reference, rewrite
 from compared import project as project
 from PIL import Image
 
@@ -23,14 +23,14 @@ def made(project):
     raw["models"] = MODELS
     paths.DVC_LOCK.write_text(LOCK)
     for name in ("zeta", "alpha", "exact"):
-        paths.pictures_dir(name).mkdir(parents=True)
+        HOME.pictures_dir(name).mkdir(parents=True)
         for kind in ("samples", "nearest", "odd_one"):
             Image.fromarray(np.zeros((8, 12), np.uint8)).save(
-                paths.pictures_dir(name) / f"{kind}.png"
+                HOME.pictures_dir(name) / f"{kind}.png"
             )
     for name in ("zeta", "alpha"):
         flops = {"training_flops_per_image": 1000, "sampling_flops": 20}
         authenticity = ("authenticity", "authenticity_pixels")
         authenticity += tuple(f"{key}_real" for key in authenticity)
-        rewrite(paths.model_metrics(name), **flops, **dict.fromkeys(authenticity, 0.5))
+        rewrite(HOME.model_metrics(name), **flops, **dict.fromkeys(authenticity, 0.5))
     return raw, page.render(raw, reference())

@@ -11,7 +11,7 @@ MINE = ("data/mine/photo.png", "data/notes.txt", "work/mine/notes.json", "work/n
 KEPT = (
     *MINE,
     "params.yaml",
-    "metrics/models/vae.json",
+    "metrics/mnist-5k/models/vae.json",
     "mlflow.db",
     ".dvc/cache/x",
     "my.egg-info/x",

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compared import HOME
 from compared import project as project
 from ruamel.yaml import YAML
 
@@ -291,6 +292,6 @@ def test_recommend_prints_what_to_take(project, capsys):
 
 
 def test_recommend_names_the_stage_that_is_missing(project, capsys):
-    paths.REFERENCE.unlink()
+    HOME.reference.unlink()
     assert cli.main(["recommend"]) == 1
     assert "run `dvc repro reference`" in capsys.readouterr().err

@@ -16,6 +16,8 @@ from pipeline import families
 from pipeline.core import files, params, paths
 from pipeline.tracking import mirror, mlflow_store, sqlite_file
 
+HOME = paths.Results("mnist-5k")
+
 ROOT = Path(__file__).parents[1]
 FAMILIES = {"dcgan": "gan", "ddpm": "ddpm", "vae": "vae"}
 PICTURES = ("reconstructions", "samples")
@@ -72,20 +74,24 @@ class Project:
         for model in self.models:
             self.write_metrics(model)
             self.write_curve(model, [(10, 320, 1.5, 0.5), (20, 640, 1.25, 0.25)])
-            paths.pictures_dir(model).mkdir(parents=True)
+            HOME.pictures_dir(model).mkdir(parents=True)
             for name in PICTURES:
-                (paths.pictures_dir(model) / f"{name}.png").write_bytes(PNG)
+                (HOME.pictures_dir(model) / f"{name}.png").write_bytes(PNG)
             paths.model_dir(model).mkdir(parents=True)
             (paths.model_dir(model) / "weights.safetensors").write_bytes(model.encode())
 
-    def write_yaml(self) -> None:
+    def write_yaml(self, title: str = HOME.title) -> None:
         blocks = {
             model: {"family": FAMILIES[model], "training": {"images": 6400, "batch": 32}}
             | {"data": "processed", "network": {"width": 8}, "sampling": {}, "scoring": {}}
             for model in self.models
         }
         # JSON is YAML, too.
-        content = {"train": {"seed": 3, "budget": 1.0}, "models": blocks}
+        content = {
+            "data": {"title": title},
+            "train": {"seed": 3, "budget": 1.0},
+            "models": blocks,
+        }
         paths.PARAMS.write_text(json.dumps(content))
 
     def write_lock(self) -> None:
@@ -93,12 +99,12 @@ class Project:
 
     def write_metrics(self, model: str, **changes: object) -> None:
         result = {**METRICS, "model": model, "family": FAMILIES[model], **changes}
-        paths.model_metrics(model).parent.mkdir(parents=True, exist_ok=True)
-        paths.model_metrics(model).write_text(json.dumps(result))
+        HOME.model_metrics(model).parent.mkdir(parents=True, exist_ok=True)
+        HOME.model_metrics(model).write_text(json.dumps(result))
 
     def write_curve(self, model: str, rows: list[tuple]) -> None:
-        paths.curve(model).parent.mkdir(parents=True, exist_ok=True)
-        with paths.curve(model).open("w", newline="") as stream:
+        HOME.curve(model).parent.mkdir(parents=True, exist_ok=True)
+        with HOME.curve(model).open("w", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerows([("step", "images", "generator/loss", "critic/loss"), *rows])
 

@@ -103,21 +103,24 @@ def project_rows(raw: dict[str, Any], reference: Row) -> list[Row]:
 
     These are the keys of `pipeline.comparison.spread.COLUMNS`, and `behind`.
     """
+    home = params.results(raw)
     found, problems = [], []
-    for row in rows(params.model_blocks(raw), paths.model_metrics, reference, paths.EXTERNAL):
+    for row in rows(params.model_blocks(raw), home.model_metrics, reference, home.external):
         more = {}
         if row["kind"] == "model" and row["status"] == OK and row["model"] in raw["models"]:
             try:
-                more = spread.read(paths.thorough_metrics(row["model"]), row, raw)
+                more = spread.read(home.thorough_metrics(row["model"]), row, raw)
             except PipelineError as error:
                 problems.append(str(error))
         found.append(row | more)
     if problems:
         raise PipelineError("\n".join(problems))
-    return behind(found, paths.scores_dir)
+    return behind(found, paths.scores_dir, home.model_metrics)
 
 
-def behind(rows: Sequence[Row], scores: Callable[[str], Path]) -> list[Row]:
+def behind(
+    rows: Sequence[Row], scores: Callable[[str], Path], metrics: Callable[[str], Path]
+) -> list[Row]:
     """Rows, and how far each model is behind the next better one in bits/dim, image by image.
 
     ``bits_per_dim_behind`` is the mean difference, and its standard error is that of a mean of
@@ -126,6 +129,7 @@ def behind(rows: Sequence[Row], scores: Callable[[str], Path]) -> list[Row]:
     Args:
         rows: from `rows`.
         scores: the folder of a model's ``nats.npy``, the nats of each image, if it has one.
+        metrics: where the metrics of a model are.
 
     Raises:
         PipelineError: if these are damaged, or not those that the metrics are the mean of.
@@ -134,7 +138,7 @@ def behind(rows: Sequence[Row], scores: Callable[[str], Path]) -> list[Row]:
         (row, nats)
         for row in rows
         if row["kind"] == "model" and row["status"] == OK
-        if (nats := _nats(row, scores(row["model"]))) is not None
+        if (nats := _nats(row, scores(row["model"]), metrics(row["model"]))) is not None
     ]
     scored.sort(key=lambda pair: pair[0]["bits_per_dim"])
     found: dict[str, Row] = {}
@@ -156,7 +160,7 @@ def behind(rows: Sequence[Row], scores: Callable[[str], Path]) -> list[Row]:
     return [row | found.get(row["model"], {}) if row["kind"] == "model" else row for row in rows]
 
 
-def _nats(row: Row, folder: Path) -> np.ndarray | None:
+def _nats(row: Row, folder: Path, metrics: Path) -> np.ndarray | None:
     """The nats of each image, float64 [N]; None for a model without, or whose are not here.
 
     Raises:
@@ -165,7 +169,7 @@ def _nats(row: Row, folder: Path) -> np.ndarray | None:
     again = _again(folder)
     known = arrays.names(folder, again)
     if folder.exists():
-        _measured(row, folder, known, "nats", "bits_per_dim")
+        _measured(row, folder, metrics, known, "nats", "bits_per_dim")
     if "nats" not in known:
         return None
     nats, file = arrays.load(folder, "nats", again, (None,)), folder / "nats.npy"
@@ -177,18 +181,20 @@ def _nats(row: Row, folder: Path) -> np.ndarray | None:
     mean = row["nats_per_image"]
     if not abs(nats.mean() - mean) <= 1e-6 * abs(mean):
         raise PipelineError(
-            f"{file}: the mean is {nats.mean():.8g}, but {paths.model_metrics(row['model'])} has "
+            f"{file}: the mean is {nats.mean():.8g}, but {metrics} has "
             f"nats_per_image = {mean}, so they are not of one evaluation; {again}"
         )
     return nats
 
 
-def _measured(row: Row, folder: Path, known: Sequence[str], name: str, key: str) -> None:
+def _measured(
+    row: Row, folder: Path, metrics: Path, known: Sequence[str], name: str, key: str
+) -> None:
     """Refuse an array without its metric, and a metric without the array that it is of."""
     if (name in known) != (row.get(key) is not None):
         lists = "lists" if name in known else "does not list"
         raise PipelineError(
-            f"{paths.model_metrics(row['model'])}: {key} is {row.get(key, 'missing')}, but "
+            f"{metrics}: {key} is {row.get(key, 'missing')}, but "
             f"{folder / arrays.INDEX} {lists} {name}.npy; {_again(folder)}"
         )
 
@@ -243,7 +249,10 @@ def curves(models: Iterable[str], curve: Callable[[str], Path]) -> str:
 
 
 def pictured(
-    rows: Sequence[Row], samples: Callable[[str], Path], real: np.ndarray
+    rows: Sequence[Row],
+    samples: Callable[[str], Path],
+    metrics: Callable[[str], Path],
+    real: np.ndarray,
 ) -> list[tuple[str, np.ndarray]]:
     """Rows for `sampling.pictures.labelled_rows`: real images, then what each model makes.
 
@@ -254,6 +263,7 @@ def pictured(
     Args:
         rows: from `rows`.
         samples: the folder of a model's samples.
+        metrics: where the metrics of a model are.
         real: uint8 images [N, C, H, W] of the data set.
 
     Raises:
@@ -263,7 +273,7 @@ def pictured(
     for row in rows:
         if row["kind"] != "model":
             continue
-        what, images = _shown(row, samples(row["model"]), real.shape[1:])
+        what, images = _shown(row, samples(row["model"]), metrics(row["model"]), real.shape[1:])
         if row["status"] == FAILED:
             what = "failed"
         elif images is not None and images.shape[1:] != real.shape[1:]:
@@ -273,7 +283,9 @@ def pictured(
     return found
 
 
-def _shown(row: Row, folder: Path, shape: tuple[int, ...]) -> tuple[str, np.ndarray | None]:
+def _shown(
+    row: Row, folder: Path, metrics: Path, shape: tuple[int, ...]
+) -> tuple[str, np.ndarray | None]:
     """What a model makes, said in a few words if it isn't plain, and at most `PICTURED` of it.
 
     Raises:
@@ -283,7 +295,7 @@ def _shown(row: Row, folder: Path, shape: tuple[int, ...]) -> tuple[str, np.ndar
     known = arrays.names(folder, again)
     judged = row["status"] == OK and row["family"] != EXTERNAL
     for name, key in MEASURED.items() if judged else ():
-        _measured(row, folder, known, name, key)
+        _measured(row, folder, metrics, known, name, key)
     if "samples" in known:
         wanted = (row.get("n_samples"), *shape) if judged else (None,) * 4
         images = _images(folder, "samples", wanted)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
-from pipeline.core import files, paths, records
+from pipeline.core import files, records
 from pipeline.core.errors import PipelineError
 
 COLUMNS = (
@@ -233,7 +233,7 @@ _Measured = create_model(
 
 
 class Metrics(_Measured):
-    """``metrics/models/<model>.json`` and ``metrics/external/<name>.json``."""
+    """``models/<model>.json`` and ``external/<name>.json`` of a data set."""
 
     model: str = Field(min_length=1)
     family: str = Field(min_length=1)
@@ -258,7 +258,7 @@ class ReferenceRow(_Measured):
 
 
 class Reference(records.Record):
-    """``metrics/reference.json``: the facts of the protocol, and rows that need no training."""
+    """``reference.json``: the facts of the protocol, and rows that need no training."""
 
     __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(scalar)]]
 
@@ -271,18 +271,17 @@ class Reference(records.Record):
     rows: list[ReferenceRow]
 
 
-def of_model(model: str, path: Path | None = None) -> dict[str, Any]:
+def of_model(model: str, path: Path) -> dict[str, Any]:
     """The metrics of a model, as they stand in its file.
 
     Args:
         model: its name.
-        path: the file, by default the project's own.
+        path: the file.
 
     Raises:
         FileNotFoundError: if there is none.
         PipelineError: one line for each mistake in it.
     """
-    path = path or paths.model_metrics(model)
     return _metrics(path, model, REDO)
 
 
@@ -294,7 +293,7 @@ def of_external(path: Path) -> dict[str, Any]:
         raise files.Unreadable(f"{path}: a link that leads nowhere; {JUDGE_AGAIN}") from None
 
 
-def of_references(path: Path = paths.REFERENCE) -> dict[str, Any]:
+def of_references(path: Path) -> dict[str, Any]:
     """The reference rows, and the facts of their protocol.
 
     Raises:

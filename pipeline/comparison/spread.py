@@ -73,7 +73,7 @@ class Spread(records.Record):
 
 
 class Thorough(records.Record):
-    """``metrics/thorough/<model>.json``: `summary`, of what it is, and an inversion."""
+    """``thorough/<model>.json`` of a data set: `summary`, of what it is, and an inversion."""
 
     __pydantic_extra__: dict[str, Scalar]
 
@@ -153,7 +153,7 @@ def configuration(raw: dict[str, Any], model: str) -> str:
 
 
 def read(path: Path, metrics: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
-    """What the comparison shows of ``metrics/thorough``: some of `COLUMNS`, or why none of them.
+    """What the comparison shows of ``thorough/``: some of `COLUMNS`, or why none of them.
 
     Args:
         path: the file of a model; without it, the answer is empty.

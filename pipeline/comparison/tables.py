@@ -127,8 +127,8 @@ def to_markdown(rows: Sequence[Row], reference: Row) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def problems(rows: Sequence[Row]) -> list[str]:
-    """A line for each model that is not ranked, and why."""
+def problems(rows: Sequence[Row], home: paths.Results) -> list[str]:
+    """A line for each model of a data set that is not ranked, and why."""
     why = {FAILED: "it has no metrics, so it failed", OTHER: "it was judged by another protocol"}
     found = [
         f"warning: {row['model']} is not ranked: {why[row['status']]}"
@@ -137,7 +137,7 @@ def problems(rows: Sequence[Row]) -> list[str]:
     ]
     stale = [row for row in rows if row.get(spread.STALE)]
     return found + [
-        f"warning: {paths.thorough_metrics(row['model'])} is of {row[spread.STALE]}, and left out; "
+        f"warning: {home.thorough_metrics(row['model'])} is of {row[spread.STALE]}, and left out; "
         "`make thorough` renews it"
         for row in stale
     ]

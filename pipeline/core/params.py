@@ -12,7 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
@@ -38,6 +46,19 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 """Of a moving average."""
 
 
+def _safe(title: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,39}", title):
+        raise ValueError(
+            "should be up to 40 small letters, digits and . _ -, a letter or digit first: it "
+            "names a folder"
+        )
+    return title
+
+
+Title = Annotated[str, AfterValidator(_safe)]
+"""The name of a data set's results, and of the folder that they are in."""
+
+
 class Section(BaseModel):
     """A block of params.yaml: immutable, no unknown keys, no silent change of type, no infinity.
 
@@ -52,6 +73,7 @@ class Data(Section):
     """Which images, and how they are split."""
 
     name: str = "mnist-5k"
+    title: Title = "mnist-5k"
     seed: Seed = 0
     val_fraction: float = Field(0.1, gt=0, lt=0.5)
     folder: str = ""
@@ -276,6 +298,23 @@ def section(raw: dict[str, Any], name: str, path: Path = paths.PARAMS) -> Any:
     if name not in raw:
         raise PipelineError(f"{path}: {name}: missing section; see the commented original")
     return validate(SHARED[name], raw[name], name, path)
+
+
+class _Titled(BaseModel):
+    """Of the section ``data`` what results depend on, whatever its other keys are."""
+
+    model_config = ConfigDict(strict=True)
+
+    title: Title
+
+
+def results(raw: dict[str, Any], path: Path = paths.PARAMS) -> paths.Results:
+    """Where the results of the data set are that ``raw`` (from `read`) names.
+
+    Raises:
+        PipelineError: if its title is missing, or no name of a folder.
+    """
+    return paths.Results(validate(_Titled, raw.get("data"), "data", path).title)
 
 
 def entry(raw: dict[str, Any], name: str, path: Path = paths.PARAMS) -> dict[str, Any]:

@@ -24,17 +24,6 @@ SAMPLES = DATA / "samples"
 SCORES = DATA / "scores"
 
 METRICS = Path("metrics")
-MODEL_METRICS = METRICS / "models"
-EXTERNAL = METRICS / "external"
-THOROUGH = METRICS / "thorough"
-CURVES = METRICS / "curves"
-PICTURES = METRICS / "pictures"
-REFERENCE = METRICS / "reference.json"
-COMPARISON_CSV = METRICS / "comparison.csv"
-COMPARISON_MD = METRICS / "comparison.md"
-ALL_CURVES = METRICS / "curves.csv"
-SAMPLES_PICTURE = METRICS / "samples.png"
-REPORT = METRICS / "report"
 
 WORK = Path("work")
 LOCKS = WORK / "locks"
@@ -45,6 +34,73 @@ LOGS = WORK / "logs"
 DURATIONS = WORK / "durations.json"
 SHOWN = WORK / "shown.json"
 INPUTS_SEEN = WORK / "inputs.json"
+
+
+class Results:
+    """Where the results of one data set are, below ``metrics/``.
+
+    Attributes:
+        title: what the data set is called, ``data.title`` of params.yaml.
+        folder: holds all that follows.
+        models: the metrics of each model.
+        external: the metrics of images that other generators made.
+        thorough: what several trainings and sample sets of each model gave.
+        curves: the training curve of each model.
+        reference: the rows that need no training.
+        comparison_csv: all of them side by side, for programs.
+        comparison_md: the same for people.
+        all_curves: the training curves of all models, for `dvc plots`.
+        samples_picture: samples of all models.
+        report: the folder of the page.
+        baseline: what the gate compares with.
+        params: params.yaml as it was when they were made.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.folder = METRICS / title
+        self.models = self.folder / "models"
+        self.external = self.folder / "external"
+        self.thorough = self.folder / "thorough"
+        self.curves = self.folder / "curves"
+        self.reference = self.folder / "reference.json"
+        self.comparison_csv = self.folder / "comparison.csv"
+        self.comparison_md = self.folder / "comparison.md"
+        self.all_curves = self.folder / "curves.csv"
+        self.samples_picture = self.folder / "samples.png"
+        self.report = self.folder / "report"
+        self.baseline = self.folder / "baseline.json"
+        self.params = self.folder / "params.yaml"
+
+    @property
+    def page(self) -> Path:
+        """The report."""
+        return self.report / "index.html"
+
+    def model_metrics(self, model: str) -> Path:
+        """The metrics of one model."""
+        return self.models / f"{model}.json"
+
+    def external_metrics(self, name: str) -> Path:
+        """The metrics of images that another generator made."""
+        return self.external / f"{name}.json"
+
+    def thorough_metrics(self, model: str) -> Path:
+        """What several trainings and sample sets of one model gave."""
+        return self.thorough / f"{model}.json"
+
+    def curve(self, model: str) -> Path:
+        """The training curve of one model."""
+        return self.curves / f"{model}.csv"
+
+    def pictures_dir(self, model: str) -> Path:
+        """Pictures of what a model makes, each ``<name>.png``."""
+        return self.folder / "pictures" / model
+
+    def pictures(self, model: str) -> dict[str, Path]:
+        """All pictures of a model that there are, by name."""
+        folders = (self.pictures_dir(model), scores_dir(model))
+        return {path.stem: path for folder in folders for path in sorted(folder.glob("*.png"))}
 
 
 def model_dir(model: str) -> Path:
@@ -69,40 +125,9 @@ def scores_dir(model: str) -> Path:
     return SCORES / model
 
 
-def pictures_dir(model: str) -> Path:
-    """Pictures of what a model makes, each ``<name>.png``."""
-    return PICTURES / model
-
-
-def pictures(model: str) -> dict[str, Path]:
-    """All pictures of a model that there are, by name."""
-    folders = (pictures_dir(model), scores_dir(model))
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.png"))}
-
-
-def model_metrics(model: str) -> Path:
-    """The metrics of one model."""
-    return MODEL_METRICS / f"{model}.json"
-
-
-def external_metrics(name: str) -> Path:
-    """The metrics of images that another generator made."""
-    return EXTERNAL / f"{name}.json"
-
-
-def thorough_metrics(model: str) -> Path:
-    """What several trainings and sample sets of one model gave."""
-    return THOROUGH / f"{model}.json"
-
-
 def replica(train_seed: int, sample_seed: int) -> Path:
     """A copy of the project with other seeds."""
     return REPLICAS / f"train-{train_seed}-sample-{sample_seed}"
-
-
-def curve(model: str) -> Path:
-    """The training curve of one model."""
-    return CURVES / f"{model}.csv"
 
 
 def checkpoint(model: str, fingerprint: str) -> Path:

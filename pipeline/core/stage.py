@@ -26,6 +26,8 @@ from pipeline.core.errors import PipelineError
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Names of glibc's settings, from its malloc.h."""
 KEPT_BYTES = 1 << 30
+TITLE = "${data.title}"
+"""How dvc.yaml writes the data set's name in the paths of its results."""
 
 
 def run(main: Callable[..., None]) -> None:
@@ -105,12 +107,15 @@ def declared(stage: str, model: str | None = None) -> Declared:
         PipelineError: if the file cannot be read, or does not say.
     """
     (body,) = bodies(stage)
+    deps, keys = (body.get(key, []) for key in ("deps", "params"))
     replacements = {}
     if model is not None:
         chosen = params.entry(params.read(), model)
         replacements = {"${key}": model} | {
             f"${{item.{key}}}": chosen[key] for key in ("family", "data")
         }
+    if any(TITLE in each for each in deps):
+        replacements[TITLE] = params.results(params.read()).title
 
     def resolve(text: str) -> str:
         for old, new in replacements.items():
@@ -118,8 +123,8 @@ def declared(stage: str, model: str | None = None) -> Declared:
         return text
 
     return Declared(
-        deps=[Path(resolve(each)) for each in body.get("deps", [])],
-        params=[resolve(each) for each in body.get("params", [])],
+        deps=[Path(resolve(each)) for each in deps],
+        params=[resolve(each) for each in keys],
     )
 
 

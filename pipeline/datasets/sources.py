@@ -105,6 +105,20 @@ MODULES = {
 """The module of each data set; it maps the name to a `Source` in its ``SOURCES``."""
 
 
+def check_title(data: Data, path: Path = paths.PARAMS) -> None:
+    """See to it that results are not called by the name of another data set, and replace its own.
+
+    Raises:
+        PipelineError: if they are.
+    """
+    if data.name in MODULES and data.title in {*MODULES} - {data.name}:
+        raise PipelineError(
+            f"{path}: data.title = '{data.title}': another data set is called so, and its results "
+            f"are in {paths.Results(data.title).folder}; set data.title to {data.name}, or to a "
+            "name of your own"
+        )
+
+
 def load(name: str, path: Path = paths.PARAMS) -> Source:
     """The data set of that name, which stands in the file ``path``.
 

@@ -1,6 +1,6 @@
 """Judge images that another generator made, by the rules that hold for the pipeline's own models.
 
-The result stands in ``metrics/external`` and from then on in the comparison.
+The result stands in ``metrics/<title>/external`` and from then on in the comparison.
 """
 
 import csv
@@ -103,7 +103,7 @@ def evaluate(source: Path, name: str, labels: Path | None = None) -> None:
             section.inception, images, real.reference.images, real.train.images, device
         ),
     }
-    files.write_json(paths.external_metrics(name), files.rounded(result))
+    files.write_json(params.results(raw).external_metrics(name), files.rounded(result))
 
 
 def read_images(source: Path, spec: ImageSpec) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The committed figures that new ones are compared with: ``metrics/baseline.json``.
+"""The committed figures that new ones are compared with: ``metrics/<title>/baseline.json``.
 
 Of each model and metric it holds the mean and standard deviation over trainings that differ in
 their seed alone, and how many these were. It is renewed by `make baseline`, which trains, or by
@@ -10,6 +10,7 @@ import math
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,9 +22,8 @@ from pipeline.comparison import results
 from pipeline.core import files, paths, records
 from pipeline.core.errors import PipelineError
 
-PATH = paths.METRICS / "baseline.json"
-
-
+BEFORE = paths.METRICS
+"""Where baseline and reference rows were while there was room for one data set."""
 REMEDY = "restore it from git, or delete it and run `make baseline`"
 
 
@@ -56,16 +56,16 @@ class Baseline:
     protocol: str
     models: Mapping[str, Mapping[str, Entry]]
     accepted: tuple[str, ...] = ()
-    source: str = str(PATH)
+    source: str = "this run"
 
-    def write(self) -> None:
+    def write(self, path: Path) -> None:
         """Write the file, sorted, so that a change of one figure is one line of a diff."""
         models = {
             model: {metric: asdict(entry) for metric, entry in metrics.items()}
             for model, metrics in self.models.items()
         }
         files.write_json(
-            PATH,
+            path,
             {"accepted": list(self.accepted), "models": models, "protocol": self.protocol},
         )
 
@@ -103,22 +103,41 @@ def parse(text: str, source: str) -> Baseline:
     return _baseline(records.parse(value, _File, Path(source), REMEDY), source)
 
 
-def read(revision: str | None = None) -> Baseline:
-    """The baseline of this folder, or the one that was committed in a revision of git.
+def read(path: Path) -> Baseline:
+    """The baseline in a file.
 
     Raises:
         PipelineError: if there is none, or one line for each mistake in it.
     """
-    if revision is None:
-        try:
-            return _baseline(records.read(PATH, _File, REMEDY), str(PATH))
-        except FileNotFoundError:
-            raise PipelineError(f"{PATH}: no such file; `make baseline` writes it") from None
+    try:
+        return _baseline(records.read(path, _File, REMEDY), str(path))
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: no such file; `make baseline` writes it") from None
+
+
+def committed(path: Path, revision: str, dataset: str) -> Baseline:
+    """The baseline that was committed in a revision of git.
+
+    A revision that has no such file may be from before each data set had a folder of its own
+    (`BEFORE`): it has the one that is meant if its reference rows are of this ``dataset``.
+
+    Raises:
+        PipelineError: if there is none, or one line for each mistake in it.
+    """
     if revision.startswith("-"):
         raise PipelineError(f"--base {revision}: no revision of git")
-    short = revision[:12] if re.fullmatch("[0-9a-f]{40}", revision) else revision
-    shown = _git("show", f"{revision}:./{PATH.as_posix()}", f"{PATH} of {short}")
-    return parse(shown, f"{PATH} of {short}")
+    try:
+        return _committed(path, revision)
+    except _Missing:
+        with suppress(_Missing, ValueError):
+            reference = json.loads(_git(BEFORE / "reference.json", revision))
+            if isinstance(reference, dict) and reference.get("dataset") == dataset:
+                return _committed(BEFORE / path.name, revision)
+        raise
+
+
+def _committed(path: Path, revision: str) -> Baseline:
+    return parse(_git(path, revision), _of(path, revision))
 
 
 def _baseline(found: _File, source: str) -> Baseline:
@@ -129,10 +148,28 @@ def _baseline(found: _File, source: str) -> Baseline:
     return Baseline(found.protocol, models, tuple(found.accepted), source)
 
 
-def _git(command: str, what: str, told: str) -> str:
+class _Missing(PipelineError):
+    """Git does not have it."""
+
+
+def _of(path: Path, revision: str) -> str:
+    short = revision[:12] if re.fullmatch("[0-9a-f]{40}", revision) else revision
+    return f"{path} of {short}"
+
+
+def _git(path: Path, revision: str) -> str:
+    """The text of a file in a revision.
+
+    Raises:
+        PipelineError: if it cannot be had.
+    """
+    told = _of(path, revision)
     try:
         done = subprocess.run(
-            ["git", command, what], capture_output=True, encoding="utf-8", errors="replace"
+            ["git", "show", f"{revision}:./{path.as_posix()}"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
         )
     except FileNotFoundError:
         raise PipelineError(f"{told}: git is not installed") from None
@@ -140,7 +177,7 @@ def _git(command: str, what: str, told: str) -> str:
         raise PipelineError(f"{told}: git: {files.reason(error)}") from None
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise PipelineError(f"{told}: git: {reason[0].removeprefix('fatal: ')}")
+        raise _Missing(f"{told}: git: {reason[0].removeprefix('fatal: ')}")
     return done.stdout
 
 

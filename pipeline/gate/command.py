@@ -30,13 +30,13 @@ def run(base: str | None, accept: str | None, out: Path | None, *, every: bool) 
     owned.refuse(folder, "--out", allow=(paths.WORK,))
     raw = params.read()
     rules = gate_rules.section(raw)
-    models = list(params.model_blocks(raw))
-    now = compare.current(models)
+    models, home = list(params.model_blocks(raw)), params.results(raw)
+    now = compare.current(models, home)
     if accept is not None:
         if base is not None:
             raise PipelineError("--accept changes this folder's baseline: leave --base out")
-        return _accept(now, rules, models, accept)
-    base_line = compare.chosen_baseline(base)
+        return _accept(home, now, rules, models, accept)
+    base_line = compare.chosen_baseline(base, home, params.section(raw, "data").name)
     checks = compare.compare(base_line, now, rules, models)
     failed = any(check.failed for check in checks)
     code = compare.FAILED if failed else compare.PASSED
@@ -62,25 +62,26 @@ def renew(seeds: int, train: Callable[[], list[dict[str, dict[str, Any]]]]) -> N
         PipelineError: if params.yaml has no rules, a run failed, or there is a baseline that cannot
             be read, whose reasons would be lost.
     """
-    rules = gate_rules.section(params.read())
-    before = baseline.read() if baseline.PATH.exists() else None
+    raw = params.read()
+    rules, path = gate_rules.section(raw), params.results(raw).baseline
+    before = baseline.read(path) if path.exists() else None
     found = baseline.summarised(train(), list(rules.metrics))
     accepted = before.accepted if before else ()
     if before is None or (before.models, before.protocol) != (found.models, found.protocol):
         # A change that is accepted, so that this tree is compared with it and with no older one.
         accepted = (*accepted, f"{seeds} trainings, protocol {found.protocol}")
-    replace(found, accepted=accepted).write()
+    replace(found, accepted=accepted).write(path)
     entries = sum(len(metrics) for metrics in found.models.values())
-    print(
-        f"{baseline.PATH}: {entries} metrics of {len(found.models)} models, {seeds} trainings each"
-    )
+    print(f"{path}: {entries} metrics of {len(found.models)} models, {seeds} trainings each")
 
 
-def _accept(now: dict, rules: gate_rules.Gate, models: list[str], reason: str) -> int:
+def _accept(
+    home: paths.Results, now: dict, rules: gate_rules.Gate, models: list[str], reason: str
+) -> int:
     told = " ".join(reason.split())
     if not told:
         raise PipelineError("--accept: say in a line why; it stands in the diff")
-    base = baseline.read()
+    base = baseline.read(home.baseline)
     checks = compare.compare(base, now, rules, models)
     lost = [
         check
@@ -96,7 +97,7 @@ def _accept(now: dict, rules: gate_rules.Gate, models: list[str], reason: str) -
     if not changed:
         print("nothing to accept: every metric is as it was")
         return compare.PASSED
-    compare.accept(base, checks, base.protocol, told).write()
+    compare.accept(base, checks, base.protocol, told).write(home.baseline)
     print(gate_report.text(changed))
-    print(f"{baseline.PATH}: {len(changed)} metrics changed; commit it")
+    print(f"{home.baseline}: {len(changed)} metrics changed; commit it")
     return compare.PASSED

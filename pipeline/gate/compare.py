@@ -73,8 +73,8 @@ class Check:
         return self.verdict in (WORSE, MISSING)
 
 
-def current(models: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The metrics that stand in ``metrics/models`` of those models that have some.
+def current(models: Sequence[str], home: paths.Results) -> dict[str, dict[str, Any]]:
+    """The metrics that stand in ``home`` of those models that have some.
 
     Raises:
         PipelineError: one line for each mistake in these files.
@@ -82,7 +82,7 @@ def current(models: Sequence[str]) -> dict[str, dict[str, Any]]:
     found, problems = {}, []
     for model in models:
         try:
-            found[model] = results.of_model(model)
+            found[model] = results.of_model(model, home.model_metrics(model))
         except FileNotFoundError:
             continue
         except PipelineError as error:
@@ -111,7 +111,7 @@ def compare(
     for model, found in now.items():
         if found.get("protocol") != base.protocol:
             raise PipelineError(
-                f"{paths.model_metrics(model)}: protocol {found.get('protocol')}, but the baseline "
+                f"{model}: protocol {found.get('protocol')}, but the baseline "
                 f"({base.source}) has {base.protocol}: other data, judges, number of images or "
                 "metrics, so nothing compares; `make baseline` makes a new one"
             )
@@ -282,8 +282,8 @@ def _draw(entry: Entry, rule: Rule, rng: np.random.Generator) -> np.ndarray:
     return entry.mean + sd * normal
 
 
-def chosen_baseline(base: str | None) -> Baseline:
-    """The baseline to compare with.
+def chosen_baseline(base: str | None, home: paths.Results, dataset: str) -> Baseline:
+    """The baseline of a data set to compare with.
 
     That of ``base`` (a revision of git) if one is named. This folder's own stands in for it where
     it accepts a change that ``base`` does not know of: whoever reviews the diff sees the reason.
@@ -292,10 +292,10 @@ def chosen_baseline(base: str | None) -> Baseline:
         PipelineError: if there is none.
     """
     if base is None:
-        return baseline.read()
-    found = baseline.read(base)
-    if baseline.PATH.exists():
-        own = baseline.read()
+        return baseline.read(home.baseline)
+    found = baseline.committed(home.baseline, base, dataset)
+    if home.baseline.exists():
+        own = baseline.read(home.baseline)
         news = own.accepted[len(found.accepted) :]
         if news and own.accepted[: len(found.accepted)] == found.accepted:
             return replace(own, source=f"{own.source}, which accepts: {'; '.join(news)}")

@@ -42,7 +42,7 @@ class Floors(RootModel[dict[str, Limits]]):
 
 
 def check(file: str) -> None:
-    """Compare metrics/models/<model>.json with the limits in ``file``.
+    """Compare the models' metrics with the limits in ``file``.
 
     It holds ``{model: {"at_most": {metric: limit}, "at_least": {metric: limit}}}``, either of them
     possibly left out.
@@ -57,7 +57,8 @@ def check(file: str) -> None:
         floors = records.read(path, Floors, REMEDY).root
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file; {REMEDY}") from None
-    models = params.model_blocks(params.read())
+    raw = params.read()
+    models, home = params.model_blocks(raw), params.results(raw)
     unknown = [
         f"{path}: {params.one_of('model', model, models)}"
         for model in floors
@@ -65,7 +66,7 @@ def check(file: str) -> None:
     ]
     if unknown:
         raise PipelineError("\n".join(unknown))
-    found = compare.current(sorted(floors))
+    found = compare.current(sorted(floors), home)
     problems = []
     for model, kind, metric, limit in _limits(floors):
         if model not in found:
@@ -76,7 +77,7 @@ def check(file: str) -> None:
         print(f"{'ok    ' if met else 'MISSED'} {model} {metric} {shown} ({KINDS[kind]} {limit})")
         if not met:
             problems.append(
-                f"{paths.model_metrics(model)}: {metric} is {shown}, must be {KINDS[kind]} "
+                f"{home.model_metrics(model)}: {metric} is {shown}, must be {KINDS[kind]} "
                 f"{limit}{hint}"
             )
     if problems:

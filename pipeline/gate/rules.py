@@ -89,7 +89,7 @@ def section(raw: dict[str, Any]) -> Gate:
     found: Gate = params.validate(Gate, block, "gate")
     models = raw["models"] if isinstance(raw.get("models"), dict) else {}
     unknown = [metric for metric in found.metrics if metric not in results.NUMBERS]
-    known = [*results.NUMBERS, *sorted(_measured(models))] if unknown else []
+    known = [*results.NUMBERS, *sorted(_measured(raw, models))] if unknown else []
     problems = [
         f"{paths.PARAMS}: gate.metrics.{metric}: {params.one_of('metric', metric, known)}"
         for metric in unknown
@@ -112,19 +112,24 @@ def section(raw: dict[str, Any]) -> Gate:
     return found
 
 
-def _measured(models: Iterable[str]) -> set[str]:
+def _measured(raw: dict[str, Any], models: Iterable[str]) -> set[str]:
     """The metrics of results and of the baseline that are there now: families have their own.
 
     A file that cannot be read is told by whoever needs what is in it.
     """
     found: set[str] = set()
+    try:
+        home = params.results(raw)
+    except PipelineError:
+        return found
     for model in models:
         with suppress(PipelineError, FileNotFoundError):
             found |= {
                 key
-                for key, value in results.of_model(model).items()
+                for key, value in results.of_model(model, home.model_metrics(model)).items()
                 if isinstance(value, int | float) and not isinstance(value, bool)
             }
     with suppress(PipelineError):
-        found |= {metric for metrics in baseline.read().models.values() for metric in metrics}
+        models_of = baseline.read(home.baseline).models
+        found |= {metric for metrics in models_of.values() for metric in metrics}
     return found

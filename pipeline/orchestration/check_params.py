@@ -73,6 +73,8 @@ def check(
     images, device = None, torch.device("cpu")  # where it is not known, that is as good as any
     if "data" in shared:
         with collected():
+            sources.check_title(shared["data"], path)
+        with collected():
             images = images_of(shared["data"], path)
     if "runtime" in shared:
         with collected():

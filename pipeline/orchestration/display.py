@@ -23,9 +23,12 @@ class Display:
     Whatever stages print goes to ``work/logs/``; warnings are shown, and so is why one failed.
     """
 
-    def __init__(self, chains: dict[str, list[str]], slots: int) -> None:
-        """Show the stages of each chain (a model's, or others'), of which ``slots`` run at once."""
-        self.durations = Durations()
+    def __init__(self, chains: dict[str, list[str]], slots: int, home: paths.Results) -> None:
+        """Show the stages of each chain (a model's, or others'), of which ``slots`` run at once.
+
+        ``home`` has the results of the last run, by which times are guessed.
+        """
+        self.durations = Durations(home)
         self.slots = slots
         self.chains = chains
         self.total = sum(map(len, chains.values()))

@@ -18,7 +18,9 @@ OTHER = 5.0
 class Durations:
     """Seconds that stages took in this folder, remembered below ``work/``."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: paths.Results) -> None:
+        """``home`` has the metrics of the last run, by which trainings are guessed."""
+        self.home = home
         known = _read(paths.DURATIONS)
         self.known = {name: value for name, value in known.items() if _is_number(value)}
         self._guessed = 0.0
@@ -30,12 +32,12 @@ class Durations:
             return self.known[stage]
         # What was guessed of others turned out to be so much too short or too long.
         factor = self._measured / self._guessed if self._guessed else 1.0
-        return factor * guess(stage)
+        return factor * guess(stage, self.home)
 
     def took(self, stage: str, seconds: float) -> None:
         """Remember what a stage took."""
         if stage.partition("@")[0] in TYPICAL:  # of short ones the guess says nothing
-            self._guessed += guess(stage)
+            self._guessed += guess(stage, self.home)
             self._measured += seconds
         self.known[stage] = round(seconds, 1)
 
@@ -45,11 +47,11 @@ class Durations:
             files.write_json(paths.DURATIONS, self.known)
 
 
-def guess(stage: str) -> float:
+def guess(stage: str, home: paths.Results) -> float:
     """Seconds by the stage's kind, or, of a training, by the operations of the last one."""
     kind, _, model = stage.partition("@")
     if kind == "train":
-        found = _read(paths.model_metrics(model))
+        found = _read(home.model_metrics(model))
         flops, images = (found.get(key) for key in ("training_flops_per_image", "images_seen"))
         if _is_number(flops) and _is_number(images) and flops * images:
             return 10.0 + SECONDS_PER_TFLOP * flops * images / 1e12

@@ -77,7 +77,7 @@ def trainings(seeds: int, jobs: int | None) -> list[dict[str, dict[str, Any]]]:
     raw = params.read()
     with alone() as state:
         repro.reproduce(jobs, None, force=False)
-        runs = [{name: results.of_model(name) for name in params.model_blocks(raw)}]
+        runs = [_metrics(raw)]
         for place, chosen in enumerate(training_seeds(raw, seeds)[1:], start=2):
             print(f"baseline: training {place} of {seeds}", flush=True)
             runs.append(measure(*chosen, jobs, state))
@@ -121,12 +121,18 @@ def measure(
     code = dvc_workers.to_its_end(command, line, cwd=folder, env=dvc_workers.within(folder))
     if code != 0:
         raise PipelineError("\n".join(reasons) or f"{folder}: exit code {code}, without a word")
-    found = {
-        name: results.of_model(name, folder / paths.model_metrics(name))
-        for name in params.model_blocks(raw)
-    }
+    found = _metrics(raw, folder)
     files.remove(folder)
     return found
+
+
+def _metrics(raw: dict[str, Any], folder: Path = Path()) -> dict[str, dict[str, Any]]:
+    """The metrics of all models that the project in ``folder`` has, by name."""
+    home = params.results(raw)
+    return {
+        name: results.of_model(name, folder / home.model_metrics(name))
+        for name in params.model_blocks(raw)
+    }
 
 
 def copy(folder: Path, raw: dict[str, Any]) -> None:

@@ -84,6 +84,7 @@ def _reproduce(
                 check()
                 plan.check_graph()
                 _check_lock()
+                text = files.read_text(paths.PARAMS)
                 every = params.model_blocks(params.read())
                 chosen = list(every) if models is None else list(models)
                 for name in chosen:
@@ -98,13 +99,14 @@ def _reproduce(
             _refuse_running(chains)
             default, gpus = plan.default_jobs()
             slots.grow(jobs or default, gpus)
-            _run(chains, slots, jobs or default, force, compare)
+            _run(chains, slots, jobs or default, force, compare, text)
             return
         tidy_lock()
         whole = models is None and compare
         what = "all models and their comparison are" if whole else f"{', '.join(chosen)}:"
         print(f"Nothing changed: {what} up to date.")
         if compare:
+            _remember_params(params.results(params.read()), text)
             _show(slots)
             print(f"the report: {_report()}")
 
@@ -142,10 +144,14 @@ def _patiently(looking: Future[set[str] | None]) -> set[str] | None:
         return looking.result()
 
 
-def _run(chains: dict[str, list[str]], slots: Slots, jobs: int, force: bool, compare: bool) -> None:
+def _run(
+    chains: dict[str, list[str]], slots: Slots, jobs: int, force: bool, compare: bool, text: str
+) -> None:
+    """``text`` is that of params.yaml as the run began."""
     forget_logs(list(chains))
     models = [name for name in chains if name not in (DATA, JUDGES, COMPARISON)]
-    with Display(chains, jobs) as display:
+    home = params.results(params.read())
+    with Display(chains, jobs, home) as display:
         runner = Runner(slots, display, ["--force"] if force else [])
         try:
             if DATA in chains and not runner.run(DATA, chains[DATA], single=False):
@@ -156,8 +162,8 @@ def _run(chains: dict[str, list[str]], slots: Slots, jobs: int, force: bool, com
             for name in failed:
                 if name not in display.unfinished:
                     # What is left is of another version of it, and would pass for its result.
-                    files.remove(paths.model_metrics(name))
-                    files.remove(paths.curve(name))
+                    files.remove(home.model_metrics(name))
+                    files.remove(home.curve(name))
             if JUDGES in display.errors or display.unfinished:
                 raise PipelineError(reasons(display))
             if compare and not runner.run(COMPARISON, [COMPARE], always=LAST_STAGES):
@@ -168,6 +174,7 @@ def _run(chains: dict[str, list[str]], slots: Slots, jobs: int, force: bool, com
         finally:
             tidy_lock()
     if compare:
+        _remember_params(home, text)
         _remember_shown()
         _conclude()
     if failed:
@@ -195,18 +202,19 @@ def _conclude() -> None:
     """The table, what is tied and what to take, and where the report is."""
     from pipeline.comparison import collect, recommendation, tables
 
-    reference = collect.read_reference(paths.REFERENCE)
-    rows = collect.project_rows(params.read(), reference)
+    raw = params.read()
+    home = params.results(raw)
+    rows = collect.project_rows(raw, collect.read_reference(home.reference))
     print(tables.summary(rows))
     print()
     print(recommendation.text(rows))
-    for line in tables.problems(rows):
+    for line in tables.problems(rows, home):
         print(line, file=sys.stderr)
     print(f"\nthe report: {_report()}")
 
 
 def _report() -> str:
-    return (paths.REPORT / "index.html").absolute().as_uri()
+    return params.results(params.read()).page.absolute().as_uri()
 
 
 def make_judges() -> None:
@@ -220,7 +228,8 @@ def make_judges() -> None:
         plan.check_graph()
         _check_lock()
         _refuse_running(chains)
-        with slots_until_failure() as slots, Display(chains, 1) as display:
+        home = params.results(params.read())
+        with slots_until_failure() as slots, Display(chains, 1, home) as display:
             if not Runner(slots, display).run(JUDGES, [JUDGE_STAGES[-1]], single=False):
                 raise PipelineError(reasons(display))
 
@@ -294,7 +303,8 @@ def _show(slots: Slots) -> None:
     """Bring report and MLflow's runs in line with results that did not change, if they are not."""
     if _shown() == _remembered():
         return
-    with Display({COMPARISON: list(LAST_STAGES)}, 1) as display:
+    home = params.results(params.read())
+    with Display({COMPARISON: list(LAST_STAGES)}, 1, home) as display:
         if not Runner(slots, display).run(COMPARISON, LAST_STAGES):
             raise PipelineError(reasons(display))
     tidy_lock()
@@ -308,7 +318,7 @@ def _shown() -> dict[str, Any] | None:
     """
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return None
-    page, store = paths.REPORT / "index.html", paths.MLFLOW_DB
+    page, store = params.results(params.read()).page, paths.MLFLOW_DB
     if not (page.exists() and store.exists() and paths.DVC_LOCK.exists()):
         return None
     facts = store.stat()
@@ -327,6 +337,17 @@ def _remembered() -> dict[str, Any]:
     except (FileNotFoundError, files.Unreadable):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _remember_params(home: paths.Results, text: str) -> None:
+    """Keep params.yaml with its results: it is what `datasets --switch` comes back to."""
+    with suppress(FileNotFoundError, files.Unreadable):
+        if files.read_text(home.params) == text:
+            return
+    try:
+        files.write_text(home.params, text)
+    except PipelineError as error:
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def _remember_shown() -> None:

@@ -1,7 +1,7 @@
 """Error bars: every model trained and sampled several times, and asked to make test images.
 
 The default run has one training and one sample set of each model. What this adds stands in
-``metrics/thorough``, and the comparison takes its intervals from there.
+``metrics/<title>/thorough``, and the comparison takes its intervals from there.
 """
 
 import multiprocessing
@@ -41,8 +41,8 @@ def _run(jobs: int | None, state: str) -> None:
     raw = params.read()
     section: params.Thorough = params.section(raw, "thorough")
     start, *others = replicas.training_seeds(raw, section.trainings)
-    models = list(params.model_blocks(raw))
-    found = {start: {name: results.of_model(name) for name in models}}
+    models, home = list(params.model_blocks(raw)), params.results(raw)
+    found = {start: {name: results.of_model(name, home.model_metrics(name)) for name in models}}
     others += [(start[0], start[1] + k) for k in range(1, section.sample_sets)]
     for place, chosen in enumerate(others, start=1):
         print(
@@ -62,7 +62,7 @@ def _run(jobs: int | None, state: str) -> None:
             **spread.summary(runs, start),
             **files.rounded(inverted[name]),
         }
-        files.write_json(paths.thorough_metrics(name), result)
+        files.write_json(home.thorough_metrics(name), result)
 
 
 def _inverted(models: Sequence[str], jobs: int) -> dict[str, dict[str, Any]]:

@@ -67,7 +67,7 @@ def run(names: Sequence[str], jobs: int | None) -> bool:
         PipelineError: if dvc.lock does not say what to compare with, or a training fails.
     """
     raw = params.read()
-    every = params.model_blocks(raw)
+    every, home = params.model_blocks(raw), params.results(raw)
     models = list(every) if list(names) == [EVERY] else list(dict.fromkeys(names))
     for name in models:
         if name not in every:
@@ -76,13 +76,15 @@ def run(names: Sequence[str], jobs: int | None) -> bool:
         raise PipelineError(f"MODEL: name at least one: {', '.join(every)}; or {EVERY}")
     with replicas.alone() as state:
         entries = dvc_lock.entries()
-        before = {name: recorded(name, entries) for name in models}
+        before = {name: recorded(name, entries, home) for name in models}
         with _copy(raw) as folder:
             replicas.confirm(state)
-            _retrain(folder, {name: every[name]["data"] for name in models}, before, jobs)
+            _retrain(folder, {name: every[name]["data"] for name in models}, before, jobs, home)
             again = dvc_lock.entries(folder / paths.DVC_LOCK)
-            after = {name: recorded(name, again, folder) for name in models}
-    found = {name: differences(name, before[name], after[name]) for name in models}
+            after = {name: recorded(name, again, home, folder) for name in models}
+    found = {
+        name: differences(name, home.curve(name), before[name], after[name]) for name in models
+    }
     for name, told in found.items():
         print("\n  ".join([f"{name}: {'OTHER BITS' if told else VERIFIED}", *told]))
     for line in here(raw):
@@ -92,8 +94,12 @@ def run(names: Sequence[str], jobs: int | None) -> bool:
     return not any(found.values())
 
 
-def recorded(model: str, entries: dict[str, Any], folder: Path = Path()) -> Recorded:
+def recorded(
+    model: str, entries: dict[str, Any], home: paths.Results, folder: Path = Path()
+) -> Recorded:
     """What the project in ``folder``, whose dvc.lock has these entries, has of a training.
+
+    ``home`` is relative to that folder.
 
     Raises:
         PipelineError: if the training has no entry, or the curve is damaged.
@@ -103,23 +109,25 @@ def recorded(model: str, entries: dict[str, Any], folder: Path = Path()) -> Reco
         {each["path"]: each.get("md5", "") for each in entry.get(key, [])}
         for key in ("outs", "deps")
     )
-    weights, curve = (outs.get(str(of(model))) for of in (paths.model_dir, paths.curve))
+    weights, curve = (outs.get(str(of(model))) for of in (paths.model_dir, home.curve))
     if not weights or not curve:
         raise PipelineError(
             f"{paths.DVC_LOCK}: train@{model}: there is no entry to compare with; "
             f"`make repro MODELS={model}` first"
         )
     try:
-        lines = results.curve(folder / paths.curve(model))
+        lines = results.curve(folder / home.curve(model))
     except FileNotFoundError:
         lines = None
     data = {path: md5 for path, md5 in deps.items() if Path(path).is_relative_to(paths.DATA)}
     return Recorded(data, weights, curve, lines)
 
 
-def differences(model: str, before: Recorded, after: Recorded) -> list[str]:
-    """In what a training and the committed one differ, in lines for people; none if they do not."""
-    curve = paths.curve(model)
+def differences(model: str, curve: Path, before: Recorded, after: Recorded) -> list[str]:
+    """In what a training and the committed one differ, in lines for people; none if they do not.
+
+    ``curve`` is where the committed curve is, or should be.
+    """
     parted = part(before.curve, after.curve or []) if before.curve is not None else None
     told = []
     if before.weights != after.weights:
@@ -225,7 +233,11 @@ def _copy(raw: dict[str, Any]) -> Iterator[Path]:
 
 
 def _retrain(
-    folder: Path, data: dict[str, str], before: dict[str, Recorded], jobs: int | None
+    folder: Path,
+    data: dict[str, str],
+    before: dict[str, Recorded],
+    jobs: int | None,
+    home: paths.Results,
 ) -> None:
     """Make the data and train the models in the copy.
 
@@ -242,7 +254,7 @@ def _retrain(
         _refuse_stale(slots, [name for chain in chains.values() for name in chain])
         slots.grow(jobs or default, gpus)
         forget_logs([made, *chains])
-        with Display({made: needed, **chains}, jobs or default) as display:
+        with Display({made: needed, **chains}, jobs or default, home) as display:
             if repro.Runner(slots, display).run(made, makers, single=False):
                 _refuse_other_data(folder, before)
                 runner = repro.Runner(slots, display, ["--force", "--no-commit"])

@@ -1,18 +1,20 @@
 """The tables in README.md and docs/, from params.yaml, the families' own words and the metrics.
 
+Those are of one data set (`SHOWN`); each other one that was compared has a page in docs/results/.
+
 Nobody types a number or a paper: what stands between two markers is made here.
 """
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from pipeline import families
-from pipeline.comparison import collect, recommendation, tables
+from pipeline.comparison import collect, data_sets, recommendation, tables
 from pipeline.comparison.collect import FAILED, OTHER, Row
 from pipeline.comparison.questions import (
     BITS,
@@ -35,6 +37,10 @@ from pipeline.models import entries, weights
 README = Path("README.md")
 RESULTS = Path("docs/results.md")
 GATE = Path("docs/gate.md")
+OTHERS = Path("docs/results")
+"""The folder of a page for each other data set, and of one that lists them."""
+SHOWN = "mnist-5k"
+"""The data set of README.md and docs/."""
 ANY_SHAPE = ImageSpec(channels=1, height=28, width=28, classes=10)
 """Of images that models are built for here: what a family can do does not depend on it."""
 FIGURES = (
@@ -75,16 +81,69 @@ class Part:
 
 
 def write() -> None:
-    """Put the tables between the markers of README.md and docs/.
+    """Put the tables between the markers of README.md and docs/, and write `OTHERS`.
+
+    While params.yaml is of another data set than `SHOWN`, its tables stay as they are.
 
     Raises:
         PipelineError: if a file or a marker is missing.
     """
+    title = params.results(params.read()).title
     # All of them, or none.
-    made = {path: rendered(_text(path, "restore it from git"), path) for path in DOCUMENTS}
+    made = {}
+    if title == SHOWN:
+        made = {path: rendered(_text(path, "restore it from git"), path) for path in DOCUMENTS}
+    else:
+        print(f"{', '.join(map(str, DOCUMENTS))}: of {SHOWN}, and {paths.PARAMS} is of {title}: "
+              "left as they are")  # fmt: skip
+    homes = [home for home in data_sets.homes() if home.title != SHOWN]
+    made |= {OTHERS / f"{home.title}.md": other(home) for home in homes}
+    if homes:
+        made[OTHERS / "README.md"] = index(homes)
     with files.together() as written:
         for path, text in made.items():
             written.file(path).write_text(text, encoding="utf-8")
+
+
+def other(home: paths.Results) -> str:
+    """The page of a data set that is not `SHOWN`."""
+    picture = ""
+    if home.samples_picture.exists():
+        picture = f"![samples](../../{home.samples_picture.as_posix()})\n\n"
+    return (
+        f"# {home.title}\n\nWritten by `make docs` from `{home.folder}/`. To go on with it: "
+        f"`python -m pipeline datasets --switch {home.title}`, then `make repro`.\n\n"
+        f"{picture}{_comparison(home).strip()}\n"
+    )
+
+
+def index(homes: Sequence[paths.Results]) -> str:
+    """A table of the data sets that have pages."""
+    lines = ["| results | images | models | best FID | of |", "|---|---|---:|---:|---|"]
+    for home in homes:
+        found = data_sets.facts(home)
+        fid = "n/a" if found["fid"] is None else f"{found['fid']:.2f}"
+        lines.append(
+            f"| [{home.title}]({home.title}.md) | {found['dataset']} | {found['models']} | {fid} | "
+            f"{found['best'] or 'n/a'} |"
+        )
+    return "\n".join(
+        [
+            "# Other data sets",
+            "",
+            f"Written by `make docs`; the tables of {SHOWN} are in [results.md](../results.md). "
+            "FIDs of different data sets do not compare: each has judges of its own.",
+            "",
+            *lines,
+            "",
+        ]
+    )
+
+
+def _comparison(home: paths.Results) -> str:
+    """The tables of a data set for people, without their title."""
+    _, _, page = _text(home.comparison_md, "run `make repro`").partition("\n")
+    return page
 
 
 def rendered(text: str, path: Path) -> str:
@@ -114,7 +173,7 @@ def _text(path: Path, remedy: str) -> str:
 def leaders() -> str:
     """What to take, and the table of all models that it rests on, at most eight columns wide."""
     raw = params.read()
-    reference = collect.read_reference(paths.REFERENCE)
+    reference = collect.read_reference(params.results(raw).reference)
     rows = collect.project_rows(raw, reference)
     listed = [
         row for row in tables.standing(rows) if row["kind"] == "model" or row["model"] in SCALE
@@ -135,16 +194,17 @@ def leaders() -> str:
 
 
 def results() -> str:
-    """metrics/comparison.md without its title, its headings one level lower."""
-    _, _, page = _text(paths.COMPARISON_MD, "run `make repro`").partition("\n")
+    """comparison.md without its title, its headings one level lower."""
+    page = _comparison(params.results(params.read()))
     return f"\n{page.strip()}".replace("\n## ", "\n### ").strip()
 
 
 def models() -> str:
     """A table of all models of params.yaml: papers, what they can do, and how well."""
     raw = params.read()
-    reference = collect.read_reference(paths.REFERENCE)
-    rows = collect.rows(params.model_blocks(raw), paths.model_metrics, reference)
+    home = params.results(raw)
+    reference = collect.read_reference(home.reference)
+    rows = collect.rows(params.model_blocks(raw), home.model_metrics, reference)
     lines = ["| model | family | papers | can | result |", "|---|---|---|---|---|"]
     for row in rows:
         if row["kind"] != "model":
@@ -164,8 +224,8 @@ def models() -> str:
 
 def sensitivity() -> str:
     """What the gate stops: of each metric of each model, the first value that fails."""
-    rules = gate_rules.section(params.read())
-    base = baseline.read()
+    raw = params.read()
+    rules, base = gate_rules.section(raw), baseline.read(params.results(raw).baseline)
     found = {(check.model, check.metric): check for check in compare.smallest(base, rules)}
     metrics = [m for m, rule in rules.metrics.items() if rule.level == "fail"]
     lines = ["| model | " + " | ".join(metrics) + " |", "|---|" + "---:|" * len(metrics)]

@@ -1,6 +1,6 @@
 """The report: one page that shows what was measured, and works without a network.
 
-Every value comes from ``metrics/`` and params.yaml, every picture from ``metrics/pictures``.
+Every value comes from the data set's results and params.yaml, every picture from its pictures.
 Nothing on it depends on the time or the machine, so that equal results give equal bytes.
 """
 
@@ -69,7 +69,7 @@ def render(raw: dict[str, Any], reference: Row) -> str:
     Raises:
         PipelineError: one line for what a file of results should hold, or a picture that is none.
     """
-    blocks = params.model_blocks(raw)
+    blocks, home = params.model_blocks(raw), params.results(raw)
     rows = collect.project_rows(raw, reference)
     colours = of_models((r["model"], r["family"]) for r in rows if r["kind"] == "model")
     standing = tables.standing(rows)
@@ -80,7 +80,7 @@ def render(raw: dict[str, Any], reference: Row) -> str:
     judged = [row for row in standing if row["kind"] == "model" and row["status"] == OK]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        dataset=reference["dataset"],
+        dataset=home.title,
         measured=_code(tables.measured(reference)),
         failed=[row["model"] for row in rows if row["status"] == FAILED],
         recommended=[
@@ -94,13 +94,13 @@ def render(raw: dict[str, Any], reference: Row) -> str:
         ],
         tie_note=_code(TIE_NOTE),
         leaders=_table(LEADERS, leading, colours),
-        wall=_figures(judged, "samples", colours),
+        wall=_figures(home, judged, "samples", colours),
         scale=_scale(standing, colours),
         pareto=_pareto(judged, colours),
         galleries=[
             {"key": key, "title": title, "note": note, "figures": figures}
             for key, title, note in GALLERIES
-            if (figures := _figures(judged, key, colours))
+            if (figures := _figures(home, judged, key, colours))
         ],
         answers=[
             {
@@ -116,7 +116,7 @@ def render(raw: dict[str, Any], reference: Row) -> str:
             }
             for answer in tables.answers(rows, reference)
         ],
-        models=[_model(row, blocks.get(row["model"]), colours, recorded) for row in models],
+        models=[_model(home, row, blocks.get(row["model"]), colours, recorded) for row in models],
     )
 
 
@@ -146,11 +146,13 @@ def _table(
     return {"columns": heads, "rows": lines}
 
 
-def _figures(rows: Sequence[Row], name: str, colours: dict[str, str]) -> list[dict[str, Any]]:
+def _figures(
+    home: paths.Results, rows: Sequence[Row], name: str, colours: dict[str, str]
+) -> list[dict[str, Any]]:
     """The picture of that name of each model that has one."""
     found = []
     for row in rows:
-        path = paths.pictures(row["model"]).get(name)
+        path = home.pictures(row["model"]).get(name)
         if path is not None:
             fid = row.get("fid")
             caption = f"FID {fid:.2f}" if name == "samples" and fid is not None else ""
@@ -224,17 +226,21 @@ def _pareto(rows: Sequence[Row], colours: dict[str, str]) -> list[Markup]:
 
 
 def _model(
-    row: Row, block: Any, colours: dict[str, str], recorded: dict[str, Any]
+    home: paths.Results,
+    row: Row,
+    block: Any,
+    colours: dict[str, str],
+    recorded: dict[str, Any],
 ) -> dict[str, Any]:
     name = row["model"]
     return {
         "name": name,
         "family": row["family"],
         "colour": colours[name],
-        "curves": _curves(name, colours[name]),
+        "curves": _curves(home.curve(name), name, colours[name]),
         "figures": [
             _figure(path, name, SAID.get(path.stem, path.stem.replace("_", " ")), None)
-            for path in paths.pictures(name).values()
+            for path in home.pictures(name).values()
         ],
         "metrics": [
             (key, f"{value:.6g}" if isinstance(value, float) else value)
@@ -247,9 +253,8 @@ def _model(
     }
 
 
-def _curves(model: str, colour: str) -> list[Markup]:
+def _curves(path: Path, model: str, colour: str) -> list[Markup]:
     """A chart for each term that training logged, since terms share no unit."""
-    path = paths.curve(model)
     lines = results.curve(path) if path.exists() else []
     terms = [key for key in (lines[0] if lines else {}) if key not in ("step", "images")]
     found = []

@@ -140,7 +140,7 @@ class Follower:
         n = params.section(raw, "sample").n
         common = protocol.protocol(store, facts, n, evaluate.split, evaluate.seed)
         told = {**common, "protocol": protocol.protocol_id(common)}
-        return mirror.experiment(client, self.uri, told)
+        return mirror.experiment(client, self.uri, params.results(raw).title, told)
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -29,10 +29,14 @@ CRASHED_SECONDS = 3600
 """A run on a server that is not complete after so long is nobody's."""
 
 
-def experiments(client: "MlflowClient") -> "list[Experiment]":
-    """The experiments that `mirror` made."""
+def experiments(client: "MlflowClient", title: str | None = None) -> "list[Experiment]":
+    """The experiments that `mirror` made, all of them or those of one data set."""
     found = _pages(lambda token: client.search_experiments(page_token=token))
-    return [each for each in found if "protocol" in each.tags]
+    made = [each for each in found if "protocol" in each.tags]
+    # Those without a title are of a time when a data set's name was the only one that it had.
+    return [
+        each for each in made if title in (None, each.tags.get("title", each.tags.get("dataset")))
+    ]
 
 
 def tracked(uri: str) -> dict[str, str]:
@@ -53,14 +57,15 @@ def view_urls(server: str, experiment_id: str) -> dict[str, str]:
     }
 
 
-def read() -> tuple[list[Result], dict[str, str]]:
-    """Read the results of the models in params.yaml, and why each of the others has none.
+def read() -> tuple[str, list[Result], dict[str, str]]:
+    """The data set's title, the results of the models in params.yaml, and why others have none.
 
     Raises:
         PipelineError: if params.yaml, dvc.lock or a metrics file cannot be read.
     """
     raw = params.read()
     entries = dvc_lock.entries()
+    home = params.results(raw)
     results, missing = [], {}
     places: Counter[str] = Counter()
     for model, block in params.model_blocks(raw).items():
@@ -68,24 +73,25 @@ def read() -> tuple[list[Result], dict[str, str]]:
         places[block["family"]] += 1
         unknown = dvc_lock.missing(model, entries)
         try:
-            content = comparison_results.of_model(model)
+            content = comparison_results.of_model(model, home.model_metrics(model))
         except FileNotFoundError:
-            missing[model] = f"no {paths.model_metrics(model)}: it failed, or was not run"
+            missing[model] = f"no {home.model_metrics(model)}: it failed, or was not run"
             continue
         if unknown:
             missing[model] = f"{paths.DVC_LOCK} has no {unknown[0]}: run it through `make repro`"
         else:
             lock_hash = dvc_lock.of_model(model, entries)
             shared = _shared(raw, model, content)
-            results.append(Result(model, lock_hash, content, block, place, shared))
-    return results, missing
+            results.append(Result(model, lock_hash, content, block, place, shared, home))
+    return home.title, results, missing
 
 
-def mirror(results: Sequence[Result], missing: dict[str, str]) -> None:
-    """Bring the store in line with ``results``, and say what was done for each model.
+def mirror(title: str, results: Sequence[Result], missing: dict[str, str]) -> None:
+    """Bring the store in line with the results of a data set, and say what was done for each model.
 
-    Afterwards the runs of ``results`` are current and no others: neither those of earlier
-    versions, nor those of models that failed (``missing``, with reasons) or are gone.
+    Afterwards the runs of ``results`` are its current ones and no others: neither those of earlier
+    versions, nor those of models that failed (``missing``, with reasons) or are gone. Those of
+    other data sets, which have experiments of their own, stay as they are.
 
     Raises:
         PipelineError: if the store cannot be reached or is damaged. What was not mirrored is
@@ -93,10 +99,10 @@ def mirror(results: Sequence[Result], missing: dict[str, str]) -> None:
     """
     uri = mlflow_store.uri()
     with mlflow_store.opened(uri) as client:
-        homes = {result.model: experiment(client, uri, result.metrics) for result in results}
+        homes = {result.model: experiment(client, uri, title, result.metrics) for result in results}
         for each in experiments(client):  # also older ones, whose links are printed, too
             tracking_views.publish(client, each)
-        runs = _finished_runs(client, uri)
+        runs = _finished_runs(client, uri, title)
         # A run of an older format stays, and the result is mirrored once more.
         latest = {
             (run.data.tags["model"], run.data.tags["lock_hash"]): run
@@ -154,15 +160,16 @@ def _pages(fetch: Callable[[str | None], Any]) -> list[Any]:
             return found
 
 
-def experiment(client: "MlflowClient", uri: str, metrics: dict[str, Any]) -> str:
+def experiment(client: "MlflowClient", uri: str, title: str, metrics: dict[str, Any]) -> str:
     """The id of the experiment of a data set and protocol, made or brought back if need be."""
     dataset, protocol = metrics["dataset"], metrics["protocol"]
-    name = f"{dataset} · {protocol}"
+    name = f"{title} · {protocol}"
     found = client.get_experiment_by_name(name)
     if found is None:
         # A server has its own idea of where files go.
         location = None if mlflow_store.is_server(uri) else mlflow_store.artifact_root()
         tags = {
+            "title": title,
             "dataset": dataset,
             "protocol": protocol,
             "mlflow.note.content": tracking_views.NOTE,
@@ -176,12 +183,12 @@ def experiment(client: "MlflowClient", uri: str, metrics: dict[str, Any]) -> str
     return found.experiment_id
 
 
-def _finished_runs(client: "MlflowClient", uri: str) -> "list[Run]":
-    """Our runs, oldest first; those that a crash left half-written are deleted.
+def _finished_runs(client: "MlflowClient", uri: str, title: str) -> "list[Run]":
+    """Our runs of a data set, oldest first; those that a crash left half-written are deleted.
 
     On a server somebody else may be writing one just now, so there only old ones are.
     """
-    ids = [each.experiment_id for each in experiments(client)]
+    ids = [each.experiment_id for each in experiments(client, title)]
     if not ids:
         return []
     found = _pages(

@@ -46,11 +46,11 @@ USE = """
 from Python:
     import mlflow
     mlflow.set_tracking_uri("{uri}")
-    images = mlflow.pyfunc.load_model("models:/{model}@{alias}").predict({{"n": 4, "seed": 0}})
+    images = mlflow.pyfunc.load_model("models:/{name}@{alias}").predict({{"n": 4, "seed": 0}})
 
 over HTTP, on loopback:
     export MLFLOW_TRACKING_URI={uri}
-    mlflow models serve -m models:/{model}@{alias} --port 5001 --env-manager local
+    mlflow models serve -m models:/{name}@{alias} --port 5001 --env-manager local
     curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \\
         -d '{{"dataframe_records": [{{"n": 4, "seed": 0}}]}}'"""
 FORMAT = "2"
@@ -62,7 +62,8 @@ CHECKED = 4
 def register(model: str, alias: str) -> None:
     """Register the current run of a model, give the version an alias, and say how to use it.
 
-    The first version of a model becomes ``baseline`` too. A run that was registered before is not
+    It is called ``<title>-<model>``, so that those of several data sets stand side by side. The
+    first version of a model becomes ``baseline`` too. A run that was registered before is not
     registered again.
 
     Raises:
@@ -80,22 +81,24 @@ def register(model: str, alias: str) -> None:
         raise PipelineError(f"{paths.model_dir(model)}: no trained model; run `make repro`")
     uri = mlflow_store.uri()
     with mlflow_store.opened(uri) as client:
-        run = _current_run(client, model)
-        found = _registered(client, model, run)
-        first = not _versions(client, model)
+        title = params.results(raw).title
+        name = f"{title}-{model}"
+        run = _current_run(client, title, model)
+        found = _registered(client, name, run)
+        first = not _versions(client, name)
         if found is None:
-            found = _create(client, model, run, raw)
-            print(f"{model}: version {found.version} registered")
+            found = _create(client, name, model, run, raw)
+            print(f"{name}: version {found.version} registered")
         else:
-            print(f"{model}: version {found.version} is this run already")
-        for name in {alias, *(["baseline"] if first else [])}:
-            client.set_registered_model_alias(model, name, found.version)
-            print(f"{model}: version {found.version} is {name}")
-    print(USE.format(uri=mlflow_store.without_password(uri), model=model, alias=alias))
+            print(f"{name}: version {found.version} is this run already")
+        for each in {alias, *(["baseline"] if first else [])}:
+            client.set_registered_model_alias(name, each, found.version)
+            print(f"{name}: version {found.version} is {each}")
+    print(USE.format(uri=mlflow_store.without_password(uri), name=name, alias=alias))
 
 
-def _current_run(client: "MlflowClient", model: str) -> "Run":
-    ids = [each.experiment_id for each in mirror.experiments(client)]
+def _current_run(client: "MlflowClient", title: str, model: str) -> "Run":
+    ids = [each.experiment_id for each in mirror.experiments(client, title)]
     query = f"tags.model = '{model}' and tags.current = 'true'"
     runs = client.search_runs(ids, query) if ids else []
     if not runs:
@@ -107,19 +110,21 @@ def _current_run(client: "MlflowClient", model: str) -> "Run":
     return runs[0]
 
 
-def _versions(client: "MlflowClient", model: str) -> "list[ModelVersion]":
-    return list(client.search_model_versions(f"name = '{model}'"))
+def _versions(client: "MlflowClient", name: str) -> "list[ModelVersion]":
+    return list(client.search_model_versions(f"name = '{name}'"))
 
 
-def _registered(client: "MlflowClient", model: str, run: "Run") -> "ModelVersion | None":
+def _registered(client: "MlflowClient", name: str, run: "Run") -> "ModelVersion | None":
     wanted = run.data.tags["lock_hash"]
-    for each in _versions(client, model):
+    for each in _versions(client, name):
         if each.tags.get("lock_hash") == wanted and each.tags.get("format") == FORMAT:
             return each
     return None
 
 
-def _create(client: "MlflowClient", model: str, run: "Run", raw: dict[str, Any]) -> "ModelVersion":
+def _create(
+    client: "MlflowClient", name: str, model: str, run: "Run", raw: dict[str, Any]
+) -> "ModelVersion":
     from mlflow.exceptions import RestException
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -127,18 +132,18 @@ def _create(client: "MlflowClient", model: str, run: "Run", raw: dict[str, Any])
         save(folder, model, raw)
         _check(folder, model)
         client.log_artifacts(run.info.run_id, str(folder), ARTIFACT)
-    if not any(each.name == model for each in client.search_registered_models(f"name = '{model}'")):
-        client.create_registered_model(model, description=f"Draws images: {model}")
+    if not any(each.name == name for each in client.search_registered_models(f"name = '{name}'")):
+        client.create_registered_model(name, description=f"Draws images: {name}")
     try:
         return client.create_model_version(
-            model,
+            name,
             f"{run.info.artifact_uri}/{ARTIFACT}",
             run.info.run_id,
             tags={key: run.data.tags[key] for key in ("lock_hash", "protocol", "family")}
             | {"format": FORMAT},
         )
     except RestException as error:
-        raise PipelineError(f"{model}: {error.message}") from None
+        raise PipelineError(f"{name}: {error.message}") from None
 
 
 def save(folder: Path, model: str, raw: dict[str, Any]) -> None:

@@ -78,6 +78,7 @@ class Result:
         block: its block of params.yaml, as it stands there.
         place: how many models of its family stand before it in params.yaml.
         shared: parameters that models of all families have, as text.
+        home: where the results of its data set are.
     """
 
     model: str
@@ -86,6 +87,7 @@ class Result:
     block: dict[str, Any]
     place: int
     shared: dict[str, str]
+    home: paths.Results
 
 
 def create(
@@ -113,9 +115,9 @@ def create(
     client.log_batch(run_id, params=[Param(*each) for each in result.shared.items()])
     client.log_inputs(run_id, datasets=[_dataset(result)])
     log_metrics(client, run_id, _final_metrics(result, timing, ended))
-    log_metrics(client, run_id, _curves(result.model, timing, ended))
+    log_metrics(client, run_id, _curves(result, timing, ended))
     _log_artifacts(client, run_id, result)
-    _log_pictures(client, run_id, result.model, ended)
+    _log_pictures(client, run_id, result, ended)
     client.set_terminated(run_id, end_time=_milliseconds(ended))
     client.log_batch(run_id, tags=[RunTag("complete", "true"), RunTag("current", "true")])
 
@@ -243,10 +245,10 @@ def _final_metrics(result: Result, timing: dict[str, Any] | None, ended: float) 
     return finite(result.model, ((key, value, ended, 0) for key, value in values.items()))
 
 
-def _curves(model: str, timing: dict[str, Any] | None, ended: float) -> "list[Metric]":
+def _curves(result: Result, timing: dict[str, Any] | None, ended: float) -> "list[Metric]":
     """The training curve, as ``train/<group>/<term>`` over steps."""
     try:
-        rows = comparison_results.curve(paths.curve(model))
+        rows = comparison_results.curve(result.home.curve(result.model))
     except FileNotFoundError:
         return []
     times = dict(timing["points"]) if timing else {}
@@ -256,7 +258,7 @@ def _curves(model: str, timing: dict[str, Any] | None, ended: float) -> "list[Me
         for name, text in row.items()
         if name not in ("step", "images") and text
     ]
-    return finite(model, points)
+    return finite(result.model, points)
 
 
 def finite(model: str, points: Iterable[tuple[str, float, float, int]]) -> "list[Metric]":
@@ -277,19 +279,19 @@ def finite(model: str, points: Iterable[tuple[str, float, float, int]]) -> "list
 def _log_artifacts(client: "MlflowClient", run_id: str, result: Result) -> None:
     client.log_dict(run_id, result.block, "params.json")
     for path, folder in (
-        (paths.model_metrics(result.model), "metrics"),
-        (paths.curve(result.model), "curves"),
+        (result.home.model_metrics(result.model), "metrics"),
+        (result.home.curve(result.model), "curves"),
     ):
         if path.exists():
             client.log_artifact(run_id, str(path), folder)
 
 
-def _log_pictures(client: "MlflowClient", run_id: str, model: str, ended: float) -> None:
+def _log_pictures(client: "MlflowClient", run_id: str, result: Result, ended: float) -> None:
     """Log the pictures of a model as files, and as images, which the chart view lays side by side.
 
     Images of one name are compared between runs, but their files have names for machines.
     """
-    for path in paths.pictures(model).values():
+    for path in result.home.pictures(result.model).values():
         try:
             with Image.open(path) as opened:
                 picture = opened.copy()

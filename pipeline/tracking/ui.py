@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from pipeline.core import paths
+from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.tracking import mirror, mlflow_store
 
@@ -38,7 +38,7 @@ def serve(port: int | None) -> None:
     if not os.environ.get("MLFLOW_TRACKING_URI") and not paths.MLFLOW_DB.exists():
         raise PipelineError(f"{paths.MLFLOW_DB}: no such file; run `make repro` first")
     # Read from the store and not from the server, which a proxy may keep us from.
-    experiments = mirror.tracked(uri)
+    experiments = _present_first(mirror.tracked(uri))
     if mlflow_store.is_server(uri):
         _print_links(uri, experiments)
         return
@@ -139,6 +139,15 @@ def _healthy(port: int) -> bool:
         return False
     finally:
         connection.close()
+
+
+def _present_first(experiments: dict[str, str]) -> dict[str, str]:
+    """Experiments of the data set that params.yaml is of before those of others."""
+    try:
+        title = params.results(params.read()).title
+    except PipelineError:
+        return experiments  # the runs can be looked at without it
+    return dict(sorted(experiments.items(), key=lambda each: not each[0].startswith(f"{title} ·")))
 
 
 def _print_links(url: str, experiments: dict[str, str]) -> None:

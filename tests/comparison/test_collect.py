@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from compared import MODELS, NOTHING, PROTOCOL, fid, images, reference, rewrite
+from compared import HOME, MODELS, NOTHING, PROTOCOL, fid, images, reference, rewrite
 from compared import project as project
 from PIL import Image
 
@@ -21,14 +21,14 @@ from stages import compare
 
 @pytest.fixture
 def rows(project):
-    return collect.rows(MODELS, paths.model_metrics, reference())
+    return collect.rows(MODELS, HOME.model_metrics, reference())
 
 
 def score(name, nats):
     """Leave the nats of each image, and metrics that agree with them."""
     paths.scores_dir(name).mkdir(parents=True, exist_ok=True)
     arrays.save(paths.scores_dir(name), {"nats": nats})
-    rewrite(paths.model_metrics(name), nats_per_image=float(f"{nats.mean():.8g}"))
+    rewrite(HOME.model_metrics(name), nats_per_image=float(f"{nats.mean():.8g}"))
 
 
 def test_how_far_behind_is_a_paired_difference(project):
@@ -37,8 +37,10 @@ def test_how_far_behind_is_a_paired_difference(project):
     score("exact", hard)
     score("zeta", hard + gaps)
     paths.scores_dir("alpha").mkdir()
-    listed = collect.rows(MODELS, paths.model_metrics, reference())
-    found = {row["model"]: row for row in collect.behind(listed, paths.scores_dir)}
+    listed = collect.rows(MODELS, HOME.model_metrics, reference())
+    found = {
+        row["model"]: row for row in collect.behind(listed, paths.scores_dir, HOME.model_metrics)
+    }
     unit = 1.25 / (hard + gaps).mean()
     assert found["zeta"]["bits_per_dim_behind"] == pytest.approx(unit * gaps.mean())
     stderr = gaps.std(ddof=1) / np.sqrt(40)
@@ -70,10 +72,10 @@ def spoil_index(**values):
         (lambda file: score("zeta", np.full((40, 1), 600.0)), "nats.npy: shape [40, 1]"),
         (lambda file: score("zeta", np.full(40, 600, np.float32)), "40 values of float32"),
         (lambda file: score("zeta", np.full(1, 600.0)), "1 values of float64, but it should hold"),
-        (lambda file: rewrite(paths.model_metrics("zeta"), nats_per_image=1), "are not of one eva"),
+        (lambda file: rewrite(HOME.model_metrics("zeta"), nats_per_image=1), "are not of one eva"),
         (
             lambda file: rewrite(
-                paths.model_metrics("zeta"),
+                HOME.model_metrics("zeta"),
                 **dict.fromkeys(("nats_per_image", "bits_per_dim", "likelihood_bound")),
             ),
             "bits_per_dim is None, but data/scores/zeta/arrays.json lists nats.npy",
@@ -105,43 +107,43 @@ def test_models_come_in_the_order_of_params_then_the_references(rows):
 
 
 def test_files_of_models_that_are_not_in_params_are_ignored(project):
-    shutil.copy(paths.model_metrics("zeta"), paths.model_metrics("ghost"))
-    found = collect.rows(MODELS, paths.model_metrics, reference())
+    shutil.copy(HOME.model_metrics("zeta"), HOME.model_metrics("ghost"))
+    found = collect.rows(MODELS, HOME.model_metrics, reference())
     assert "ghost" not in [row["model"] for row in found]
 
 
 def test_what_others_made_stands_after_the_models(project):
     theirs = {**PROTOCOL, "model": "mine", "family": "external", **NOTHING, **fid(4.0)}
-    paths.EXTERNAL.mkdir()
-    paths.external_metrics("mine").write_text(json.dumps(theirs))
+    HOME.external.mkdir()
+    HOME.external_metrics("mine").write_text(json.dumps(theirs))
     old = {**theirs, "model": "old", "protocol": "f" * 16}
-    paths.external_metrics("old").write_text(json.dumps(old))
-    (paths.EXTERNAL / "README.md").write_text("no metrics")
-    (paths.EXTERNAL / ".mine.1234.tmp.json").write_text("{")
-    found = collect.rows(MODELS, paths.model_metrics, reference(), paths.EXTERNAL)
+    HOME.external_metrics("old").write_text(json.dumps(old))
+    (HOME.external / "README.md").write_text("no metrics")
+    (HOME.external / ".mine.1234.tmp.json").write_text("{")
+    found = collect.rows(MODELS, HOME.model_metrics, reference(), HOME.external)
     added = found[len(MODELS) : len(MODELS) + 2]
     assert [(row["model"], row["label"], row["kind"], row["status"]) for row in added] == [
         ("mine", "mine", "model", "ok"),
         ("old", "old", "model", "other protocol"),
     ]
     assert found[len(MODELS) + 2]["kind"] == "reference"
-    paths.external_metrics("zeta").write_text(json.dumps(theirs))
+    HOME.external_metrics("zeta").write_text(json.dumps(theirs))
     with pytest.raises(PipelineError, match=r"zeta\.json: a model"):
-        collect.rows(MODELS, paths.model_metrics, reference(), paths.EXTERNAL)
+        collect.rows(MODELS, HOME.model_metrics, reference(), HOME.external)
 
 
 def test_every_broken_file_is_named_at_once(project):
-    paths.EXTERNAL.mkdir()
-    paths.external_metrics("stray").write_text("")
-    paths.external_metrics("foreign").write_text('{"fid": 3}')
-    rewrite(paths.model_metrics("zeta"), fid=float("nan"))
-    rewrite(paths.model_metrics("alpha"), fid=None)
+    HOME.external.mkdir()
+    HOME.external_metrics("stray").write_text("")
+    HOME.external_metrics("foreign").write_text('{"fid": 3}')
+    rewrite(HOME.model_metrics("zeta"), fid=float("nan"))
+    rewrite(HOME.model_metrics("alpha"), fid=None)
     with pytest.raises(PipelineError) as raised:
         compare.main()
     lines = str(raised.value).splitlines()
     assert [line.partition(": ")[0] for line in dict.fromkeys(lines)] == [
-        "metrics/models/zeta.json", "metrics/models/alpha.json",
-        *["metrics/external/foreign.json"] * 4, "metrics/external/stray.json",
+        "metrics/toy/models/zeta.json", "metrics/toy/models/alpha.json",
+        *["metrics/toy/external/foreign.json"] * 4, "metrics/toy/external/stray.json",
     ]  # fmt: skip
     assert "NaN is no finite number" in lines[0]
     assert "fid is null, though fid_min is there" in lines[1]
@@ -151,10 +153,10 @@ def test_every_broken_file_is_named_at_once(project):
 
 def test_a_file_cannot_pass_for_what_it_is_not(project):
     rewrite(
-        paths.model_metrics("zeta"),
+        HOME.model_metrics("zeta"),
         kind="reference", status="failed", label="best", fid_trained_low=1.0, tie="a",
     )  # fmt: skip
-    (row,) = [row for row in collect.rows(MODELS, paths.model_metrics, reference())
+    (row,) = [row for row in collect.rows(MODELS, HOME.model_metrics, reference())
               if row["model"] == "zeta"]  # fmt: skip
     assert (row["kind"], row["status"], row["label"]) == ("model", "ok", "zeta")
     assert "fid_trained_low" not in row
@@ -163,7 +165,7 @@ def test_a_file_cannot_pass_for_what_it_is_not(project):
 @pytest.mark.parametrize("block", [None, 5, {}, {"family": 3}])
 def test_a_model_without_a_family_is_named(project, block):
     with pytest.raises(PipelineError, match=r"models\.zeta: must be a block with the key 'family'"):
-        collect.rows({"zeta": block}, paths.model_metrics, reference())
+        collect.rows({"zeta": block}, HOME.model_metrics, reference())
 
 
 def test_csv_has_all_keys_and_empty_cells_where_there_is_nothing(rows):
@@ -212,7 +214,7 @@ def change(rows, name, **values):
 
 
 def test_curves_are_long_and_copied_digit_by_digit(project):
-    assert collect.curves(MODELS, paths.curve) == (
+    assert collect.curves(MODELS, HOME.curve) == (
         "model,curve,step,images,value\n"
         "zeta,model/elbo,10,160,700.125\n"
         "zeta,model/elbo,20,320,690.5\n"
@@ -222,7 +224,7 @@ def test_curves_are_long_and_copied_digit_by_digit(project):
 
 
 def test_no_curves_leave_the_header():
-    assert collect.curves([], paths.curve) == "model,curve,step,images,value\n"
+    assert collect.curves([], HOME.curve) == "model,curve,step,images,value\n"
 
 
 def test_rows_of_the_picture(rows):
@@ -232,7 +234,7 @@ def test_rows_of_the_picture(rows):
     rows = change(rows, "alpha", label_accuracy=0.9)
     shutil.rmtree(paths.samples_dir("exact"))
     rows = change(rows, "exact", fid=None)
-    found = dict(collect.pictured(rows, paths.samples_dir, real))
+    found = dict(collect.pictured(rows, paths.samples_dir, HOME.model_metrics, real))
     assert list(found) == [
         "real images", "zeta", "alpha (by class)", "broken (failed)", "exact (no samples)",
         "stranger",
@@ -248,17 +250,17 @@ def test_a_model_that_only_translates_shows_domain_b_as_domain_a(rows):
     made = {"a_to_b": images(20, 31), "b_to_a": images(20, 32)}
     rows = change(rows, "exact", translation_fid_ab=3.0)
     arrays.save(folder, {**made, "samples": images(20, 30)})
-    assert "exact" in dict(collect.pictured(rows, paths.samples_dir, real))
+    assert "exact" in dict(collect.pictured(rows, paths.samples_dir, HOME.model_metrics, real))
     rows = change(rows, "exact", fid=None)
     arrays.save(folder, made)
-    found = dict(collect.pictured(rows, paths.samples_dir, real))
+    found = dict(collect.pictured(rows, paths.samples_dir, HOME.model_metrics, real))
     np.testing.assert_array_equal(found["exact (B to A)"], images(20, 32)[:12])
 
 
 def test_images_of_another_shape_leave_their_row_empty(rows):
     arrays.save(paths.samples_dir("exact"), {"b_to_a": np.zeros((5, 3, 64, 64), np.uint8)})
     rows = change(rows, "exact", translation_fid_ab=3.0, fid=None)
-    found = collect.pictured(rows, paths.samples_dir, images(20, 1))
+    found = collect.pictured(rows, paths.samples_dir, HOME.model_metrics, images(20, 1))
     assert dict(found)["exact (another shape)"].shape == (0, 1, 28, 28)
     assert labelled_rows(found).height > 6 * 56
 
@@ -294,7 +296,7 @@ def test_labels_of_another_count_are_named(rows):
     arrays.save(paths.samples_dir("alpha"), made)
     rows = change(rows, "alpha", label_accuracy=0.9)
     with pytest.raises(PipelineError, match=r"labels\.npy: shape \[19\], but it should be \[20\]"):
-        collect.pictured(rows, paths.samples_dir, images(20, 1))
+        collect.pictured(rows, paths.samples_dir, HOME.model_metrics, images(20, 1))
 
 
 def test_samples_that_are_gone_are_named(project):
@@ -306,10 +308,10 @@ def test_samples_that_are_gone_are_named(project):
 # --- the stage ---------------------------------------------------------------------------------
 
 OUTPUTS = (
-    paths.COMPARISON_CSV,
-    paths.COMPARISON_MD,
-    paths.ALL_CURVES,
-    paths.SAMPLES_PICTURE,
+    HOME.comparison_csv,
+    HOME.comparison_md,
+    HOME.all_curves,
+    HOME.samples_picture,
 )
 
 
@@ -331,7 +333,7 @@ def test_running_twice_gives_the_same_bytes(project):
 
 def test_the_picture_has_a_row_for_each_model_and_the_real_images(project):
     compare.main()
-    with Image.open(paths.SAMPLES_PICTURE) as picture:
+    with Image.open(HOME.samples_picture) as picture:
         assert picture.height == 6 * 56 + 5 * GAP + 2 * 8
         assert picture.width > 12 * 56 + 11 * GAP + 2 * 8
 
@@ -347,6 +349,6 @@ def test_nothing_is_written_when_the_inputs_move(project, monkeypatch):
 
 
 def test_no_models_is_an_error(project):
-    paths.PARAMS.write_text("models: {}\n")
+    paths.PARAMS.write_text("data: {title: toy}\nmodels: {}\n")
     with pytest.raises(PipelineError, match="at least one model"):
         compare.main()

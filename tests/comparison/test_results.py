@@ -3,10 +3,9 @@ import os
 from pathlib import Path
 
 import pytest
-from compared import NOTHING, PROTOCOL, metrics, reference, rewrite
+from compared import HOME, NOTHING, PROTOCOL, metrics, reference, rewrite
 
 from pipeline.comparison import results
-from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +35,7 @@ JUNK = {
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = paths.model_metrics("vae")
+    path = HOME.model_metrics("vae")
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(WHOLE))
     return path
@@ -58,7 +57,7 @@ def refused(read, path):
 def test_what_is_no_result_is_named(file, kind, content):
     file.write_bytes(content)
     read = {
-        "model": lambda: results.of_model("vae"),
+        "model": lambda: results.of_model("vae", HOME.model_metrics("vae")),
         "external": lambda: results.of_external(file),
         "references": lambda: results.of_references(file),
     }[kind]
@@ -68,23 +67,23 @@ def test_what_is_no_result_is_named(file, kind, content):
 def test_what_cannot_be_opened_is_named(file):
     file.unlink()
     with pytest.raises(FileNotFoundError):
-        results.of_model("vae")
+        results.of_model("vae", HOME.model_metrics("vae"))
     file.mkdir()
-    refused(lambda: results.of_model("vae"), file)
+    refused(lambda: results.of_model("vae", HOME.model_metrics("vae")), file)
     file.rmdir()
     os.symlink(file.name, file)
-    refused(lambda: results.of_model("vae"), file)
+    refused(lambda: results.of_model("vae", HOME.model_metrics("vae")), file)
 
 
 def test_a_result_is_what_stands_in_its_file(file):
-    found = results.of_model("vae")
+    found = results.of_model("vae", HOME.model_metrics("vae"))
     assert found == WHOLE
     assert {key: type(value) for key, value in found.items()} == {
         key: type(value) for key, value in WHOLE.items()
     }
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "metrics/models").glob("*.json")), ids=str)
+@pytest.mark.parametrize("path", sorted((ROOT / "metrics/mnist-5k/models").glob("*.json")), ids=str)
 def test_committed_results_are_read_as_they_are(path):
     found, wanted = results.of_model(path.stem, path), json.loads(path.read_text())
     assert found == wanted
@@ -92,7 +91,7 @@ def test_committed_results_are_read_as_they_are(path):
 
 
 def test_committed_references_are_read_as_they_are():
-    path = ROOT / paths.REFERENCE
+    path = ROOT / "metrics/mnist-5k/reference.json"
     assert results.of_references(path) == json.loads(path.read_text())
 
 
@@ -137,13 +136,13 @@ def test_committed_references_are_read_as_they_are():
 )
 def test_what_a_hand_has_spoilt_is_named(file, values, told):
     rewrite(file, **values)
-    (line,) = refused(lambda: results.of_model("vae"), file)
+    (line,) = refused(lambda: results.of_model("vae", HOME.model_metrics("vae")), file)
     assert told in line and line.endswith("restore it from git, or run `make repro`")
 
 
 def test_every_mistake_has_a_line(file):
     rewrite(file, fid="x", coverage=2, dataset=...)
-    found = refused(lambda: results.of_model("vae"), file)
+    found = refused(lambda: results.of_model("vae", HOME.model_metrics("vae")), file)
     assert len(found) == 3
 
 
@@ -168,13 +167,13 @@ def test_every_mistake_has_a_line(file):
 )
 def test_what_is_measured_so_is_no_mistake(file, values):
     rewrite(file, **values)
-    assert results.of_model("vae") == WHOLE | values
+    assert results.of_model("vae", HOME.model_metrics("vae")) == WHOLE | values
 
 
 def test_a_model_that_only_translates_has_nothing_of_the_rest(file):
     found = {key: PROTOCOL[key] for key in ("dataset", "protocol")}
     file.write_text(json.dumps({**found, "model": "vae", "family": "cyclegan", **NOTHING}))
-    assert results.of_model("vae")["fid"] is None
+    assert results.of_model("vae", HOME.model_metrics("vae"))["fid"] is None
 
 
 def test_images_of_others_are_named_with_what_helps(tmp_path):
@@ -274,6 +273,6 @@ def test_a_folder_is_no_curve(tmp_path):
     refused(lambda: results.curve(tmp_path), tmp_path)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "metrics/curves").glob("*.csv")), ids=str)
+@pytest.mark.parametrize("path", sorted((ROOT / "metrics/mnist-5k/curves").glob("*.csv")), ids=str)
 def test_committed_curves_are_curves(path):
     assert len(results.curve(path)) > 10

@@ -1,5 +1,8 @@
 from pipeline.comparison import tables
 from pipeline.comparison.collect import FAILED, OK, OTHER
+from pipeline.core import paths
+
+HOME = paths.Results("toy")
 
 PROTOCOL = {
     "dataset": "toy",
@@ -212,8 +215,8 @@ def test_likelihoods_tie_by_intervals_and_are_not_marked_without():
 
 def test_old_error_bars_are_named():
     rows = [model("zeta", **fid(1.0), thorough_is_of="other parameters")]
-    (line,) = tables.problems(rows)
-    assert "metrics/thorough/zeta.json is of other parameters" in line
+    (line,) = tables.problems(rows, HOME)
+    assert "metrics/toy/thorough/zeta.json is of other parameters" in line
 
 
 # --- cells and columns ---------------------------------------------------------------------------
@@ -450,7 +453,7 @@ def test_the_summary_drops_what_nobody_has():
 
 
 def test_problems_name_the_models_that_are_not_ranked():
-    assert tables.problems(ROWS) == [
+    assert tables.problems(ROWS, HOME) == [
         "warning: broken is not ranked: it has no metrics, so it failed",
         "warning: stranger is not ranked: it was judged by another protocol",
     ]

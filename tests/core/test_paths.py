@@ -2,6 +2,8 @@ from pathlib import Path
 
 from pipeline.core import paths
 
+HOME = paths.Results("toy")
+
 
 def test_paths_are_relative_to_the_root():
     values = [value for value in vars(paths).values() if isinstance(value, Path)]
@@ -11,14 +13,14 @@ def test_paths_are_relative_to_the_root():
 
 def test_pictures_of_a_model_are_found_by_name_in_either_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert paths.pictures("vae") == {}
+    assert HOME.pictures("vae") == {}
     made = {
-        "samples": paths.pictures_dir("vae") / "samples.png",
-        "prior": paths.pictures_dir("vae") / "prior.png",
+        "samples": HOME.pictures_dir("vae") / "samples.png",
+        "prior": HOME.pictures_dir("vae") / "prior.png",
         "nearest": paths.scores_dir("vae") / "nearest.png",
     }
-    others = [paths.scores_dir("vae") / "nats.npy", paths.pictures_dir("gan") / "noise.png"]
+    others = [paths.scores_dir("vae") / "nats.npy", HOME.pictures_dir("gan") / "noise.png"]
     for path in (*made.values(), *others):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
-    assert paths.pictures("vae") == made
+    assert HOME.pictures("vae") == made

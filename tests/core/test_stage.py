@@ -20,6 +20,9 @@ stages:
     cmd: echo
     deps: [code.py, data, pipeline/core]
     params: [train.seed]
+  results:
+    cmd: echo
+    deps: ["metrics/${data.title}/models"]
   each:
     foreach: ${models}
     do:
@@ -52,6 +55,15 @@ def test_declared_resolves_the_model_and_its_family(project):
     declared = stage.declared("each", "dcgan")
     assert declared.deps == [Path("data/dcgan"), Path("pipeline/families/gan.py")]
     assert declared.params == ["models.dcgan.network"]
+
+
+def test_declared_resolves_the_data_sets_title(project):
+    assert stage.declared("results").deps == [Path("metrics/mnist-5k/models")]
+    edit_params("title: mnist-5k", "title: mine")
+    assert stage.declared("results").deps == [Path("metrics/mine/models")]
+    edit_params("title: mine", "title: ../mine")
+    with pytest.raises(PipelineError, match=r"data\.title = '\.\./mine': should be up to 40"):
+        stage.declared("results")
 
 
 @pytest.mark.parametrize(

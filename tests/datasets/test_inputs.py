@@ -215,8 +215,11 @@ def test_the_stage_writes_the_fingerprint(folder, capsys):
         shutil.copy(ROOT / file, file)
     stage.main()
     assert json.loads(paths.INPUTS.read_text()) == {}
+    home = paths.Results("mnist-5k")
+    assert home.external.is_dir() and home.thorough.is_dir(), "what compare reads is there"
     assert capsys.readouterr().out == ""
     text = paths.PARAMS.read_text().replace("name: mnist-5k", "name: unpaired-folder", 1)
+    text = text.replace("title: mnist-5k", "title: photos", 1)
     paths.PARAMS.write_text(text.replace('folder: ""', "folder: cat2dog", 1))
     stage.main()
     assert json.loads(paths.INPUTS.read_text()) == inputs.current(data())
@@ -228,7 +231,12 @@ def test_dvc_sees_photos_that_were_replaced(tmp_path):
     (tmp_path / "clone").mkdir()
     clone = Clone(tmp_path / "clone", ("vae",))
     folder = make(tmp_path / "cat2dog")
-    clone.params["data"] |= {"name": "unpaired-folder", "folder": str(folder), "size": 12}
+    clone.params["data"] |= {
+        "name": "unpaired-folder",
+        "title": "photos",
+        "folder": str(folder),
+        "size": 12,
+    }
     clone.write_params()
 
     def ran():

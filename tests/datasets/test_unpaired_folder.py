@@ -186,8 +186,14 @@ def test_originals_that_are_gone_name_the_command_that_gets_them(folder, tmp_pat
 
 def test_params_must_name_the_folder(tmp_path):
     made = edited(tmp_path, "name: mnist-5k", "name: unpaired-folder")
-    assert re.search(r"params\.yaml: data\.folder = '': .*trainA, trainB", complaint(made))
-    named = made.read_text().replace('folder: ""', "folder: elsewhere/cat2dog", 1)
+    told = complaint(made)
+    assert re.search(r"params\.yaml: data\.folder = '': .*trainA, trainB", told)
+    assert "data.title = 'mnist-5k': another data set is called so" in told
+    named = (
+        made.read_text()
+        .replace("title: mnist-5k", "title: cats")
+        .replace('folder: ""', "folder: elsewhere/cat2dog", 1)
+    )
     made.write_text(named)
     assert "data.folder = 'elsewhere/cat2dog': there is no such folder" in complaint(made)
 

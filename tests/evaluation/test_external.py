@@ -18,6 +18,8 @@ from pipeline.datasets.store import Split, Store, write
 from pipeline.evaluation import external, judge, protocol, quality
 from pipeline.orchestration import repro
 
+HOME = paths.Results("toy")
+
 GREY, COLOUR = ImageSpec(1, 12, 10, 4), ImageSpec(3, 12, 10, 4)
 N = 20
 CLASSES = list("abcd")
@@ -291,6 +293,7 @@ def project(tmp_path, monkeypatch):
     """A folder with data, judges and reference rows, where the model ``vae`` failed."""
     monkeypatch.chdir(tmp_path)
     raw = params.read(ROOT / "params.yaml")
+    raw["data"]["title"] = HOME.title
     raw["sample"]["n"], raw["models"] = N, {"vae": raw["models"]["vae"]}
     paths.PARAMS.write_text(json.dumps(raw))
     parts = {
@@ -304,17 +307,17 @@ def project(tmp_path, monkeypatch):
     judge.save(paths.JUDGE, {1: net}, SETTINGS, [facts])
     (tmp_path / "made").mkdir()
     monkeypatch.setattr(repro, "make_judges", lambda: (tmp_path / "made" / "judges").touch())
-    paths.METRICS.mkdir()
+    HOME.folder.mkdir(parents=True)
     common = protocol.protocol(Store(), protocol.judge_facts(), N, "test", 0)
     common["protocol"] = protocol.protocol_id(common)
-    paths.REFERENCE.write_text(json.dumps({**common, "rows": []}))
+    HOME.reference.write_text(json.dumps({**common, "rows": []}))
     return tmp_path
 
 
 def test_images_are_judged_like_those_of_a_model(project, capsys):
     source = save_array(project / "mine.npy", grey(N, 5))
     assert main(["evaluate-images", str(source), "--name", "mine"]) == 0
-    found = json.loads(paths.external_metrics("mine").read_text())
+    found = json.loads(HOME.external_metrics("mine").read_text())
     assert (found["model"], found["family"]) == ("mine", "external")
     assert found["n_samples"] == N
     assert set(quality.KEYS) | set(quality.COPYING_KEYS) <= set(found)
@@ -324,8 +327,8 @@ def test_images_are_judged_like_those_of_a_model(project, capsys):
 
 
 def test_images_of_another_protocol_leave_a_table_without_numbers(project):
-    other = json.loads(paths.REFERENCE.read_text()) | {"protocol": "other"}
-    paths.REFERENCE.write_text(json.dumps(other))
+    other = json.loads(HOME.reference.read_text()) | {"protocol": "other"}
+    HOME.reference.write_text(json.dumps(other))
     source = save_array(project / "mine.npy", grey(N, 5))
     assert main(["evaluate-images", str(source), "--name", "mine"]) == 0
 
@@ -335,7 +338,7 @@ def test_labels_are_judged_where_they_are_given(project):
     labels = save_array(project / "y.npy", np.arange(N) % 4)
     command = ["evaluate-images", str(source), "--name", "mine", "--labels", str(labels)]
     assert main(command) == 0
-    found = json.loads(paths.external_metrics("mine").read_text())
+    found = json.loads(HOME.external_metrics("mine").read_text())
     assert 0 <= found["label_accuracy"] <= 1
     assert found["class_fid_n"] == N // 4
 
@@ -348,7 +351,7 @@ def test_judges_are_made_first_and_nothing_is_said_but_by_the_command(project, c
     assert main(["evaluate-images", str(source), "--name", "mine"]) == 0
     assert (project / "made" / "judges").exists()
     alone, mine = (
-        json.loads(paths.external_metrics(name).read_text()) for name in ("alone", "mine")
+        json.loads(HOME.external_metrics(name).read_text()) for name in ("alone", "mine")
     )
     assert alone | {"model": "mine"} == mine
 
@@ -358,7 +361,7 @@ def test_without_judges_nothing_is_judged(project):
     source = save_array(project / "mine.npy", grey(N, 5))
     with pytest.raises(PipelineError, match="dvc repro judge"):
         external.evaluate(source, "mine")
-    assert not paths.EXTERNAL.exists()
+    assert not HOME.external.exists()
 
 
 def test_of_more_images_than_needed_the_same_ones_are_chosen(project):
@@ -366,7 +369,7 @@ def test_of_more_images_than_needed_the_same_ones_are_chosen(project):
     found = []
     for name in ("one", "two"):
         external.evaluate(source, name)
-        found.append(json.loads(paths.external_metrics(name).read_text())["fid"])
+        found.append(json.loads(HOME.external_metrics(name).read_text())["fid"])
     assert found[0] == found[1]
 
 
@@ -381,7 +384,7 @@ def test_labels_of_a_folder_are_paired_by_name(project):
     for name, labels in (("one", "y.npy"), ("two", "labels.csv")):
         command = ["evaluate-images", "mine", "--name", name, "--labels", labels]
         assert main(command) == 0
-        found.append(json.loads(paths.external_metrics(name).read_text()))
+        found.append(json.loads(HOME.external_metrics(name).read_text()))
     assert found[0] | {"model": "two"} == found[1]
 
 
@@ -443,7 +446,7 @@ def test_a_mistake_is_told_in_one_line_and_writes_nothing(project, source, name,
     error = capsys.readouterr().err
     assert told in error
     assert len(error.splitlines()) == 1
-    assert not paths.EXTERNAL.exists()
+    assert not HOME.external.exists()
 
 
 @pytest.mark.parametrize(("source", "name", "told"), EARLY)

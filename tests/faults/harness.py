@@ -192,13 +192,13 @@ def _add_committed(clone: Clone) -> None:
     The figures are those of the run and small changes of them, since trainings take longer.
     """
     from pipeline.comparison import results, spread
-    from pipeline.core import files, paths
+    from pipeline.core import files, params, paths
     from pipeline.evaluation import external
     from pipeline.gate import baseline
 
     os.chdir(clone.folder)
-    models = clone.params["models"]
-    found = {name: results.of_model(name) for name in models}
+    models, home = clone.params["models"], params.results(clone.params)
+    found = {name: results.of_model(name, home.model_metrics(name)) for name in models}
 
     def moved(factor: float, metrics: dict[str, Any]) -> dict[str, Any]:
         known = [key for key in spread.SPREAD if metrics.get(key) is not None]
@@ -212,10 +212,10 @@ def _add_committed(clone: Clone) -> None:
             "configuration": spread.configuration(clone.params, name),
             **spread.summary(runs, (0, 0)),
         }
-        files.write_json(paths.thorough_metrics(name), result)
+        files.write_json(home.thorough_metrics(name), result)
     rules = list(clone.params["gate"]["metrics"])
     both = [found, {name: moved(1.001, metrics) for name, metrics in found.items()}]
-    baseline.summarised(both, rules).write()
+    baseline.summarised(both, rules).write(home.baseline)
     external.evaluate(paths.samples_dir("dcgan") / "samples.npy", "mine")
 
 
@@ -275,12 +275,12 @@ def hashes(*paths: Path) -> dict[str, str]:
 RESULTS = (
     "data",
     "dvc.lock",
-    "metrics/comparison.csv",
-    "metrics/comparison.md",
-    "metrics/curves",
-    "metrics/models",
-    "metrics/pictures",
-    "metrics/reference.json",
+    "metrics/mnist-5k/comparison.csv",
+    "metrics/mnist-5k/comparison.md",
+    "metrics/mnist-5k/curves",
+    "metrics/mnist-5k/models",
+    "metrics/mnist-5k/pictures",
+    "metrics/mnist-5k/reference.json",
 )
 """What two runs of the same project have in common."""
 

@@ -155,19 +155,22 @@ MODEL_FILES = {
     "data/samples/cyclegan/b_to_a.npy": (("evaluate cyclegan", "compare"), ARRAY),
     "data/scores/vae/arrays.json": (("compare", "report"), RECORD),
     "data/scores/vae/nats.npy": (("compare", "report", "recommend"), ARRAY),
-    "metrics/pictures/vae/samples.png": (("report",), ANY),
-    "metrics/models/vae.json": (
+    "metrics/mnist-5k/pictures/vae/samples.png": (("report",), ANY),
+    "metrics/mnist-5k/models/vae.json": (
         ("compare", "report", "track", "recommend", "gate", "docs"),
         figures("bits_per_dim"),
     ),
-    "metrics/reference.json": (("compare", "report", "recommend", "docs"), figures("fid")),
-    "metrics/curves/vae.csv": (("compare", "report"), TEXT),
-    "metrics/external/mine.json": (("compare", "report", "recommend", "docs"), figures("fid")),
-    "metrics/thorough/vae.json": (
+    "metrics/mnist-5k/reference.json": (("compare", "report", "recommend", "docs"), figures("fid")),
+    "metrics/mnist-5k/curves/vae.csv": (("compare", "report"), TEXT),
+    "metrics/mnist-5k/external/mine.json": (
+        ("compare", "report", "recommend", "docs"),
+        figures("fid"),
+    ),
+    "metrics/mnist-5k/thorough/vae.json": (
         ("compare", "report", "recommend", "docs"),
         figures("trained_mean"),
     ),
-    "metrics/baseline.json": (("gate",), figures("mean")),
+    "metrics/mnist-5k/baseline.json": (("gate",), figures("mean")),
     "mlflow.db": (("track", "register vae"), BINARY),
 }
 TABLE = [
@@ -187,12 +190,15 @@ NO_LOSS = {
     ("dvc.yaml", "cut in half"): "the entry of a stage that is run by itself may be whole",
     ("dvc.lock", "empty"): "as if nothing was recorded yet",
     ("dvc.lock", "cut in half"): "at the end of an entry it is one with fewer stages",
-    ("metrics/curves/vae.csv", "cut in half"): "within a number it is a shorter one",
-    ("metrics/curves/vae.csv", "a dangling link"): "as if it were missing",
-    ("metrics/curves/vae.csv", "a link to itself"): "as if it were missing",
+    ("metrics/mnist-5k/curves/vae.csv", "cut in half"): "within a number it is a shorter one",
+    ("metrics/mnist-5k/curves/vae.csv", "a dangling link"): "as if it were missing",
+    ("metrics/mnist-5k/curves/vae.csv", "a link to itself"): "as if it were missing",
     ("params.yaml", "a bit flipped"): "another section, which only check misses",
-    ("metrics/models/vae.json", "a dangling link"): "as if it were missing: the model failed",
-    ("metrics/thorough/vae.json", "a dangling link"): "as if it were missing",
+    (
+        "metrics/mnist-5k/models/vae.json",
+        "a dangling link",
+    ): "as if it were missing: the model failed",
+    ("metrics/mnist-5k/thorough/vae.json", "a dangling link"): "as if it were missing",
     ("mlflow.db", "empty"): "to SQLite, a new store",
     **{("mlflow.db", f"a bit flipped at {share}"): "no checksums" for share in (0.01, 0.5, 1)},
 }
@@ -289,11 +295,11 @@ KEYS = {"a new line": "a\nb", "an escape": "\x1b[31m", "a control": "\x1f", "lon
 @pytest.mark.parametrize(
     ("file", "reader"),
     [
-        ("metrics/models/vae.json", "compare"),
-        ("metrics/reference.json", "recommend"),
-        ("metrics/thorough/vae.json", "report"),
-        ("metrics/external/mine.json", "compare"),
-        ("metrics/baseline.json", "gate"),
+        ("metrics/mnist-5k/models/vae.json", "compare"),
+        ("metrics/mnist-5k/reference.json", "recommend"),
+        ("metrics/mnist-5k/thorough/vae.json", "report"),
+        ("metrics/mnist-5k/external/mine.json", "compare"),
+        ("metrics/mnist-5k/baseline.json", "gate"),
         ("data/samples/vae/arrays.json", "compare"),
     ],
 )
@@ -387,9 +393,9 @@ PLACES = [
     ("data/models", "a file", "train vae"),
     ("data/samples", "a dangling link", "sample vae"),
     ("data/processed", "a file", "train vae"),
-    ("metrics/curves", "a file", "train vae"),
-    ("metrics/models", "a dangling link", "evaluate vae"),
-    ("metrics/report", "a file", "report"),
+    ("metrics/mnist-5k/curves", "a file", "train vae"),
+    ("metrics/mnist-5k/models", "a dangling link", "evaluate vae"),
+    ("metrics/mnist-5k/report", "a file", "report"),
     ("data/judge", "a dangling link", "reference"),
     ("work", "a file", "train vae"),
     ("work/locks", "a file", "train vae"),
@@ -397,9 +403,9 @@ PLACES = [
     ("work/locks/train@vae.lock", "a link to itself", "train vae"),
     ("mlflow.db", "a folder", "track"),
     ("mlartifacts", "a file", "register vae"),
-    ("metrics/external", "a file", "compare"),
-    ("metrics/thorough", "a file", "compare"),
-    ("metrics/comparison.csv", "a folder", "compare"),
+    ("metrics/mnist-5k/external", "a file", "compare"),
+    ("metrics/mnist-5k/thorough", "a file", "compare"),
+    ("metrics/mnist-5k/comparison.csv", "a folder", "compare"),
     ("data", "a dangling link", "preprocess"),
 ]
 
@@ -509,7 +515,7 @@ def judge(project, source, *more):
         *("pipeline", "evaluate-images", str(source), "--name", "other", *map(str, more)),
         **JUDGES_ARE_THERE,
     )
-    harness.remove(project.folder / "metrics/external/other.json")
+    harness.remove(project.folder / "metrics/mnist-5k/external/other.json")
     return done
 
 
@@ -538,7 +544,12 @@ def test_a_bad_image_is_refused_by_its_name(project, drawn, tmp_path, how, count
 @pytest.mark.parametrize("stage", ["inputs", "download"])
 def test_a_bad_photo_is_refused_by_its_name(server, tmp_path, stage, how, count):
     clone = harness.small(tmp_path / "project", ("cyclegan",))
-    clone.params["data"] |= {"name": "unpaired-folder", "folder": "../photos", "size": 8}
+    clone.params["data"] |= {
+        "name": "unpaired-folder",
+        "title": "photos",
+        "folder": "../photos",
+        "size": 8,
+    }
     clone.write_params()
     photos = tmp_path / "photos"
     for name in ("trainA", "trainB", "testA", "testB"):
@@ -718,9 +729,9 @@ def test_other_samples_are_refused_though_they_are_intact(project, change, reade
     ("file", "how", "called"),
     [
         ("params.yaml", "NUL bytes", ("pipeline", "check")),
-        ("metrics/models/vae.json", "cut in half", ("pipeline", "recommend")),
+        ("metrics/mnist-5k/models/vae.json", "cut in half", ("pipeline", "recommend")),
         ("data/models/vae/weights.safetensors", "a bit flipped at 0.5", ("stages.sample", "vae")),
-        ("metrics/baseline.json", "NaN for a number", ("pipeline", "gate")),
+        ("metrics/mnist-5k/baseline.json", "NaN for a number", ("pipeline", "gate")),
         ("dvc.lock", "conflict markers", ("pipeline", "repro")),
     ],
 )

@@ -303,9 +303,16 @@ def test_a_run_on_a_disk_that_fills_ends_the_same_afterwards(
 ):
     clone, finished = on_a_small_disk
     disk = clone.folder.parent
-    for name in ("data", ".dvc/cache", "metrics/report", "metrics/pictures", "mlflow.db", "work"):
+    for name in (
+        "data",
+        ".dvc/cache",
+        "metrics/mnist-5k/report",
+        "metrics/mnist-5k/pictures",
+        "mlflow.db",
+        "work",
+    ):
         harness.remove(clone.folder / name)
-    for each in (*clone.folder.glob("metrics/models/*"), clone.folder / "dvc.lock"):
+    for each in (*clone.folder.glob("metrics/mnist-5k/models/*"), clone.folder / "dvc.lock"):
         each.unlink()
     free = chance.randrange(1_000_000, 16_000_000)
     harness.fill(disk, free)

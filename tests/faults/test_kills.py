@@ -24,10 +24,10 @@ OUTPUTS = {
     "preprocess": ("data/processed",),
     "domains": ("data/domains",),
     "judge": ("data/judge",),
-    "reference": ("metrics/reference.json",),
-    "train": ("data/models/{}", "metrics/curves/{}.csv"),
-    "sample": ("data/samples/{}", "metrics/pictures/{}"),
-    "evaluate": ("data/scores/{}", "metrics/models/{}.json"),
+    "reference": ("metrics/mnist-5k/reference.json",),
+    "train": ("data/models/{}", "metrics/mnist-5k/curves/{}.csv"),
+    "sample": ("data/samples/{}", "metrics/mnist-5k/pictures/{}"),
+    "evaluate": ("data/scores/{}", "metrics/mnist-5k/models/{}.json"),
 }
 TORN = {"train": 4, "sample": 1, "evaluate": 1, "judge": 1, "preprocess": 6, "domains": 9}
 """How many times a stage writes tensors or an array, at the least."""

@@ -12,7 +12,6 @@ import resource
 import signal
 from contextlib import contextmanager
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -258,19 +257,14 @@ def test_any_path_of_the_user_s(tried, where):
 
 # JSON and YAML of our own
 
-REFERENCE = json.loads((ROOT / "metrics/reference.json").read_text())
-METRICS = json.loads((ROOT / "metrics/models/vae.json").read_text())
+REFERENCE = json.loads((ROOT / "metrics/mnist-5k/reference.json").read_text())
+METRICS = json.loads((ROOT / "metrics/mnist-5k/models/vae.json").read_text())
 
 
 def _store(path):
     (path.parent / "meta").mkdir(exist_ok=True)
     os.replace(path, path.parent / "meta/meta.json")
     Store(path.parent / "meta")
-
-
-def _baseline(path):
-    with mock.patch.object(baseline, "PATH", path):
-        baseline.read()
 
 
 def _judge(path):
@@ -283,12 +277,12 @@ JSON_FILES = {
     "metrics": (METRICS, lambda path: results.of_model("vae", path), "vae.json"),
     "reference": (REFERENCE, results.of_references, "reference.json"),
     "baseline": (
-        json.loads((ROOT / "metrics/baseline.json").read_text()),
-        _baseline,
+        json.loads((ROOT / "metrics/mnist-5k/baseline.json").read_text()),
+        baseline.read,
         "baseline.json",
     ),
     "thorough": (
-        json.loads((ROOT / "metrics/thorough/vae.json").read_text()),
+        json.loads((ROOT / "metrics/mnist-5k/thorough/vae.json").read_text()),
         lambda path: spread.read(path, METRICS, COMMITTED),
         "vae.json",
     ),
@@ -346,7 +340,7 @@ def test_any_bytes_in_the_lock(folder, tried, content):
 
 
 @examples(300)
-@given(content=spoiled((ROOT / "metrics/curves/vae.csv").read_bytes()[:2000]))
+@given(content=spoiled((ROOT / "metrics/mnist-5k/curves/vae.csv").read_bytes()[:2000]))
 def test_any_bytes_in_a_curve(folder, tried, content):
     tried()
     path = folder / "vae.csv"

@@ -38,14 +38,14 @@ OUTPUTS = (
     "data/models/{}",
     "data/samples/{}",
     "data/scores/{}",
-    "metrics/models/{}.json",
-    "metrics/curves/{}.csv",
-    "metrics/pictures/{}",
+    "metrics/mnist-5k/models/{}.json",
+    "metrics/mnist-5k/curves/{}.csv",
+    "metrics/mnist-5k/pictures/{}",
     "data/processed",
     "data/judge",
-    "metrics/reference.json",
-    "metrics/comparison.csv",
-    "metrics/report",
+    "metrics/mnist-5k/reference.json",
+    "metrics/mnist-5k/comparison.csv",
+    "metrics/mnist-5k/report",
 )
 FILES = (
     "data/models/vae/weights.safetensors",
@@ -274,7 +274,10 @@ def test_what_a_killed_process_left_does_not_count_for_dvc(
     clone = harness.copied(finished, tmp_path / "project")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    for name in ("metrics/models/.vae.{}.tmp.json", "metrics/curves/.vae.{}.tmp.csv"):
+    for name in (
+        "metrics/mnist-5k/models/.vae.{}.tmp.json",
+        "metrics/mnist-5k/curves/.vae.{}.tmp.csv",
+    ):
         (clone.folder / name.format(dead.pid)).write_text("half of i")
     for name in ("data/scores/.vae.{}.abc.tmp", "data/samples/.vae.{}.abc.tmp"):
         (clone.folder / name.format(dead.pid)).mkdir()
@@ -282,5 +285,8 @@ def test_what_a_killed_process_left_does_not_count_for_dvc(
     count("leftovers", 4)
     assert clone.stale() <= {"inputs", "report", "track"}
     clone.run("pipeline", "repro", "--jobs", "1")
-    assert harness.differences(clone.folder, finished, ("dvc.lock", "metrics/comparison.csv")) == []
+    assert (
+        harness.differences(clone.folder, finished, ("dvc.lock", "metrics/mnist-5k/comparison.csv"))
+        == []
+    )
     assert harness.git(clone.folder, "status", "--porcelain") == ""

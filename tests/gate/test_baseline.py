@@ -1,5 +1,5 @@
 import pytest
-from gated import PROTOCOL
+from gated import HOME, PROTOCOL
 from gated import project as project
 
 from pipeline.core.errors import PipelineError
@@ -23,12 +23,12 @@ def test_a_baseline_is_the_mean_over_runs():
 
 
 def test_equal_baselines_are_equal_bytes_and_one_figure_is_one_line(project):
-    before = baseline.PATH.read_text()
-    other = baseline.read()
-    other.write()
-    assert baseline.PATH.read_text() == before
+    before = HOME.baseline.read_text()
+    other = baseline.read(HOME.baseline)
+    other.write(HOME.baseline)
+    assert HOME.baseline.read_text() == before
     other.models["vae"]["fid"] = Entry(18.5, other.models["vae"]["fid"].sd, 3)
-    other.write()
-    after = baseline.PATH.read_text().splitlines()
+    other.write(HOME.baseline)
+    after = HOME.baseline.read_text().splitlines()
     changed_lines = [a for a, b in zip(after, before.splitlines(), strict=True) if a != b]
     assert changed_lines == ['        "mean": 18.5,']

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from compared import rewrite
-from gated import FIDS, PROTOCOL, RULES, base, changed, git, same, write
+from gated import DATA, FIDS, HOME, PROTOCOL, RULES, base, changed, git, same, write
 from gated import project as project
 from ruamel.yaml import YAML
 
@@ -18,14 +18,14 @@ from pipeline.orchestration import replicas, repro
 
 
 def spoil_entry(**values):
-    found = json.loads(baseline.PATH.read_text())
+    found = json.loads(HOME.baseline.read_text())
     found["models"]["vae"]["fid"] |= values
-    baseline.PATH.write_text(json.dumps(found))
+    HOME.baseline.write_text(json.dumps(found))
 
 
 def test_an_unchanged_run_exits_with_0_and_writes_its_files(project, capsys):
     assert cli.main(["gate"]) == 0
-    assert "13 checks against metrics/baseline.json: 13 ok" in capsys.readouterr().out
+    assert "13 checks against metrics/toy/baseline.json: 13 ok" in capsys.readouterr().out
     found = json.loads((project / "work/gate/gate.json").read_text())
     assert found["exit_code"] == 0 and len(found["checks"]) == 13
     suite = ET.parse(project / "work/gate/junit.xml").getroot()
@@ -59,10 +59,10 @@ def test_github_gets_a_summary_and_annotations(project, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda: baseline.PATH.unlink(), "no such file; `make baseline` writes it"),
-        (lambda: baseline.PATH.write_text("{"), "baseline.json: not valid JSON"),
-        (lambda: baseline.PATH.write_text('{"models": {}}'), "baseline.json: accepted: missing"),
-        (lambda: Baseline(PROTOCOL, {}).write(), "no metric of it"),
+        (lambda: HOME.baseline.unlink(), "no such file; `make baseline` writes it"),
+        (lambda: HOME.baseline.write_text("{"), "baseline.json: not valid JSON"),
+        (lambda: HOME.baseline.write_text('{"models": {}}'), "baseline.json: accepted: missing"),
+        (lambda: Baseline(PROTOCOL, {}).write(HOME.baseline), "no metric of it"),
         (lambda: write(changed("vae", protocol="other")), "nothing compares"),
         (lambda: spoil_entry(mean=float("nan")), "NaN is no finite number"),
         (lambda: spoil_entry(mean=None), "models.vae.fid.mean = None: should be a finite number"),
@@ -74,12 +74,12 @@ def test_github_gets_a_summary_and_annotations(project, capsys, monkeypatch):
         (lambda: spoil_entry(mean=1e308), "models.vae.fid.mean = 1e+308: should be a finite num"),
         (lambda: spoil_entry(n=10**400), "models.vae.fid.n = 1000"),
         (lambda: spoil_entry(std=1), "models.vae.fid.std = 1: "),
-        (lambda: baseline.PATH.write_bytes(b"\xff\xfe"), "baseline.json: not UTF-8 text"),
-        (lambda: paths.model_metrics("vae").write_text("[]"), "vae.json: should be a valid dic"),
-        (lambda: rewrite(paths.model_metrics("vae"), fid="5"), "vae.json: fid = '5': should be"),
-        (lambda: rewrite(paths.model_metrics("vae"), model="ae"), "should be 'vae', as the file"),
+        (lambda: HOME.baseline.write_bytes(b"\xff\xfe"), "baseline.json: not UTF-8 text"),
+        (lambda: HOME.model_metrics("vae").write_text("[]"), "vae.json: should be a valid dic"),
+        (lambda: rewrite(HOME.model_metrics("vae"), fid="5"), "vae.json: fid = '5': should be"),
+        (lambda: rewrite(HOME.model_metrics("vae"), model="ae"), "should be 'vae', as the file"),
         (lambda: paths.WORK.joinpath("gate").touch(), "work/gate/gate.json"),
-        (lambda: paths.model_metrics("vae").write_text("{"), "vae.json: not valid JSON"),
+        (lambda: HOME.model_metrics("vae").write_text("{"), "vae.json: not valid JSON"),
         (lambda: paths.PARAMS.write_text("models: {vae: {}}\n"), "gate: missing section"),
     ],
 )
@@ -92,8 +92,8 @@ def test_what_cannot_be_compared_exits_with_2(project, spoil, told, capsys):
 
 
 def test_every_broken_file_has_a_line(project, capsys):
-    rewrite(paths.model_metrics("vae"), fid=None)
-    paths.model_metrics("cgan").write_text("<<<<<<< ours")
+    rewrite(HOME.model_metrics("vae"), fid=None)
+    HOME.model_metrics("cgan").write_text("<<<<<<< ours")
     assert cli.main(["gate"]) == 2
     first, second = sorted(capsys.readouterr().err.splitlines())
     assert "cgan.json: not valid JSON" in first
@@ -101,9 +101,9 @@ def test_every_broken_file_has_a_line(project, capsys):
 
 
 def test_a_revision_with_a_damaged_baseline_is_told(project, capsys):
-    baseline.PATH.write_text("{")
+    HOME.baseline.write_text("{")
     git("commit", "-q", "-a", "-m", "damaged")
-    base().write()
+    base().write(HOME.baseline)
     assert cli.main(["gate", "--base", "HEAD"]) == 2
     assert "baseline.json of HEAD: not valid JSON" in capsys.readouterr().err
     assert cli.main(["gate", "--base=--output=stolen"]) == 2
@@ -129,7 +129,9 @@ def set_rules(**changes):
     kept = {key: rule for key, rule in rules.items() if rule is not None}
     with paths.PARAMS.open("w") as stream:
         models = {name: {"family": name} for name in FIDS}
-        YAML(typ="safe").dump({"gate": {**RULES, "metrics": kept}, "models": models}, stream)
+        YAML(typ="safe").dump(
+            {"data": DATA, "gate": {**RULES, "metrics": kept}, "models": models}, stream
+        )
 
 
 def test_a_typo_switches_no_gate_off(project, capsys):
@@ -148,8 +150,10 @@ def test_a_metric_of_the_baseline_without_a_rule_fails(project, more, capsys):
     assert "FAILED vae: fid (gate.metrics has no rule for it: add one, or `gate --accept` " in shown
     assert shown.count("FAILED") == len(FIDS)
     assert cli.main(["gate", "--accept", "fid says nothing here"]) == 0
-    assert all("fid" not in metrics for metrics in baseline.read().models.values())
-    assert baseline.read().models["vae"]["coverage"] == base().models["vae"]["coverage"]
+    assert all("fid" not in metrics for metrics in baseline.read(HOME.baseline).models.values())
+    assert (
+        baseline.read(HOME.baseline).models["vae"]["coverage"] == base().models["vae"]["coverage"]
+    )
     assert cli.main(["gate", *more]) == 0
 
 
@@ -161,7 +165,7 @@ def test_what_nobody_thought_of_exits_with_2(project, monkeypatch, capsys):
 
 def test_no_metrics_at_all_is_a_failure(project):
     for model in FIDS:
-        paths.model_metrics(model).unlink()
+        HOME.model_metrics(model).unlink()
     assert cli.main(["gate"]) == 1
 
 
@@ -170,7 +174,7 @@ def test_accepting_needs_a_reason_that_then_stands_in_the_diff(project, capsys):
     assert cli.main(["gate", "--accept", " "]) == 2
     assert cli.main(["gate", "--accept", "half the steps,\nfor speed"]) == 0
     assert cli.main(["gate"]) == 0
-    found = baseline.read()
+    found = baseline.read(HOME.baseline)
     assert found.accepted == ("half the steps, for speed",)
     assert found.models["ddpm"]["fid"] == Entry(11.25, None, 1)
     assert found.models["vae"] == base().models["vae"]
@@ -183,9 +187,9 @@ def test_a_revision_is_compared_with_unless_this_tree_accepts(project, capsys):
     write(changed("ddpm", fid=11.25))
     worse = base()
     worse.models["ddpm"]["fid"] = Entry(11.25, None, 1)
-    worse.write()
+    worse.write(HOME.baseline)
     assert cli.main(["gate", "--base", "HEAD"]) == 1, "a baseline edited without a reason"
-    base().write()
+    base().write(HOME.baseline)
     assert cli.main(["gate", "--accept", "on purpose"]) == 0
     capsys.readouterr()
     assert cli.main(["gate", "--base", "HEAD"]) == 0
@@ -196,12 +200,31 @@ def test_a_revision_is_compared_with_unless_this_tree_accepts(project, capsys):
     assert "leave --base out" in capsys.readouterr().err
 
 
+def test_a_revision_of_before_data_sets_had_folders_has_the_baseline_of_its_own(project, capsys):
+    for name in ("models", "baseline.json"):
+        git("mv", f"{HOME.folder}/{name}", "metrics")
+    Path("metrics/reference.json").write_text('{"dataset": "toy"}')
+    git("add", "-A")
+    git("commit", "-q", "-m", "as it was")
+    git("mv", "metrics/models", "metrics/baseline.json", str(HOME.folder))
+    assert cli.main(["gate", "--base", "HEAD"]) == 0
+    assert "13 checks against metrics/baseline.json of HEAD: 13 ok" in capsys.readouterr().out
+    write(changed("ddpm", fid=11.25))
+    assert cli.main(["gate", "--base", "HEAD"]) == 1
+    for other in ('{"dataset": "another"}', "[]", "{"):
+        Path("metrics/reference.json").write_text(other)
+        git("commit", "-q", "-m", "of other images", "metrics/reference.json")
+        capsys.readouterr()
+        assert cli.main(["gate", "--base", "HEAD"]) == 2
+        assert "metrics/toy/baseline.json of HEAD: git: " in capsys.readouterr().err
+
+
 def test_reasons_that_are_not_those_of_the_base_and_more_do_not_count(project):
-    replace(base(), accepted=("an old reason",)).write()
+    replace(base(), accepted=("an old reason",)).write(HOME.baseline)
     git("commit", "-q", "-a", "-m", "accepted before")
     worse = replace(base(), accepted=("another", "and one more"))
     worse.models["ddpm"]["fid"] = Entry(11.25, None, 1)
-    worse.write()
+    worse.write(HOME.baseline)
     write(changed("ddpm", fid=11.25))
     assert cli.main(["gate", "--base", "HEAD"]) == 1
 
@@ -219,15 +242,15 @@ def test_several_trainings_make_a_baseline(project, monkeypatch):
     monkeypatch.setattr(cli, "validate", lambda: asked.append("valid"))
     monkeypatch.setattr(repro, "reproduce", lambda *_, **__: asked.append("default run"))
     monkeypatch.setattr(replicas, "measure", measure)
-    replace(base(), accepted=("before",)).write()
+    replace(base(), accepted=("before",)).write(HOME.baseline)
     assert cli.main(["baseline", "--seeds", "3"]) == 0
     assert asked == ["valid", "default run", (1, 5), (2, 6)]
-    found = baseline.read()
+    found = baseline.read(HOME.baseline)
     assert found.models["ddpm"]["fid"] == Entry(6.8, 1.0, 3)
     assert found.accepted == ("before", f"3 trainings, protocol {PROTOCOL}")
     assert cli.main(["baseline", "--seeds", "3"]) == 0
-    assert baseline.read() == found, "the same figures are nothing new"
-    baseline.PATH.write_text("<<<<<<< ours")
+    assert baseline.read(HOME.baseline) == found, "the same figures are nothing new"
+    HOME.baseline.write_text("<<<<<<< ours")
     asked.clear()
     assert cli.main(["baseline"]) == 1
     assert asked == ["valid"], "reasons would be lost, so nothing is trained"
@@ -244,13 +267,13 @@ def test_a_mistake_in_params_is_told_before_anything_is_trained(project, monkeyp
 def test_whoever_calls_says_how_the_baseline_is_trained(project, capsys):
     runs = [same(base()) | {"ddpm": changed("ddpm", fid=fid)["ddpm"]} for fid in (5.0, 6.0, 7.0)]
     command.renew(3, lambda: runs)
-    assert baseline.read().models["ddpm"]["fid"] == Entry(6.0, 1.0, 3)
+    assert baseline.read(HOME.baseline).models["ddpm"]["fid"] == Entry(6.0, 1.0, 3)
     assert "13 metrics of 4 models, 3 trainings each" in capsys.readouterr().out
 
 
 def test_without_rules_nothing_is_trained(project):
     with paths.PARAMS.open("w") as stream:
-        YAML(typ="safe").dump({"models": {}}, stream)
+        YAML(typ="safe").dump({"data": DATA, "models": {}}, stream)
     with pytest.raises(PipelineError, match="gate: missing section"):
         command.renew(3, lambda: pytest.fail("trained"))
 
@@ -263,19 +286,21 @@ def test_one_training_is_no_baseline(capsys):
 
 def test_a_model_that_was_removed_is_accepted_like_any_change(project):
     with paths.PARAMS.open("w") as stream:
-        YAML(typ="safe").dump({"gate": RULES, "models": {"ddpm": {}, "vae": {}}}, stream)
+        YAML(typ="safe").dump(
+            {"data": DATA, "gate": RULES, "models": {"ddpm": {}, "vae": {}}}, stream
+        )
     assert cli.main(["gate"]) == 1
     assert cli.main(["gate", "--accept", "without GANs"]) == 0
-    assert set(baseline.read().models) == {"ddpm", "vae"}
+    assert set(baseline.read(HOME.baseline).models) == {"ddpm", "vae"}
     assert cli.main(["gate"]) == 0
 
 
 def test_what_is_missing_is_not_accepted(project, capsys):
-    before = baseline.PATH.read_text()
+    before = HOME.baseline.read_text()
     write(changed("vae", bits_per_dim=None))
-    paths.model_metrics("ddpm").unlink()
+    HOME.model_metrics("ddpm").unlink()
     assert cli.main(["gate", "--accept", "never mind"]) == 2
     told = capsys.readouterr().err
     assert "ddpm: fid (the model has no metrics)" in told
     assert "vae: bits_per_dim (bits_per_dim is None)" in told
-    assert baseline.PATH.read_text() == before
+    assert HOME.baseline.read_text() == before

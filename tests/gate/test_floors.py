@@ -8,6 +8,8 @@ from pipeline.core import files, paths
 from pipeline.core.errors import PipelineError
 from pipeline.gate import floors
 
+HOME = paths.Results("toy")
+
 METRICS = {
     "model": "vae",
     "family": "vae",
@@ -25,8 +27,10 @@ METRICS = {
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    paths.PARAMS.write_text("models: {vae: {family: vae}, gan: {family: gan}}\n")
-    files.write_json(paths.model_metrics("vae"), METRICS)
+    paths.PARAMS.write_text(
+        "data: {title: toy}\nmodels: {vae: {family: vae}, gan: {family: gan}}\n"
+    )
+    files.write_json(HOME.model_metrics("vae"), METRICS)
     set_floors({"vae": {"at_most": {"bits_per_dim": 1.38}}})
 
 
@@ -59,7 +63,7 @@ def test_a_missed_floor_a_null_and_a_missing_metric_fail(results, value, told, c
     shown = capsys.readouterr()
     assert shown.out.startswith("MISSED ")
     (line,) = shown.err.splitlines()
-    assert line.startswith("error: metrics/models/") and told in line
+    assert line.startswith("error: metrics/toy/models/") and told in line
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,6 @@ def test_floors_among_what_the_tools_remove_are_refused(results):
 
 
 def test_nan_never_passes(results):
-    paths.model_metrics("vae").write_text('{"bits_per_dim": NaN}')
+    HOME.model_metrics("vae").write_text('{"bits_per_dim": NaN}')
     with pytest.raises(PipelineError, match=r"vae\.json: not valid JSON \(NaN is no finite number"):
         floors.check("floors.json")

@@ -8,6 +8,7 @@ from builders import MODELS
 from clone import Clone
 
 ROOT = Path(__file__).parents[2]
+HOME = "metrics/mnist-5k"
 
 pytestmark = pytest.mark.slow
 
@@ -20,8 +21,8 @@ def test_a_quarter_of_a_budget_and_lost_statistics_are_stopped(tmp_path):
     """
     clone = Clone(tmp_path, tuple(MODELS), small=False)
     clone.take_over(ROOT)  # data and judges
-    shutil.copytree(ROOT / "metrics/models", clone.folder / "metrics/models")
-    shutil.copy(ROOT / "metrics/baseline.json", clone.folder / "metrics")
+    shutil.copytree(ROOT / HOME / "models", clone.folder / HOME / "models")
+    shutil.copy(ROOT / HOME / "baseline.json", clone.folder / HOME)
     assert clone.run("pipeline", "gate").returncode == 0, "the committed run passes"
 
     clone.params["models"]["gpt"]["training"]["images"] //= 4

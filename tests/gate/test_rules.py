@@ -1,8 +1,7 @@
 import pytest
-from gated import RULES, base, changed, rules, same, write
+from gated import HOME, RULES, base, changed, rules, same, write
 from gated import project as project
 
-from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 from pipeline.gate import rules as gate_rules
 from pipeline.gate.baseline import Entry
@@ -48,11 +47,11 @@ def test_metrics_of_a_familys_own_are_known_where_a_result_or_the_baseline_has_t
     with pytest.raises(PipelineError, match=r"metrics\.text") as raised:
         rules(**own)
     assert "own_error" not in str(raised.value).partition(";")[0]
-    paths.model_metrics("ddpm").write_text("{")
+    HOME.model_metrics("ddpm").write_text("{")
     del own["metrics"]["text"]
     rules(**own)
     write(same(base()))
     with pytest.raises(PipelineError, match="own_error"):
         rules(**own)
-    base(mine={"own_error": Entry(1.0, None, 1)}).write()
+    base(mine={"own_error": Entry(1.0, None, 1)}).write(HOME.baseline)
     rules(**own)

@@ -155,6 +155,16 @@ REFUSED = {
         {"data__name": "unpaired-folder", "data__folder": "/nowhere"},
         "data.folder = '/nowhere': there is no such folder",
     ),
+    "a title that is no name of a folder": (
+        {"data__title": "a/b"},
+        "data.title = 'a/b': should be up to 40 small letters, digits and . _ -",
+    ),
+    "a title that is a number": ({"data__title": 5}, "data.title = 5: should be a valid string"),
+    "a title of another data set": (
+        {"data__title": "cifar10"},
+        "data.title = 'cifar10': another data set is called so, and its results are in "
+        "metrics/cifar10; set data.title to mnist-5k, or to a name of your own",
+    ),
     "weights that are not there": (
         {"evaluate__inception": {"weights": "no.pth", "sha256": "0" * 64}},
         "evaluate.inception.weights = 'no.pth': no such file",

@@ -12,7 +12,7 @@ CHAINS = {"vae": ["train@vae", "sample@vae"], "gan": ["train@gan"]}
 @pytest.fixture
 def display(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with Display(CHAINS, 2) as found:
+    with Display(CHAINS, 2, paths.Results("toy")) as found:
         yield found
 
 
@@ -116,7 +116,7 @@ def test_the_panel_shows_what_runs_and_what_waits(display):
 def test_lines_are_printed_without_the_lock_that_the_panel_takes(tmp_path, monkeypatch):
     """rich holds a lock of its own while it draws, and while it prints."""
     monkeypatch.chdir(tmp_path)
-    display = Display(CHAINS, 2)
+    display = Display(CHAINS, 2, paths.Results("toy"))
     display.terminal = True
     free = []
 

@@ -45,7 +45,7 @@ def test_what_a_line_is(text, kind, told):
     [
         "",
         "To track the changes with git, run:",
-        "\tgit add metrics/curves/vae.csv dvc.lock",
+        "\tgit add metrics/mnist-5k/curves/vae.csv dvc.lock",
         "To enable auto staging, run:",
         "\tdvc config core.autostage true",
         "Use `dvc push` to send your updates to remote storage.",

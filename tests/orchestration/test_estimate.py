@@ -6,6 +6,8 @@ from pipeline.core import paths
 from pipeline.orchestration import estimate
 from pipeline.orchestration.estimate import Durations, clock, left
 
+HOME = paths.Results("toy")
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
@@ -13,31 +15,31 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_what_was_measured_here_is_expected_again():
-    durations = Durations()
+    durations = Durations(HOME)
     durations.took("train@vae", 12.0)
     durations.save()
-    assert Durations().expected("train@vae") == 12.0
+    assert Durations(HOME).expected("train@vae") == 12.0
 
 
 def test_what_is_unknown_is_guessed_by_its_operations():
-    paths.MODEL_METRICS.mkdir(parents=True)
+    HOME.models.mkdir(parents=True)
     for model, images in (("small", 1_000), ("large", 100_000)):
         facts = {"training_flops_per_image": 10_000_000, "images_seen": images}
-        paths.model_metrics(model).write_text(json.dumps(facts))
-    found = Durations()
+        HOME.model_metrics(model).write_text(json.dumps(facts))
+    found = Durations(HOME)
     assert found.expected("train@large") > found.expected("train@small")
     assert found.expected("train@nobody") == estimate.TYPICAL["train"]
 
 
 def test_guesses_follow_what_others_took():
-    durations = Durations()
+    durations = Durations(HOME)
     before = durations.expected("evaluate@vae")
-    durations.took("train@gan", 3 * estimate.guess("train@gan"))
+    durations.took("train@gan", 3 * estimate.guess("train@gan", HOME))
     assert durations.expected("evaluate@vae") == pytest.approx(3 * before)
 
 
 def test_short_stages_say_nothing_of_long_ones():
-    durations = Durations()
+    durations = Durations(HOME)
     before = durations.expected("train@vae")
     durations.took("download", 0.1)
     assert durations.expected("train@vae") == before
@@ -53,22 +55,22 @@ def test_short_stages_say_nothing_of_long_ones():
 def test_a_damaged_memory_is_none_and_is_made_anew(text):
     paths.WORK.mkdir()
     paths.DURATIONS.write_text(text)
-    durations = Durations()
+    durations = Durations(HOME)
     assert durations.known == {}
     durations.took("train@vae", 3.0)
     durations.save()
-    assert Durations().known == {"train@vae": 3.0}
+    assert Durations(HOME).known == {"train@vae": 3.0}
 
 
 def test_of_a_damaged_memory_the_rest_is_known():
     paths.WORK.mkdir()
     paths.DURATIONS.write_text('{"train@vae": 3.0, "judge": "soon"}')
-    assert Durations().known == {"train@vae": 3.0}
+    assert Durations(HOME).known == {"train@vae": 3.0}
 
 
 def test_a_memory_that_cannot_be_written_is_no_error():
     paths.WORK.write_text("a file")
-    durations = Durations()
+    durations = Durations(HOME)
     durations.took("train@vae", 3.0)
     durations.save()
 
@@ -82,9 +84,9 @@ def test_a_memory_that_cannot_be_written_is_no_error():
     ],
 )
 def test_damaged_metrics_are_no_guide(text):
-    paths.MODEL_METRICS.mkdir(parents=True)
-    paths.model_metrics("vae").write_text(text)
-    assert estimate.guess("train@vae") == estimate.TYPICAL["train"]
+    HOME.models.mkdir(parents=True)
+    HOME.model_metrics("vae").write_text(text)
+    assert estimate.guess("train@vae", HOME) == estimate.TYPICAL["train"]
 
 
 @pytest.mark.parametrize(

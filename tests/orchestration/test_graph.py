@@ -64,7 +64,7 @@ def chain(model, start="train"):
 
 
 def metrics(clone, model):
-    return json.loads(clone.text(f"metrics/models/{model}.json"))
+    return json.loads(clone.text(f"metrics/mnist-5k/models/{model}.json"))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -89,8 +89,8 @@ def test_outputs_stand_where_people_look_for_them(finished):
     names = ["comparison.csv", "comparison.md", "samples.png", "curves.csv", "reference.json"]
     assert all((finished.folder / "metrics" / name).stat().st_size for name in names)
     for model in MODELS:
-        assert list((finished.folder / f"metrics/pictures/{model}").glob("*.png"))
-        assert model in finished.text("metrics/comparison.md")
+        assert list((finished.folder / f"metrics/mnist-5k/pictures/{model}").glob("*.png"))
+        assert model in finished.text("metrics/mnist-5k/comparison.md")
 
 
 def test_a_conditional_model_is_judged_by_its_labels(finished):
@@ -206,7 +206,10 @@ def test_what_changed_is_shown_by_dvc_and_tried_as_an_experiment(clone):
     clone.run("dvc", "exp", "run", "-S", "models.vae.scoring.posterior_samples=1")
     assert "posterior_samples: 1" in clone.text("params.yaml")
     shown = clone.run("dvc", "metrics", "diff").stdout
-    assert "metrics/models/vae.json" in shown and "metrics/models/ddpm.json" not in shown
+    assert (
+        "metrics/mnist-5k/models/vae.json" in shown
+        and "metrics/mnist-5k/models/ddpm.json" not in shown
+    )
     clone.run("dvc", "plots", "diff")
     assert (clone.folder / "dvc_plots/index.html").exists()
 
@@ -254,7 +257,7 @@ def test_a_stage_that_runs_by_itself_is_refused_before_anything_is_removed(clone
     assert done.returncode == 1
     assert done.stderr.startswith("error: evaluate@vae is already running")
     assert len(done.stderr.splitlines()) == 1
-    assert (clone.folder / "metrics/models/vae.json").exists()
+    assert (clone.folder / "metrics/mnist-5k/models/vae.json").exists()
     assert (clone.folder / "data/scores/vae").exists()
 
 
@@ -302,8 +305,8 @@ def test_a_failed_model_does_not_hide_the_others(clone):
     assert "work/logs/dcgan.log" in done.stderr.splitlines()[-1]
     assert any(line.startswith("error: dcgan: ") for line in done.stderr.splitlines())
     assert "ZeroDivisionError" in (clone.folder / "work/logs/dcgan.log").read_text()
-    assert not (clone.folder / "metrics/models/dcgan.json").exists()
-    comparison = clone.text("metrics/comparison.md")
+    assert not (clone.folder / "metrics/mnist-5k/models/dcgan.json").exists()
+    comparison = clone.text("metrics/mnist-5k/comparison.md")
     assert "failed" in comparison
     assert "vae" in comparison
 
@@ -323,7 +326,7 @@ def test_a_removed_model_leaves_no_ghost(clone):
     clone.write_params()
     clone.run("pipeline", "repro")
     assert not [name for name in clone.lock() if "dcgan" in name]
-    assert "dcgan" not in clone.text("metrics/comparison.md")
+    assert "dcgan" not in clone.text("metrics/mnist-5k/comparison.md")
 
 
 def test_a_mistake_in_params_stops_before_anything_is_written(clone):
@@ -357,7 +360,12 @@ def test_images_of_ones_own_are_looked_at_each_time_and_left_alone(tmp_path):
     (tmp_path / "project").mkdir()
     clone = Clone(tmp_path / "project", ("vae",))
     photos(tmp_path / "photos", 40)
-    clone.params["data"] |= {"name": "unpaired-folder", "folder": "../photos", "size": 16}
+    clone.params["data"] |= {
+        "name": "unpaired-folder",
+        "title": "photos",
+        "folder": "../photos",
+        "size": 16,
+    }
     clone.write_params()
     clone.run("pipeline", "repro", "--no-compare")
     again = clone.run("pipeline", "repro", "--no-compare").stdout

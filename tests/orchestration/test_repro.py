@@ -4,6 +4,8 @@ from pipeline.core import files, paths, stage
 from pipeline.core.errors import PipelineError
 from pipeline.orchestration import repro
 
+HOME = paths.Results("toy")
+
 
 @pytest.fixture
 def shown(tmp_path, monkeypatch):
@@ -12,10 +14,10 @@ def shown(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "dvc.lock").write_text("stages: {}\n")
     (tmp_path / "dvc.yaml").write_text("stages: {report: {deps: [a]}, track: {deps: [a]}}\n")
-    (tmp_path / "params.yaml").write_text("models: {vae: {}}\n")
+    (tmp_path / "params.yaml").write_text("data: {title: toy}\nmodels: {vae: {}}\n")
     (tmp_path / "a").write_text("a")
-    paths.REPORT.mkdir(parents=True)
-    (paths.REPORT / "index.html").write_text("page")
+    HOME.report.mkdir(parents=True)
+    HOME.page.write_text("page")
     paths.MLFLOW_DB.write_text("store")
     repro._remember_shown()
     return tmp_path
@@ -30,8 +32,8 @@ def test_what_was_shown_is_not_shown_again(shown):
     [
         lambda: paths.MLFLOW_DB.unlink(),
         lambda: paths.MLFLOW_DB.write_text("another store"),
-        lambda: (paths.REPORT / "index.html").unlink(),
-        lambda: (paths.REPORT / "index.html").write_text("another page"),
+        lambda: HOME.page.unlink(),
+        lambda: HOME.page.write_text("another page"),
         lambda: paths.DVC_LOCK.write_text("stages: {a: {}}\n"),
         lambda: files.write_text(paths.WORK.parent / "a", "edited"),
         lambda: paths.SHOWN.unlink(),
@@ -89,11 +91,11 @@ CHAINS = {
 def project(tmp_path, monkeypatch):
     """Two models with metrics, of which all stages are stale."""
     monkeypatch.chdir(tmp_path)
-    paths.PARAMS.write_text("models: {vae: {}, gan: {}}")
+    paths.PARAMS.write_text("data: {title: toy}\nmodels: {vae: {}, gan: {}}")
     paths.DVC_LOCK.write_text("schema: '2.0'\nstages: {}\n")
     for name in ("vae", "gan"):
-        files.write_json(paths.model_metrics(name), {"fid": 1.0})
-        files.write_text(paths.curve(name), "step,images\n")
+        files.write_json(HOME.model_metrics(name), {"fid": 1.0})
+        files.write_text(HOME.curve(name), "step,images\n")
     monkeypatch.setattr(repro, "_remember_shown", lambda: None)
     monkeypatch.setattr(repro, "_conclude", lambda: None)
     return tmp_path
@@ -102,12 +104,12 @@ def project(tmp_path, monkeypatch):
 def test_what_failed_leaves_no_older_result_and_the_rest_is_compared(project):
     dvc = Dvc(train_gan="error: training diverged")
     with pytest.raises(PipelineError) as caught:
-        repro._run(CHAINS, dvc, 2, force=False, compare=True)
+        repro._run(CHAINS, dvc, 2, force=False, compare=True, text="as it began")
     assert str(caught.value).splitlines() == [
         "gan: training diverged",
         "failed: gan; all that was printed: work/logs/gan.log",
     ]
-    assert not paths.model_metrics("gan").exists() and paths.model_metrics("vae").exists()
+    assert not HOME.model_metrics("gan").exists() and HOME.model_metrics("vae").exists()
     assert "track" in dvc.ran
 
 
@@ -122,10 +124,10 @@ def test_what_failed_leaves_no_older_result_and_the_rest_is_compared(project):
 def test_what_was_stopped_or_runs_elsewhere_keeps_its_results_and_is_not_compared(project, said):
     dvc = Dvc(train_gan=said)
     with pytest.raises(PipelineError) as caught:
-        repro._run(CHAINS, dvc, 2, force=False, compare=True)
+        repro._run(CHAINS, dvc, 2, force=False, compare=True, text="as it began")
     assert len(str(caught.value).splitlines()) == 2
     assert "not finished: gan; " in str(caught.value).splitlines()[-1]
-    assert paths.model_metrics("gan").exists() and paths.curve("gan").exists()
+    assert HOME.model_metrics("gan").exists() and HOME.curve("gan").exists()
     assert "evaluate@vae" in dvc.ran and "compare" not in dvc.ran
 
 
@@ -133,7 +135,14 @@ def test_without_logs_none_are_named(project):
     paths.WORK.mkdir()
     paths.LOGS.write_text("no folder")
     with pytest.raises(PipelineError) as caught:
-        repro._run(CHAINS, Dvc(train_gan="error: training diverged"), 2, force=False, compare=True)
+        repro._run(
+            CHAINS,
+            Dvc(train_gan="error: training diverged"),
+            2,
+            force=False,
+            compare=True,
+            text="as it began",
+        )
     assert str(caught.value).endswith("failed: gan")
 
 

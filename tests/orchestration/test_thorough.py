@@ -13,8 +13,10 @@ from pipeline.core import files, paths
 from pipeline.core.errors import PipelineError
 from pipeline.orchestration import dvc_workers, plan, replicas, repro, thorough
 
+HOME = paths.Results("toy")
+
 RAW = {
-    "data": {"folder": ""},
+    "data": {"folder": "", "title": HOME.title},
     "train": {"seed": 5, "budget": 1.0},
     "sample": {"seed": 7, "n": 20},
     "evaluate": {"split": "test", "inception": {"weights": ""}},
@@ -37,9 +39,9 @@ def project(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / "code.py").write_text(name)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    paths.MODEL_METRICS.mkdir(parents=True)
+    HOME.models.mkdir(parents=True)
     for name in RAW["models"]:
-        paths.model_metrics(name).write_text(json.dumps(metrics(name, 5, 7)))
+        HOME.model_metrics(name).write_text(json.dumps(metrics(name, 5, 7)))
     monkeypatch.setattr(repro, "reproduce", lambda *_, **__: None)
     monkeypatch.setattr(thorough, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(n))
     monkeypatch.setattr(thorough, "invert", lambda name: {"inversion_mse": 1 / 3})
@@ -65,7 +67,7 @@ def test_each_model_has_its_runs(project, monkeypatch):
     thorough.run(2)
     assert asked == [(6, 8, 2), (7, 9, 2), (5, 8, 2)]
     for name in RAW["models"]:
-        found = json.loads(paths.thorough_metrics(name).read_text())
+        found = json.loads(HOME.thorough_metrics(name).read_text())
         assert (found["model"], found["trainings"], found["sample_sets"]) == (name, 3, 2)
         assert [run["fid"] for run in found["runs"]] == [5.7, 6.8, 7.9, 5.8]
         assert found["inversion_mse"] == 0.33333333
@@ -80,7 +82,7 @@ def test_by_default_as_many_at_a_time_as_there_are_cores(project, monkeypatch):
     )
     monkeypatch.setattr(plan, "default_jobs", lambda: asked.append(True) or (2, 0))
     thorough.run(None)
-    assert asked and paths.thorough_metrics("vae").exists()
+    assert asked and HOME.thorough_metrics("vae").exists()
 
 
 def test_nothing_is_written_where_a_run_fails(project, monkeypatch):
@@ -90,7 +92,7 @@ def test_nothing_is_written_where_a_run_fails(project, monkeypatch):
     monkeypatch.setattr(replicas, "measure", measure)
     with pytest.raises(PipelineError):
         thorough.run(1)
-    assert not paths.THOROUGH.exists()
+    assert not HOME.thorough.exists()
 
 
 def test_two_at_once_are_refused(project):
@@ -116,7 +118,7 @@ def test_what_is_edited_meanwhile_is_not_mixed(project, monkeypatch, edit):
     monkeypatch.setattr(replicas, "measure", measure)
     with pytest.raises(PipelineError, match="changed since this began"):
         thorough.run(1)
-    assert not paths.THOROUGH.exists()
+    assert not HOME.thorough.exists()
 
 
 def test_a_comment_is_no_other_state(project):
@@ -172,7 +174,7 @@ def test_what_removes_a_copy_follows_no_link(project, monkeypatch):
 
     def finished(command, line, cwd, env):
         for name in RAW["models"]:
-            files.write_json(folder / paths.model_metrics(name), metrics(name, 6, 8))
+            files.write_json(folder / HOME.model_metrics(name), metrics(name, 6, 8))
         return 0
 
     monkeypatch.setattr(dvc_workers, "to_its_end", finished)

@@ -15,6 +15,8 @@ from pipeline.core.errors import PipelineError
 from pipeline.orchestration import verify
 from pipeline.orchestration.verify import Recorded
 
+HOME = paths.Results("toy")
+
 CURVE = [
     {"step": "10", "images": "160", "model/loss": "2.5", "model/kl": "0.1"},
     {"step": "20", "images": "320", "model/loss": "2.25", "model/kl": "0.2"},
@@ -30,22 +32,22 @@ def edited(row, key, value):
 
 
 def test_the_same_bits_are_no_difference():
-    assert verify.differences("vae", recorded(), recorded()) == []
-    assert verify.differences("vae", recorded(None), recorded()) == []
+    assert verify.differences("vae", HOME.curve("vae"), recorded(), recorded()) == []
+    assert verify.differences("vae", HOME.curve("vae"), recorded(None), recorded()) == []
 
 
 def test_where_curves_part_is_told_with_the_values_of_both():
     other = recorded(edited(1, "model/loss", "2.26"), weights="x", curve_hash="y")
-    told = verify.differences("vae", recorded(), other)
+    told = verify.differences("vae", HOME.curve("vae"), recorded(), other)
     assert told == [
         "data/models/vae is not what dvc.lock names",
-        "metrics/curves/vae.csv is not what dvc.lock names",
+        "metrics/toy/curves/vae.csv is not what dvc.lock names",
         "they part at step 20, after step 10: model/loss is 2.26 here and 2.25 as committed",
     ]
 
 
 def test_where_the_curves_are_the_same_only_the_final_weights_differ():
-    told = verify.differences("vae", recorded(), recorded(weights="x"))
+    told = verify.differences("vae", HOME.curve("vae"), recorded(), recorded(weights="x"))
     assert told[0] == "data/models/vae is not what dvc.lock names"
     assert told[1].endswith(
         "only the final weights differ, after the last step that was logged, 20"
@@ -54,7 +56,9 @@ def test_where_the_curves_are_the_same_only_the_final_weights_differ():
 
 
 def test_a_curve_that_was_edited_is_told_apart_from_a_training_that_differs():
-    told = verify.differences("vae", recorded(edited(0, "model/kl", "0.3")), recorded())
+    told = verify.differences(
+        "vae", HOME.curve("vae"), recorded(edited(0, "model/kl", "0.3")), recorded()
+    )
     assert "it was edited" in told[0]
     assert told[1] == (
         "they part at step 10, after the beginning: model/kl is 0.1 here and 0.3 as committed"
@@ -62,15 +66,17 @@ def test_a_curve_that_was_edited_is_told_apart_from_a_training_that_differs():
 
 
 def test_a_lock_of_another_training_than_the_curve_is_told():
-    told = verify.differences("vae", recorded(), recorded(weights="x", curve_hash="y"))
+    told = verify.differences(
+        "vae", HOME.curve("vae"), recorded(), recorded(weights="x", curve_hash="y")
+    )
     assert told[-1] == (
-        "but the file metrics/curves/vae.csv is: dvc.lock is of another training than it"
+        "but the file metrics/toy/curves/vae.csv is: dvc.lock is of another training than it"
     )
 
 
 def test_without_a_curve_nobody_can_say_where():
-    told = verify.differences("vae", recorded(None), recorded(weights="x"))
-    assert told[-1].startswith("there is no file metrics/curves/vae.csv")
+    told = verify.differences("vae", HOME.curve("vae"), recorded(None), recorded(weights="x"))
+    assert told[-1].startswith("there is no file metrics/toy/curves/vae.csv")
 
 
 @pytest.mark.parametrize(
@@ -98,20 +104,20 @@ def project(tmp_path, monkeypatch):
     """A folder with two models, of which one was trained, in which nothing is trained."""
     monkeypatch.chdir(tmp_path)
     paths.PARAMS.write_text(
-        "data: {folder: ''}\nruntime: {device: cpu}\nevaluate: {}\n"
+        "data: {folder: '', title: toy}\nruntime: {device: cpu}\nevaluate: {}\n"
         "models: {vae: {data: processed}, gan: {data: processed}}\n"
     )
     paths.DVC_YAML.write_text("stages: {}\n")
     for name in ("pipeline", "stages"):
         (tmp_path / name).mkdir()
     write_lock({"train@vae": entry("vae")})
-    files.write_text(paths.curve("vae"), "step,images,model/loss\n10,160,2.5\n")
+    files.write_text(HOME.curve("vae"), "step,images,model/loss\n10,160,2.5\n")
     monkeypatch.setattr(verify.replicas, "_cache", lambda: tmp_path / "cache")
     return tmp_path
 
 
 def entry(model, weights="a"):
-    outs = [(f"data/models/{model}", weights), (f"metrics/curves/{model}.csv", "c")]
+    outs = [(f"data/models/{model}", weights), (f"metrics/toy/curves/{model}.csv", "c")]
     return {
         "cmd": "python",
         "deps": [{"path": "data/processed", "hash": "md5", "md5": 32 * "d"}],
@@ -126,9 +132,9 @@ def write_lock(stages, path=paths.DVC_LOCK):
 def trained(monkeypatch, weights):
     """Trainings in the copy give these weights."""
 
-    def retrain(folder, data, before, jobs):
+    def retrain(folder, data, before, jobs, home):
         write_lock({f"train@{name}": entry(name, weights) for name in data}, folder / "dvc.lock")
-        files.write_text(folder / paths.curve("vae"), "step,images,model/loss\n10,160,2.5\n")
+        files.write_text(folder / HOME.curve("vae"), "step,images,model/loss\n10,160,2.5\n")
 
     monkeypatch.setattr(verify, "_retrain", retrain)
 
@@ -278,7 +284,7 @@ def test_trainings_of_a_project_give_its_bits_again(finished):
 def test_other_bits_are_found_and_do_not_become_the_projects_own(finished):
     before = state(finished)
     kept = finished.text("dvc.lock")
-    curve = finished.text("metrics/curves/vae.csv")
+    curve = finished.text("metrics/mnist-5k/curves/vae.csv")
     weights = finished.lock()["train@vae"]["outs"][0]["md5"]
     try:
         before_it, name, rest = kept.partition("\n  train@vae:")
@@ -290,14 +296,16 @@ def test_other_bits_are_found_and_do_not_become_the_projects_own(finished):
         (finished.folder / "dvc.lock").write_text(kept)
         last = curve.splitlines()[-1]
         step, images, *terms = last.split(",")
-        finished.replace("metrics/curves/vae.csv", last, ",".join([step, images, *terms[:-1], "1"]))
+        finished.replace(
+            "metrics/mnist-5k/curves/vae.csv", last, ",".join([step, images, *terms[:-1], "1"])
+        )
         done = told(finished, "vae", check=False)
         assert done.returncode == 1
         assert f"they part at step {step}, after step " in done.stdout
         assert f"is {terms[-1]} here and 1 as committed" in done.stdout
     finally:
         (finished.folder / "dvc.lock").write_text(kept)
-        (finished.folder / "metrics/curves/vae.csv").write_text(curve)
+        (finished.folder / "metrics/mnist-5k/curves/vae.csv").write_text(curve)
     after = state(finished)
     assert {name for name, when in before.items() if after[name] != when} <= {
         str(finished.folder / "dvc.lock")

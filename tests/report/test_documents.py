@@ -11,6 +11,8 @@ from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.report import documents
 
+HOME = paths.Results(documents.SHOWN)
+
 ROOT = Path(__file__).parents[2]
 MODELS, RESULTS = documents.DOCUMENTS[documents.RESULTS]
 (LEADERS,) = documents.DOCUMENTS[documents.README]
@@ -48,20 +50,20 @@ def project(tmp_path, monkeypatch):
         "dcgan": {"family": "gan", **block},
         "cvae": {"family": "vae", **block, "network": {"conditional": True}},
     }
-    paths.PARAMS.write_text(json.dumps({"models": models}))
-    paths.MODEL_METRICS.mkdir(parents=True)
-    paths.REFERENCE.write_text(json.dumps(REFERENCE))
+    paths.PARAMS.write_text(json.dumps({"data": {"title": HOME.title}, "models": models}))
+    HOME.models.mkdir(parents=True)
+    HOME.reference.write_text(json.dumps(REFERENCE))
     likely = {"bits_per_dim": 1.33888, "bits_per_dim_stderr": 0.01, "nats_per_image": 727.6}
     write("vae", family="vae", fid=15.658, likelihood_bound="elbo", label_accuracy=None, **likely)
     write("dcgan", family="gan", fid=7.333, protocol="another")
-    paths.COMPARISON_MD.write_text("# Comparison\n\n## Quality\n\n| a |\n\n## Cost\n")
+    HOME.comparison_md.write_text("# Comparison\n\n## Quality\n\n| a |\n\n## Cost\n")
     return tmp_path
 
 
 def write(model, **metrics):
     judges = {"fid_min": metrics["fid"], "fid_max": metrics["fid"]}
     result = {**SHARED, "model": model, "reconstruction_mse": None, **judges, **metrics}
-    paths.model_metrics(model).write_text(json.dumps(result))
+    HOME.model_metrics(model).write_text(json.dumps(result))
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def test_the_readmes_table_is_at_most_eight_columns_wide(committed):
 
 
 def test_the_readme_begins_with_what_the_table_supports(committed):
-    rows = collect.project_rows(params.read(), collect.read_reference(paths.REFERENCE))
+    rows = collect.project_rows(params.read(), collect.read_reference(HOME.reference))
     for answer in recommendation.answers(rows):
         assert f"- **{answer.purpose.strip()}**: {answer.model}, " in documents.leaders()
 
@@ -121,17 +123,48 @@ def test_markers_in_the_wrong_order_are_told(project):
         documents.rendered(page, documents.RESULTS)
 
 
+def compared_elsewhere(title="mine"):
+    """Another data set with results; its folder."""
+    home = paths.Results(title)
+    home.folder.mkdir()
+    home.reference.write_text(json.dumps(REFERENCE | {"dataset": "photos"}))
+    home.comparison_md.write_text("# Comparison\n\n## Quality\n\n| theirs |\n")
+    home.comparison_csv.write_text("kind,model,status,fid\nmodel,vae,ok,7.25\nmodel,gan,ok,6.5\n")
+    return home
+
+
+def test_another_data_set_has_a_page_and_leaves_the_readme_alone(project, capsys):
+    mine = compared_elsewhere()
+    raw = params.read()
+    paths.PARAMS.write_text(json.dumps(raw | {"data": {"title": "mine"}}))
+    documents.README.write_text("as it is")
+    documents.write()
+    assert "README.md" in capsys.readouterr().out
+    assert documents.README.read_text() == "as it is"
+    assert sorted(path.name for path in documents.OTHERS.iterdir()) == ["README.md", "mine.md"]
+    page = (documents.OTHERS / "mine.md").read_text()
+    assert page.startswith("# mine\n") and page.endswith("## Quality\n\n| theirs |\n")
+    assert "](" not in page
+    index = (documents.OTHERS / "README.md").read_text()
+    assert "| [mine](mine.md) | photos | 2 | 6.50 | gan |" in index
+    assert "mnist-5k.md" not in index
+    mine.samples_picture.write_bytes(b"")
+    documents.write()
+    (target,) = re.findall(r"\]\((.*)\)", (documents.OTHERS / "mine.md").read_text())
+    assert (documents.OTHERS / target).resolve() == mine.samples_picture.resolve()
+
+
 def test_without_results_there_is_nothing_to_write(project):
     page = "".join(f"{each.begin}{each.end}" for each in (MODELS, RESULTS))
     Path("README.md").write_text(f"{LEADERS.begin}{LEADERS.end}")
     Path("docs").mkdir()
     documents.RESULTS.write_text(page)
-    reference = paths.REFERENCE.read_text()
-    paths.REFERENCE.unlink()
+    reference = HOME.reference.read_text()
+    HOME.reference.unlink()
     with pytest.raises(PipelineError, match="dvc repro reference"):
         documents.write()
-    paths.COMPARISON_MD.unlink()
-    paths.REFERENCE.write_text(reference)
+    HOME.comparison_md.unlink()
+    HOME.reference.write_text(reference)
     with pytest.raises(PipelineError, match=r"comparison\.md: no such file; run `make repro`"):
         documents.rendered(page, documents.RESULTS)
     assert documents.RESULTS.read_text() == page

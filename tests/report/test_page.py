@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import MODELS, PROTOCOL, metrics, reference, rewrite
+from compared import HOME, MODELS, PROTOCOL, metrics, reference, rewrite
 from compared import project as project
 from PIL import Image
 from reported import made as made
@@ -105,7 +105,7 @@ def test_the_page_begins_with_what_to_take_as_the_terminal_says_it(made):
 def test_where_nothing_can_be_recommended_there_is_no_answer(made):
     raw, _ = made
     for name in MODELS:
-        paths.model_metrics(name).unlink(missing_ok=True)
+        HOME.model_metrics(name).unlink(missing_ok=True)
     found = page.render(raw, reference())
     assert 'id="answer"' not in found and "#answer" not in found
     assert 'id="leaderboard"' in found
@@ -145,16 +145,16 @@ def test_values_on_the_page_are_those_of_the_metrics(made):
 
 @pytest.mark.parametrize("content", BROKEN_PICTURES.values(), ids=BROKEN_PICTURES)
 def test_a_picture_that_is_none_is_named(made, content):
-    path, told = paths.pictures_dir("zeta") / "samples.png", "not a whole PNG file"
+    path, told = HOME.pictures_dir("zeta") / "samples.png", "not a whole PNG file"
     whole = path.read_bytes()
     path.write_bytes(content(whole) if callable(content) else content)
-    with pytest.raises(PipelineError, match=rf"^metrics/pictures/zeta/samples\.png: {told}"):
+    with pytest.raises(PipelineError, match=rf"^metrics/toy/pictures/zeta/samples\.png: {told}"):
         page.render(made[0], reference())
 
 
 def test_a_curve_that_is_none_is_named(made):
-    paths.curve("zeta").write_text("step,images,loss\n1,2\n")
-    with pytest.raises(PipelineError, match=r"^metrics/curves/zeta\.csv: line 2 has 2 cells"):
+    HOME.curve("zeta").write_text("step,images,loss\n1,2\n")
+    with pytest.raises(PipelineError, match=r"^metrics/toy/curves/zeta\.csv: line 2 has 2 cells"):
         page.render(made[0], reference())
 
 
@@ -162,11 +162,11 @@ def test_numbers_at_the_ends_of_what_is_allowed_are_drawn(made):
     """Charts have logarithmic axes."""
     raw, _ = made
     zero = {"fid": 0.0, "fid_min": 0.0, "fid_max": 0.0}
-    rewrite(paths.model_metrics("zeta"), **zero, images_seen=0, bits_per_dim=-0.5)
+    rewrite(HOME.model_metrics("zeta"), **zero, images_seen=0, bits_per_dim=-0.5)
     assert "zeta" in page.render(raw, reference())
     large = dict.fromkeys(("fid", "fid_min", "fid_max", "images_seen", "parameters"), 1e100)
-    rewrite(paths.model_metrics("zeta"), **large, training_flops_per_image=10**100)
-    paths.curve("zeta").write_text("step,images,loss\n1,1,1e100\n2,2,-1e100\n3,3,\n")
+    rewrite(HOME.model_metrics("zeta"), **large, training_flops_per_image=10**100)
+    HOME.curve("zeta").write_text("step,images,loss\n1,1,1e100\n2,2,-1e100\n3,3,\n")
     assert "zeta" in page.render(raw, reference())
 
 
@@ -195,7 +195,7 @@ def test_names_are_escaped(made):
 def test_the_stage_writes_one_file(made, monkeypatch):
     Path("dvc.yaml").write_text("stages:\n  report:\n    params: [models]\n")
     monkeypatch.setattr(collect, "read_reference", lambda path: reference())
-    shutil.rmtree(paths.REPORT, ignore_errors=True)
+    shutil.rmtree(HOME.report, ignore_errors=True)
     stage_report.main()
-    assert [path.name for path in paths.REPORT.iterdir()] == ["index.html"]
-    assert PROTOCOL["protocol"] in (paths.REPORT / "index.html").read_text()
+    assert [path.name for path in HOME.report.iterdir()] == ["index.html"]
+    assert PROTOCOL["protocol"] in HOME.page.read_text()

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from tracked import (
     FAMILIES,
+    HOME,
     all_runs,
     artifacts,
     child_environment,
@@ -97,6 +98,32 @@ def test_protocols_have_their_own_experiments(project):
     assert len({run.info.experiment_id for run in all_runs()}) == 2
 
 
+def test_another_data_set_has_experiments_and_current_runs_of_its_own(project):
+    """And a store of before data sets had titles goes on with what it has."""
+    track()
+    (old,) = mirror.experiments(client())
+    client().delete_experiment_tag(old.experiment_id, "title")
+    before = current()
+    project.write_yaml("mine")
+    shutil.copytree(HOME.folder, paths.Results("mine").folder)
+    for model in project.models:
+        project.retrain(model, "of mine")
+    track()
+    names = {each.name for each in mirror.experiments(client())}
+    assert names == {"mnist-5k · a1b2c3d4", "mine · a1b2c3d4"}
+    assert [each.name for each in mirror.experiments(client(), "mnist-5k")] == [old.name]
+    found = [run for run in all_runs() if run.data.tags["current"] == "true"]
+    assert len(found) == 2 * len(before)
+    project.write_yaml()
+    project.drop("vae")
+    track()
+    kept = [run for run in all_runs() if run.data.tags["current"] == "true"]
+    gone = {run.info.run_id for run in found} - {run.info.run_id for run in kept}
+    assert {run.info.experiment_id for run in found if run.info.run_id in gone} == {
+        old.experiment_id
+    }
+
+
 def test_repeating_changes_nothing(project, capsys):
     project.write_timing("vae")
     track()
@@ -177,13 +204,13 @@ def test_removed_model_keeps_its_run_but_is_not_current(project, capsys):
 
 def test_failed_model_is_skipped_and_not_current(project, capsys):
     track()
-    paths.model_metrics("ddpm").unlink()
+    HOME.model_metrics("ddpm").unlink()
     capsys.readouterr()
     track()
     printed = capsys.readouterr()
     assert sorted(current()) == ["dcgan", "vae"]
     assert printed.err == (
-        "ddpm: skipped, no metrics/models/ddpm.json: it failed, or was not run\n"
+        "ddpm: skipped, no metrics/mnist-5k/models/ddpm.json: it failed, or was not run\n"
     )
     assert "ddpm" not in printed.out
 
@@ -199,7 +226,7 @@ def test_model_that_dvc_has_not_recorded_is_skipped(project, capsys):
 def test_without_any_result_nothing_is_current(project):
     track()
     for model in project.models:
-        paths.model_metrics(model).unlink()
+        HOME.model_metrics(model).unlink()
     track()
     assert current() == {}
 
@@ -216,15 +243,15 @@ def test_missing_lock_file_is_one_line(project):
      b'{"a": 1, "a": 2}', b"[" * 100_000, b"null"],
 )  # fmt: skip
 def test_a_damaged_metrics_file_is_refused_by_its_name(project, content):
-    paths.model_metrics("vae").write_bytes(content)
-    refused_before_anything_is_written(r"^metrics/models/vae.json: ")
+    HOME.model_metrics("vae").write_bytes(content)
+    refused_before_anything_is_written(r"^metrics/mnist-5k/models/vae.json: ")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, [1], {"a": 1}])
 @pytest.mark.parametrize("key", ["fid", "cost_of_ours"])
 def test_numbers_that_are_none_are_refused(project, key, value):
     project.write_metrics("vae", **{key: value})
-    refused_before_anything_is_written(r"^metrics/models/vae.json: ")
+    refused_before_anything_is_written(r"^metrics/mnist-5k/models/vae.json: ")
 
 
 def test_conflict_markers_in_the_lock_file_are_refused(project):
@@ -317,10 +344,10 @@ def test_runs_that_others_write_to_a_server_just_now_are_left_alone(project):
             run.info.experiment_id,
             tags={"lock_hash": "of others", "mirrored": str(time.time() - ago)},
         )
-        mirror._finished_runs(client(), "http://server")
+        mirror._finished_runs(client(), "http://server", HOME.title)
         state = client().get_run(half.info.run_id).info.lifecycle_stage
         assert (state == "active") == kept
-        mirror._finished_runs(client(), mlflow_store.uri())
+        mirror._finished_runs(client(), mlflow_store.uri(), HOME.title)
         assert client().get_run(half.info.run_id).info.lifecycle_stage == "deleted"
     assert len(experiments) == 1
 
@@ -412,7 +439,9 @@ def test_environment_names_the_store(project, monkeypatch, tmp_path, migrated):
 
 def test_stage_mirrors_the_models_of_the_real_params_file(project):
     shutil.copy(ROOT / "params.yaml", paths.PARAMS)
-    paths.DVC_YAML.write_text("stages:\n  track:\n    cmd: x\n    deps: [metrics/models]\n")
+    paths.DVC_YAML.write_text(
+        "stages:\n  track:\n    cmd: x\n    deps: [metrics/mnist-5k/models]\n"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "stages.track"],
         env=child_environment(),

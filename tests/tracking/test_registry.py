@@ -33,7 +33,7 @@ def loaded(project):
     registry.register("cgan", "champion")
     mlflow.set_tracking_uri(mlflow_store.uri())
     return {
-        name: mlflow.pyfunc.load_model(f"models:/{name}@champion") for name in ("dcgan", "cgan")
+        name: mlflow.pyfunc.load_model(f"models:/toy-{name}@champion") for name in ("dcgan", "cgan")
     }
 
 
@@ -74,9 +74,9 @@ def test_labels_are_those_that_are_asked_for_or_those_of_the_stage(loaded):
 
 
 def test_nothing_in_it_is_a_pickle(loaded, project):
-    version = project.get_model_version_by_alias("dcgan", "champion")
+    version = project.get_model_version_by_alias("toy-dcgan", "champion")
     folder = mlflow.artifacts.download_artifacts(
-        f"models:/dcgan/{version.version}", tracking_uri=mlflow_store.uri()
+        f"models:/toy-dcgan/{version.version}", tracking_uri=mlflow_store.uri()
     )
     names = [name for _, _, found in os.walk(folder) for name in found]
     assert "weights.safetensors" in names and "serving.py" in names
@@ -99,7 +99,7 @@ def test_what_it_requires_is_what_drawing_images_imports():
 def test_a_run_is_registered_once_and_its_first_version_is_the_baseline(loaded, project, capsys):
     registry.register("dcgan", "champion")
     assert "version 1 is this run already" in capsys.readouterr().out
-    assert project.get_model_version_by_alias("dcgan", "baseline").version == 1
+    assert project.get_model_version_by_alias("toy-dcgan", "baseline").version == 1
     draw("dcgan", seed=1)
     (run,) = project.search_runs([project.get_experiment_by_name("toy").experiment_id],
                                  "tags.model = 'dcgan'")  # fmt: skip
@@ -108,9 +108,9 @@ def test_a_run_is_registered_once_and_its_first_version_is_the_baseline(loaded, 
         registry.register("dcgan", "champion")
     project.set_tag(run.info.run_id, "lock_hash", newer)
     registry.register("dcgan", "champion")
-    assert project.get_model_version_by_alias("dcgan", "champion").version == 2
-    assert project.get_model_version_by_alias("dcgan", "baseline").version == 1
-    again = mlflow.pyfunc.load_model("models:/dcgan@champion").predict({"n": 12})
+    assert project.get_model_version_by_alias("toy-dcgan", "champion").version == 2
+    assert project.get_model_version_by_alias("toy-dcgan", "baseline").version == 1
+    again = mlflow.pyfunc.load_model("models:/toy-dcgan@champion").predict({"n": 12})
     np.testing.assert_array_equal(again, samples("dcgan"))
 
 
@@ -126,18 +126,18 @@ def test_weights_that_draw_other_images_are_not_registered(project, loaded):
     (run,) = project.search_runs([project.get_experiment_by_name("toy").experiment_id],
                                  "tags.model = 'cgan'")  # fmt: skip
     project.set_tag(run.info.run_id, "lock_hash", lock("cgan", "2"))
-    before = len(project.search_model_versions("name = 'cgan'"))
+    before = len(project.search_model_versions("name = 'toy-cgan'"))
     with pytest.raises(PipelineError, match="draw other images"):
         registry.register("cgan", "champion")
-    assert len(project.search_model_versions("name = 'cgan'")) == before
+    assert len(project.search_model_versions("name = 'toy-cgan'")) == before
     draw("cgan")
 
 
 def test_a_version_of_an_earlier_format_is_registered_once_more(project, loaded, capsys):
-    known = project.get_model_version_by_alias("cgan", "champion")
-    project.set_model_version_tag("cgan", known.version, "format", "1")
+    known = project.get_model_version_by_alias("toy-cgan", "champion")
+    project.set_model_version_tag("toy-cgan", known.version, "format", "1")
     registry.register("cgan", "champion")
-    newer = project.get_model_version_by_alias("cgan", "champion")
+    newer = project.get_model_version_by_alias("toy-cgan", "champion")
     assert newer.version > known.version
     assert f"version {newer.version} registered" in capsys.readouterr().out
 
@@ -166,14 +166,14 @@ def test_what_was_registered_is_loaded_from_the_place_of_a_moved_project(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it to what it is told
     mirror.tracked(mlflow_store.uri())  # as whatever opens the store
     source = MlflowClient(mlflow_store.uri(), mlflow_store.uri()).get_model_version_by_alias(
-        "dcgan", "baseline"
+        "toy-dcgan", "baseline"
     )
     assert source.source.startswith(new.as_uri())
     mlflow.set_tracking_uri(mlflow_store.uri())
     hidden = old / "mlartifacts hidden"
     (old / "mlartifacts").rename(hidden)
     try:
-        moved = mlflow.pyfunc.load_model("models:/dcgan@champion")
+        moved = mlflow.pyfunc.load_model("models:/toy-dcgan@champion")
         np.testing.assert_array_equal(moved.predict({"n": 3}), samples("dcgan")[:3])
     finally:
         hidden.rename(old / "mlartifacts")
@@ -184,7 +184,7 @@ def test_a_server_answers_a_request_for_images(project, loaded):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/cgan@champion"]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/toy-cgan@champion"]
     command += ["--port", str(port), "--env-manager", "local"]
     server = subprocess.Popen(
         command, env={**os.environ, "MLFLOW_TRACKING_URI": mlflow_store.uri()}

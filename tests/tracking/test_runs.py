@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from tracked import PICTURES, PNG, artifacts, client, runs_of, track
+from tracked import HOME, PICTURES, PNG, artifacts, client, runs_of, track
 from tracked import fresh as fresh
 from tracked import migrated as migrated
 from tracked import project as project
@@ -108,19 +108,19 @@ def test_a_run_names_its_data_and_what_trained_it(project):
     ],
 )
 def test_a_damaged_curve_is_named_and_what_was_begun_is_cleared(project, content):
-    whole = paths.curve("vae").read_bytes()
-    paths.curve("vae").write_bytes(content)
-    with pytest.raises(PipelineError, match=r"^metrics/curves/vae.csv: ") as raised:
+    whole = HOME.curve("vae").read_bytes()
+    HOME.curve("vae").write_bytes(content)
+    with pytest.raises(PipelineError, match=r"^metrics/mnist-5k/curves/vae.csv: ") as raised:
         track()
     assert "\n" not in str(raised.value)
-    paths.curve("vae").write_bytes(whole)
+    HOME.curve("vae").write_bytes(whole)
     track()
     assert [run.info.status for run in runs_of("vae")] == ["FINISHED"]
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF", PNG[:40], b"\x89PNG\r\n\x1a\n" * 9])
 def test_a_damaged_picture_is_named(project, content):
-    path = paths.pictures_dir("vae") / "samples.png"
+    path = HOME.pictures_dir("vae") / "samples.png"
     path.write_bytes(content)
     with pytest.raises(PipelineError, match=rf"^{path}: not a readable picture") as raised:
         track()
@@ -213,7 +213,7 @@ def test_times_of_other_weights_are_not_used(project):
 
 def test_results_without_their_data_are_mirrored(project):
     shutil.rmtree("data")
-    shutil.rmtree(paths.PICTURES)
+    shutil.rmtree(HOME.folder / "pictures")
     track()
     (run,) = runs_of("vae")
     assert artifacts(run.info.run_id) == ["curves/vae.csv", "metrics/vae.json", "params.json"]

@@ -1,0 +1,83 @@
+"""The data sets that have results here, side by side, and the way from one to another.
+
+``data/`` and params.yaml are for one of them at a time. DVC's cache restores the first, and of the
+second each data set keeps the one that its results were made with, beside them.
+"""
+
+import csv
+import time
+from typing import Any
+
+from pipeline.comparison import results
+from pipeline.core import files, params, paths, stage
+from pipeline.core.errors import PipelineError
+
+
+def homes() -> list[paths.Results]:
+    """The data sets that were compared, by title."""
+    found = [paths.Results(path.name) for path in sorted(paths.METRICS.glob("[!.]*"))]
+    return [home for home in found if home.comparison_csv.is_file()]
+
+
+def facts(home: paths.Results) -> dict[str, Any]:
+    """What a data set is, and what came out.
+
+    Returns:
+        ``title``; ``dataset``, which images; ``models``, how many; ``best`` and ``fid``, the model
+        of the lowest FID (None, if none has one); ``written``, the local date of the comparison.
+
+    Raises:
+        PipelineError: if its results are damaged.
+    """
+    try:
+        with home.comparison_csv.open(newline="", encoding="utf-8") as stream:
+            rows = [row for row in csv.DictReader(stream) if row["kind"] == "model"]
+        judged = [(float(row["fid"]), row["model"]) for row in rows if row["status"] == "ok"
+                  and row["fid"]]  # fmt: skip
+        written = time.strftime("%Y-%m-%d", time.localtime(home.comparison_csv.stat().st_mtime))
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError):
+        raise PipelineError(
+            f"{home.comparison_csv}: no table of models; delete it and run `make repro`"
+        ) from None
+    fid, best = min(judged, default=(None, None))
+    return {
+        "title": home.title,
+        "dataset": results.of_references(home.reference)["dataset"],
+        "models": len(rows),
+        "best": best,
+        "fid": fid,
+        "written": written,
+    }
+
+
+def switch(title: str) -> str:
+    """Make params.yaml the one that a data set's results were made with; keep the present one.
+
+    Returns:
+        the title that it was before.
+
+    Raises:
+        PipelineError: if that data set has none, or either file cannot be read; nothing is changed.
+    """
+    with stage.locked("repro", "make repro is running in this folder; wait for it"):
+        before = params.results(params.read())
+        home = next((each for each in homes() if each.title == title), None)
+        if home is None:
+            titles = [each.title for each in homes()]
+            raise PipelineError(f"--switch: {params.one_of('data set', title, titles)}")
+        if title == before.title:
+            return title
+        try:
+            text = files.read_text(home.params)
+        except FileNotFoundError:
+            raise PipelineError(
+                f"{home.params}: no such file; `git checkout {paths.PARAMS}` if that is of "
+                f"{title}, or set data.title and what else is to be of it yourself"
+            ) from None
+        if params.results(params.read(home.params), home.params).title != title:
+            raise PipelineError(f"{home.params}: data.title: should be {title}, as its folder is")
+        present = files.read_text(paths.PARAMS)
+        with files.together() as made:
+            made.file(before.params).write_text(present, encoding="utf-8")
+            made.file(paths.PARAMS).write_text(text, encoding="utf-8")
+        return before.title
