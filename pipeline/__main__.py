@@ -114,11 +114,13 @@ def repro(options: argparse.Namespace) -> None:
 @command()
 def recommend(options: argparse.Namespace) -> None:
     """Say which model to take, for which purpose, and with which caveats."""
-    from pipeline.comparison import collect, recommendation
+    from pipeline.comparison import collect, recommendation, tables
     from pipeline.core import params
 
     raw = params.read()
     reference = collect.read_reference(params.results(raw).reference)
+    for caution in tables.cautions(reference):
+        print(f"warning: {caution}\n")
     print(recommendation.text(collect.project_rows(raw, reference)))
 
 

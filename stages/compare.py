@@ -29,7 +29,10 @@ def main() -> None:
             ):
                 made.file(path).write_text(text, encoding="utf-8")
             pictures.save_png(made.file(home.samples_picture), picture)
-        for line in tables.problems(rows, home):
+        for line in [
+            *(f"warning: {each}" for each in tables.cautions(reference)),
+            *tables.problems(rows, home),
+        ]:
             print(line, file=sys.stderr)
         print(tables.summary(rows))
 

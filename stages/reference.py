@@ -2,7 +2,7 @@
 
 from pipeline.core import files, params, paths, stage
 from pipeline.datasets.store import Store
-from pipeline.evaluation import judge, protocol, reference
+from pipeline.evaluation import judge, protocol, reference, verdict
 
 
 def main() -> None:
@@ -17,14 +17,18 @@ def main() -> None:
         common = protocol.protocol(store, protocol.judge_facts(), n, section.split, section.seed)
         judges = judge.load(paths.JUDGE, store.spec, device)
         rows = reference.rows(store, judges, n=n, split=section.split, seed=section.seed)
+        found = verdict.judge_the_judges(store, judges, n=n, split=section.split, seed=section.seed)
         result = {
             **common,
             "protocol": protocol.protocol_id(common),
+            "judges": found.facts(),
             "rows": [files.rounded(each) for each in rows],
         }
         guard.confirm()
         files.write_json(home.reference, result)
         print(f"{len(rows)} reference rows for {store.name} in {home.reference}")
+        for reason in found.reasons:
+            print(f"warning: the judges do not judge: {reason}")
 
 
 if __name__ == "__main__":

@@ -257,6 +257,22 @@ class ReferenceRow(_Measured):
     label: str
 
 
+class Verdict(records.Record):
+    """What the judges were found to be worth; see `pipeline.evaluation.verdict`."""
+
+    ranks: bool
+    reasons: list[str]
+    shift: float = Field(ge=0)
+    shifted: bool
+    ladders: dict[str, dict[str, float]]
+
+    @model_validator(mode="after")
+    def _reasoned(self) -> Self:
+        if self.ranks == bool(self.reasons):
+            raise ValueError("reasons should be there if ranks is false, and only then")
+        return self
+
+
 class Reference(records.Record):
     """``reference.json``: the facts of the protocol, and rows that need no training."""
 
@@ -268,6 +284,7 @@ class Reference(records.Record):
     n_reference: int = Field(ge=1)
     reference_split: str = Field(pattern="^(val|test)$")
     fid_features: str
+    judges: Verdict | None = None
     rows: list[ReferenceRow]
 
 

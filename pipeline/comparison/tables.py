@@ -109,6 +109,7 @@ def answers(rows: Sequence[Row], reference: Row) -> list[Answer]:
 def to_markdown(rows: Sequence[Row], reference: Row) -> str:
     """The page for people: a table for each question, and what could not be compared."""
     lines = ["# Comparison", "", measured(reference), ""]
+    lines += [line for caution in cautions(reference) for line in (f"**{caution}**", "")]
     failed = [row["model"] for row in rows if row["status"] == FAILED]
     if failed:
         lines += [f"**Failed**, so without numbers: {', '.join(failed)}.", ""]
@@ -183,6 +184,26 @@ def measured(reference: Row) -> str:
         f"`{reference['fid_features']}`, protocol `{reference['protocol']}`. Rows in italics are "
         "references that need no training: a scale to read the others by. Best first."
     )
+
+
+def cautions(reference: Row) -> list[str]:
+    """Why the judges' numbers mislead here, a sentence each; mostly there are none."""
+    verdict = reference.get("judges")
+    if not verdict:
+        return []
+    found = []
+    if not verdict["ranks"]:
+        found.append(
+            "These FIDs, and all else that the judges say, rank nothing, because "
+            f"{'; '.join(verdict['reasons'])}."
+        )
+    if verdict["shifted"]:
+        found.append(
+            f"The {reference['reference_split']} split shows other images than the training split: "
+            f"the FID between them is {verdict['shift']:.1f} times that between two halves of the "
+            "training images, so that no model that learns these can have a low one."
+        )
+    return found
 
 
 def _answer(
@@ -305,7 +326,7 @@ def _other_protocols(rows: Sequence[Row], reference: Row) -> list[str]:
     """The section of models that can't be ranked, in the order of params.yaml."""
 
     def differences(row: Row) -> str:
-        keys = [key for key in reference if key not in ("rows", "protocol")]
+        keys = [key for key in reference if key not in ("rows", "judges", "protocol")]
         found = [
             f"{key} {_short(row.get(key))}, not {_short(reference[key])}"
             for key in keys

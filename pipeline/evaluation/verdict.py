@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core import seeds
+from pipeline.core import files, seeds
 from pipeline.datasets.store import Store
 from pipeline.evaluation import ladders, protocol
 from pipeline.evaluation.judge import Judge, Seen, see
@@ -52,9 +52,9 @@ class Verdict:
         return {
             "ranks": not self.reasons,
             "reasons": self.reasons,
-            "shift": self.shift,
+            **files.rounded({"shift": self.shift}),
             "shifted": self.shift > SHIFT,
-            "ladders": self.ladders,
+            "ladders": {name: files.rounded(rungs) for name, rungs in self.ladders.items()},
         }
 
 

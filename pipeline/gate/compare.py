@@ -92,6 +92,23 @@ def current(models: Sequence[str], home: paths.Results) -> dict[str, dict[str, A
     return found
 
 
+def check_judges(home: paths.Results) -> None:
+    """Refuse to compare what judges say who were found to rank nothing.
+
+    Raises:
+        PipelineError: with the reasons, or if what is known of them cannot be read.
+    """
+    if not home.reference.exists():
+        return
+    verdict = results.of_references(home.reference).get("judges")
+    if verdict and not verdict["ranks"]:
+        raise PipelineError(
+            f"{home.reference}: these FIDs rank nothing, so that no gate can stand on them: "
+            f"{'; '.join(verdict['reasons'])}; other judges may (judge.kind in {paths.PARAMS}), "
+            "or more images"
+        )
+
+
 def compare(
     base: Baseline, now: Mapping[str, Mapping[str, Any]], rules: Gate, expected: Sequence[str] = ()
 ) -> list[Check]:

@@ -184,6 +184,7 @@ def leaders() -> str:
     return "\n".join(
         [
             *lines,
+            *(f"- **{each}**" for each in tables.cautions(reference)),
             "",
             *tables.markdown(tables.filled(COLUMNS, listed), listed),
             "",

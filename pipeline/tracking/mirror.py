@@ -67,13 +67,14 @@ def read() -> tuple[str, list[Result], dict[str, str]]:
     entries = dvc_lock.entries()
     home = params.results(raw)
     results, missing = [], {}
+    judges = _judges(home)
     places: Counter[str] = Counter()
     for model, block in params.model_blocks(raw).items():
         place = places[block["family"]]
         places[block["family"]] += 1
         unknown = dvc_lock.missing(model, entries)
         try:
-            content = comparison_results.of_model(model, home.model_metrics(model))
+            content = comparison_results.of_model(model, home.model_metrics(model)) | judges
         except FileNotFoundError:
             missing[model] = f"no {home.model_metrics(model)}: it failed, or was not run"
             continue
@@ -84,6 +85,14 @@ def read() -> tuple[str, list[Result], dict[str, str]]:
             shared = _shared(raw, model, content)
             results.append(Result(model, lock_hash, content, block, place, shared, home))
     return home.title, results, missing
+
+
+def _judges(home: paths.Results) -> dict[str, bool]:
+    """Whether the FIDs that stand there rank anything, where that is known."""
+    if not home.reference.exists():
+        return {}
+    verdict = comparison_results.of_references(home.reference).get("judges")
+    return {"fid_ranks": verdict["ranks"]} if verdict else {}
 
 
 def mirror(title: str, results: Sequence[Result], missing: dict[str, str]) -> None:
