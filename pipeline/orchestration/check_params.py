@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.comparison import results
 from pipeline.core import owned, params, paths, stage
 from pipeline.core.contract import TrainingImages
 from pipeline.core.errors import PipelineError
@@ -74,6 +75,7 @@ def check(
     if "data" in shared:
         with collected():
             sources.check_title(shared["data"], path)
+            _check_results(shared["data"], path)
         with collected():
             images = images_of(shared["data"], path)
     if "runtime" in shared:
@@ -127,6 +129,21 @@ def images_of(data: params.Data, path: Path) -> Images | None:
     source = sources.load(data.name, path).configured(data, path)
     found = source.expected(data)
     return None if found is None else Images(data.name, found)
+
+
+def _check_results(data: params.Data, path: Path) -> None:
+    """Refuse a title whose results are of other images, which the next run would replace."""
+    home = paths.Results(data.title)
+    try:
+        dataset = results.of_references(home.reference)["dataset"]
+    except PipelineError:
+        return  # there are none; or they are damaged, which is told by whoever needs them
+    if dataset != data.name:
+        raise PipelineError(
+            f"{path}: data.title = '{data.title}': the results in {home.folder} are of {dataset}, "
+            f"and data.name is {data.name}; set data.title to a name of its own, or delete that "
+            "folder"
+        )
 
 
 def _training(images: Images) -> TrainingImages:

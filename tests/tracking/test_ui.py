@@ -101,6 +101,11 @@ def test_signals_stop_it_once_and_only_meanwhile(number):
     assert signal.getsignal(number) is before
 
 
+def test_the_present_data_set_comes_first(project):
+    links = {"fruits · p": "1", "mnist-5k-more · p": "2", "mnist-5k · p": "3"}
+    assert list(ui._present_first(links)) == ["mnist-5k · p", "fruits · p", "mnist-5k-more · p"]
+
+
 def test_pages_show_the_runs_and_their_pictures_until_ctrl_c(project):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
