@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pipeline.blocks.distributions import categorical_sample
 from pipeline.blocks.nets import warm_cosine
+from pipeline.core import cost
 from pipeline.core.contract import (
     Batch,
     Family,
@@ -161,7 +162,7 @@ class Canvas:
             context: called once for each column, in order, with what `left` returns and the
                 column; its result is the heads' context, [n, width].
         """
-        for column in range(self.images.shape[3]):
+        for column in cost.alike(self.images.shape[3]):
             here = context(self.left(row, column), column)[:, :, None, None]
             pixel = (slice(row, row + 1), slice(column, column + 1))
             for channel, head in enumerate(heads):

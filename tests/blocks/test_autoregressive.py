@@ -20,7 +20,7 @@ from pipeline.blocks.autoregressive import (
     places,
 )
 from pipeline.blocks.rows import RowTokens
-from pipeline.core import seeds
+from pipeline.core import cost, seeds
 from pipeline.core.contract import Batch, to_signed
 from pipeline.core.images import ImageSpec
 
@@ -55,6 +55,19 @@ def all_images_of_two_values(shape):
     values = torch.arange(65536)
     pairs = torch.stack([values.div(256, rounding_mode="floor"), values % 256], dim=1)
     return pairs.to(torch.uint8).view(-1, *shape)
+
+
+@EACH
+@SHAPES
+def test_what_one_pixel_of_a_row_costs_tells_what_all_do(name, spec):
+    """Where costs alone are wanted, so few are drawn."""
+    model = lively(name, spec)
+    with cost.Counter() as whole, torch.no_grad():
+        drawn = model.sample(torch.arange(2), None)
+    with cost.shortened() as counter, torch.no_grad():
+        model.sample(torch.arange(2), None)
+    assert counter.flops == whole.flops > 0
+    torch.testing.assert_close(model.sample(torch.arange(2), None), drawn, rtol=0, atol=0)
 
 
 def test_there_are_such_families():

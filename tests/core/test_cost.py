@@ -38,6 +38,23 @@ def test_a_recurrent_layer_by_its_matrices(layers):
     assert counted(lambda: lstm(tokens)[0].sum().backward()) == 3 * forward
 
 
+def test_one_of_steps_that_are_alike_counts_for_all_where_that_is_wanted():
+    def run():
+        torch.zeros(1, 2) @ torch.zeros(2, 1)
+        done.extend(torch.zeros(3, 4) @ torch.zeros(4, 5) for _ in cost.alike(6))
+
+    done = []
+    assert counted(run) == 4 + 6 * 2 * 3 * 4 * 5
+    assert len(done) == 6
+    with cost.shortened() as counter:
+        run()
+    assert counter.flops == 4 + 6 * 2 * 3 * 4 * 5
+    assert len(done) == 7
+    with pytest.raises(RuntimeError), cost.shortened():
+        raise RuntimeError
+    assert list(cost.alike(3)) == [0, 1, 2]
+
+
 def test_recurrent_layers_on_gpus_count_all_matrices_and_no_biases():
     shapes = [(20, 6), (20, 5), (20,), (20,), (20, 5), (20, 5), (20,), (20,)]
     found = cost._gpu_recurrent(torch.zeros(3, 7, 6), [torch.zeros(each) for each in shapes])

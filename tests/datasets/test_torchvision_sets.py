@@ -16,11 +16,13 @@ import sys
 import tarfile
 import threading
 import time
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torchvision
 
 from pipeline.core.errors import PipelineError
@@ -530,10 +532,212 @@ def test_an_altered_batch_is_never_unpickled(folder, cifar, tmp_path, name):
     assert not proof.exists()
 
 
+# kmnist ------------------------------------------------------------------------------------
+
+
+def test_kmnist_is_read_as_mnist_is(mirror, folder, digits, monkeypatch):
+    arrays, archives = digits
+    official = torchvision.datasets.KMNIST
+    assert {name for name, _ in official.resources} == set(archives)
+    monkeypatch.setattr(official, "resources", torchvision.datasets.MNIST.resources)
+    monkeypatch.setattr(official, "mirrors", [f"{mirror.url}/kuzushiji/"])
+    mirror.content = {f"/kuzushiji/{name}": content for name, content in archives.items()}
+    sources.load("kmnist").fetch(folder)
+    raw = sources.load("kmnist").read(folder)
+    np.testing.assert_array_equal(raw.train.images, arrays["train"][0][:, None])
+    np.testing.assert_array_equal(raw.test.labels, arrays["t10k"][1])
+    assert (raw.classes[0], raw.classes[-1], len(raw.classes)) == ("o", "wo", 10)
+    assert [each.name for each in folder.iterdir()] == ["KMNIST"]
+
+
+# emnist-letters ----------------------------------------------------------------------------
+
+LETTERS = "EMNIST/raw/emnist-letters-{}-idx{}-ubyte"
+
+
+@pytest.fixture
+def letters(monkeypatch, mirror):
+    """A generated zip in the official layout; what its letters are, upright and from 0."""
+    official = torchvision.datasets.EMNIST
+    rng = np.random.default_rng(2)
+    arrays, buffer = {}, io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for split in official.splits:
+            for part, n in (("train", 52), ("test", 26)):
+                images = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+                labels = np.resize(np.arange(1, 27), n).astype(np.uint8)
+                prefix = f"gzip/emnist-{split}-{part}"
+                archive.writestr(f"{prefix}-images-idx3-ubyte.gz", gzip.compress(idx(images)))
+                archive.writestr(f"{prefix}-labels-idx1-ubyte.gz", gzip.compress(idx(labels)))
+                if split == "letters":
+                    arrays[part] = (images.transpose(0, 2, 1)[:, None], labels.astype(int) - 1)
+    content = buffer.getvalue()
+    monkeypatch.setattr(official, "md5", hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(official, "url", f"{mirror.url}/official/gzip.zip")
+    mirror.content["/official/gzip.zip"] = content
+    mirror.content["/own/emnist-letters/gzip.zip"] = content
+    return arrays
+
+
+@pytest.mark.parametrize("place", ["official", "own"])
+def test_emnist_letters(mirror, folder, letters, monkeypatch, place):
+    if place == "own":
+        monkeypatch.setenv("DATA_MIRROR", f"{mirror.url}/own")
+    sources.load("emnist-letters").fetch(folder)
+    raw = sources.load("emnist-letters").read(folder)
+    for split, part in ((raw.train, "train"), (raw.test, "test")):
+        images, labels = letters[part]
+        assert split.images.flags["C_CONTIGUOUS"]
+        assert split.labels.dtype == np.int64
+        np.testing.assert_array_equal(split.images, images)
+        np.testing.assert_array_equal(split.labels, labels)
+    assert raw.classes == list("abcdefghijklmnopqrstuvwxyz")
+    kept = sorted(str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file())
+    assert kept == sorted(
+        LETTERS.format(f"{part}-{kind}", dimensions)
+        for part in ("train", "test")
+        for kind, dimensions in (("images", 3), ("labels", 1))
+    )
+    assert all(path.startswith(f"/{place}/") for path in mirror.asked)
+
+
+@pytest.mark.parametrize("fault", ["truncated", "corrupt", "dies", "missing"])
+def test_a_bad_emnist_archive(mirror, folder, letters, fault):
+    mirror.faults["/official/gzip.zip"] = fault
+    with pytest.raises(PipelineError, match=r"^emnist-letters: cannot get gzip\.zip \(") as caught:
+        sources.load("emnist-letters").fetch(folder)
+    assert "\n" not in str(caught.value)
+    check_nothing_left(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        (LETTERS.format("train-images", 3), b"PK", "no IDX file of uint8 in 3 dimensions"),
+        (LETTERS.format("test-images", 3), None, "cannot be read .No such file"),
+        (
+            LETTERS.format("train-labels", 1),
+            idx(np.arange(52, dtype=np.uint8) % 26),
+            "labels from 0 to 25, but there are the classes 1 to 26",
+        ),
+        (LETTERS.format("test-labels", 1), idx(np.full(26, 27, np.uint8)), "labels from 27 to 27"),
+    ],
+)
+def test_letters_that_are_not_what_they_should_be(folder, letters, file, content, told):
+    sources.load("emnist-letters").fetch(folder)
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_bytes(content)
+    told = rf"^emnist-letters: {folder / file}: {told}.*; run `dvc repro"
+    with pytest.raises(PipelineError, match=told) as caught:
+        sources.load("emnist-letters").read(folder)
+    assert "\n" not in str(caught.value)
+
+
+# svhn --------------------------------------------------------------------------------------
+
+
+def matlab(images, labels):
+    """The bytes of a file as SVHN's: images [H, W, C, N], labels [N, 1] with 10 for the digit 0."""
+    buffer = io.BytesIO()
+    named = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
+    content = {"X": images.transpose(2, 3, 1, 0), "y": named}
+    scipy.io.savemat(buffer, content, do_compression=True)
+    return buffer.getvalue()
+
+
+def make_official(monkeypatch, mirror, contents):
+    """Let torchvision take these bytes, by split, for SVHN's."""
+    official = torchvision.datasets.SVHN
+    listed = dict(official.split_list)
+    for part, content in contents.items():
+        name = listed[part][1]
+        listed[part] = [f"{mirror.url}/official/{name}", name, hashlib.md5(content).hexdigest()]
+        mirror.content[f"/official/{name}"] = mirror.content[f"/own/svhn/{name}"] = content
+    monkeypatch.setattr(official, "split_list", listed)
+
+
+@pytest.fixture
+def numbers(monkeypatch, mirror):
+    """Generated MATLAB files on the official server; images [N, C, H, W] and labels by split."""
+    rng = np.random.default_rng(3)
+    arrays = {
+        part: (rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8), np.arange(n) % 10)
+        for part, n in (("train", 23), ("test", 11))
+    }
+    make_official(monkeypatch, mirror, {part: matlab(*each) for part, each in arrays.items()})
+    return arrays
+
+
+@pytest.mark.parametrize("place", ["official", "own"])
+def test_svhn(mirror, folder, numbers, monkeypatch, place):
+    if place == "own":
+        monkeypatch.setenv("DATA_MIRROR", f"{mirror.url}/own")
+    sources.load("svhn").fetch(folder)
+    raw = sources.load("svhn").read(folder)
+    for split, part in ((raw.train, "train"), (raw.test, "test")):
+        images, labels = numbers[part]
+        assert split.images.dtype == np.uint8
+        assert split.images.flags["C_CONTIGUOUS"]
+        assert split.labels.dtype == np.int64
+        np.testing.assert_array_equal(split.images, images)
+        np.testing.assert_array_equal(split.labels, labels)
+    assert raw.classes == list("0123456789")
+    assert sorted(each.name for each in folder.iterdir()) == ["test_32x32.mat", "train_32x32.mat"]
+    assert all(path.startswith(f"/{place}/") for path in mirror.asked)
+
+
+@pytest.mark.parametrize("fault", ["truncated", "corrupt", "dies", "missing"])
+def test_a_bad_svhn_file(mirror, folder, numbers, fault):
+    mirror.faults["/official/test_32x32.mat"] = fault
+    with pytest.raises(PipelineError, match=r"^svhn: cannot get test_32x32\.mat \(") as caught:
+        sources.load("svhn").fetch(folder)
+    assert "\n" not in str(caught.value)
+    check_nothing_left(folder)
+
+
+@pytest.mark.parametrize("damage", ["altered", "cut", "missing"])
+def test_a_damaged_svhn_file(folder, numbers, damage):
+    sources.load("svhn").fetch(folder)
+    bad = folder / "train_32x32.mat"
+    content = bad.read_bytes()
+    bad.unlink()
+    if damage != "missing":
+        bad.write_bytes(content[:-1] + (b"x" if damage == "altered" else b""))
+    told = f"^svhn: {bad}: does not hold this data set intact; run `dvc repro"
+    with pytest.raises(PipelineError, match=told) as caught:
+        sources.load("svhn").read(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spoil", ["no MATLAB file", "labels", "label 11", "shape"])
+def test_official_svhn_that_is_not_what_it_should_be(mirror, folder, numbers, monkeypatch, spoil):
+    images, labels = numbers["train"]
+    content = {
+        "no MATLAB file": b"<html>",
+        "labels": matlab(images, labels[:-1]),
+        "label 11": matlab(images, labels + 2),
+        "shape": matlab(images[..., :16], labels),
+    }[spoil]
+    make_official(monkeypatch, mirror, {"train": content})
+    sources.load("svhn").fetch(folder)
+    told = {
+        "no MATLAB file": "intact",
+        "labels": "22 labels for 23 images",
+        "label 11": "labels from 0 to 11",
+        "shape": r"images of \[3, 32, 16\]",
+    }[spoil]
+    with pytest.raises(PipelineError, match=f"^svhn: .*{told}.*; run `dvc repro") as caught:
+        sources.load("svhn").read(folder)
+    assert "\n" not in str(caught.value)
+
+
 # Reading -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
+@pytest.mark.parametrize(
+    "name", ["mnist", "fashion-mnist", "kmnist", "emnist-letters", "cifar10", "svhn"]
+)
 def test_reading_an_empty_folder(folder, name):
     with pytest.raises(PipelineError, match=f"^{name}: .*run `dvc repro --force") as caught:
         sources.load(name).read(folder)
@@ -608,11 +812,25 @@ def test_batches_that_are_not_what_they_should_be(folder, cifar, monkeypatch, sp
     assert "\n" not in str(caught.value)
 
 
-def test_what_will_come_of_cifar10_is_known_before():
-    found = sources.load("cifar10").expected(Data(name="cifar10"))
-    assert found.spec == ImageSpec(3, 32, 32, 10)
-    assert found.counts == {"train": 45_000, "val": 5_000, "test": 10_000}
-    assert found.by_class["val"] == [500] * 10
+@pytest.mark.parametrize(
+    ("name", "spec", "counts", "val"),
+    [
+        ("kmnist", (1, 28, 28, 10), (54_000, 6_000, 10_000), [600] * 10),
+        ("emnist-letters", (1, 28, 28, 26), (112_320, 12_480, 20_800), [480] * 26),
+        ("cifar10", (3, 32, 32, 10), (45_000, 5_000, 10_000), [500] * 10),
+        (
+            "svhn",
+            (3, 32, 32, 10),
+            (65_931, 7_326, 26_032),
+            [495, 1386, 1058, 850, 746, 688, 573, 560, 504, 466],
+        ),
+    ],
+)
+def test_what_will_come_of_it_is_known_before(name, spec, counts, val):
+    found = sources.load(name).expected(Data(name=name))
+    assert found.spec == ImageSpec(*spec)
+    assert tuple(found.counts[part] for part in ("train", "val", "test")) == counts
+    assert found.by_class["val"] == val
 
 
 def test_importing_the_module_is_cheap():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
 
 from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Split, Store, write
@@ -24,6 +25,13 @@ def blobs(n, seed, size=8, channels=1):
     distance = (y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2
     images = 255 * np.exp(-distance / rng.uniform(2, 5, (n, 1, 1)))
     return np.repeat(images[:, None], channels, axis=1).round().astype(np.uint8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread_of_algebra():
+    """As stages have: more would wait for each other."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -329,6 +337,66 @@ def test_pca_outputs_are_clipped_levels():
     far = np.full((1, 1, 2), 127.5), np.array([[10.0], [10.0]])
     assert reference.project(images, *far).dtype == np.uint8
     assert set(reference.project(images, *far).ravel()) <= {0, 128, 255}
+
+
+def coloured(n, seed, shape=(3, 13, 13)):
+    """uint8 images [n, *shape] with the spectrum of photographs, and channels that go together."""
+    rng = np.random.default_rng(seed)
+    channels, height, width = shape
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
+    frequency[0, 0] = 1 / width
+    noise = np.fft.fft2(rng.standard_normal((n, 1, height, width))) / frequency
+    own = np.fft.fft2(rng.standard_normal((n, channels, height, width))) / frequency
+    values = np.fft.ifft2(noise + own / 3).real
+    return (128 + 45 * values / values.std()).round().clip(0, 255).astype(np.uint8)
+
+
+def every_way(images, monkeypatch):
+    """The first 64 principal components by each of the three ways, [D, 64] by name."""
+    average = images.mean(axis=0)
+    found = {"covariance": reference._of_covariance(images, average)[:, :64]}
+    monkeypatch.setattr(reference, "SQUARE", len(images))
+    found["products"] = reference.principal_components(images, average, 64)
+    monkeypatch.setattr(reference, "SQUARE", 16)
+    found["iteration"] = reference.principal_components(images, average, 64)
+    return found
+
+
+def captured(images, directions):
+    """Share of the variance that lies along directions [D, k]."""
+    centred = (images - images.mean(axis=0)).reshape(len(images), -1)
+    return ((centred @ directions) ** 2).sum() / (centred**2).sum()
+
+
+def test_each_way_to_principal_components_finds_the_same(monkeypatch):
+    """400 images of 507 dimensions; chunks are small, so there are many."""
+    monkeypatch.setattr(reference, "VALUES", 50_000)
+    images = coloured(400, 0)
+    found = every_way(images, monkeypatch)
+    for directions in found.values():
+        np.testing.assert_allclose(directions.T @ directions, np.eye(64), atol=1e-10)
+    for k in (32, 64):
+        wanted, products = (found[way][:, :k] for way in ("covariance", "products"))
+        np.testing.assert_allclose(products @ products.T, wanted @ wanted.T, atol=1e-8)
+        best = captured(images, found["covariance"][:, :k])
+        assert 0.5 < best < 0.95
+        assert captured(images, found["iteration"][:, :k]) == pytest.approx(best, rel=1e-9)
+        rebuilt = [
+            reference.project(images, images.mean(axis=0), each[:, :k]) for each in found.values()
+        ]
+        np.testing.assert_array_equal(rebuilt[1], rebuilt[0])
+        assert (rebuilt[2] != rebuilt[0]).mean() < 1e-4
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 50])
+def test_principal_components_of_images_that_span_little(monkeypatch, distinct):
+    """Copies of few images: no way may fail, and all rebuild them."""
+    images = np.resize(coloured(distinct, 1), (300, 3, 13, 13))
+    for directions in every_way(images, monkeypatch).values():
+        assert directions.shape == (507, 64)
+        np.testing.assert_allclose(directions.T @ directions, np.eye(64), atol=1e-8)
+        rebuilt = reference.project(images, images.mean(axis=0), directions)
+        np.testing.assert_array_equal(rebuilt, images)
 
 
 def test_more_components_rebuild_better(rows):

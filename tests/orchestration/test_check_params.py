@@ -260,9 +260,9 @@ def test_samples_are_no_more_than_training_images_either(tmp_path, digits):
 
 def test_images_that_the_reference_rows_cannot_hold_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(check_params.entries, "memory", lambda device=None: 10_000_000_000)
-    line = told(tmp_path, **own(tmp_path, 128))
-    assert "data.size = 128: the principal components of 128x128 images" in line
-    assert "take 77.3 GB, and there are 10.0 GB" in line
+    line = complaint(changed(tmp_path, **own(tmp_path, 1024))).splitlines()[0]
+    assert "data.size = 1024: the histograms and principal components of 1024x1024" in line
+    assert "take 32.2 GB, and there are 10.0 GB" in line
 
 
 def test_samples_whose_pairs_fill_the_memory_are_told(tmp_path, monkeypatch, digits):

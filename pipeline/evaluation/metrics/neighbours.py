@@ -16,7 +16,13 @@ import numpy as np
 NEIGHBOURS = 5
 """k of the balls around points, for sets of the same size (arXiv:2002.09797, section 4)."""
 CHUNK = 1000
-"""Rows whose distances to all others are held at a time."""
+"""Rows whose distances to others are held at a time."""
+BLOCK = 4096
+"""Images among which nearest ones are looked for at a time: memory does not grow with their
+number."""
+EXACT = 1024
+"""Products of numbers from -128 to 127 whose sum float32 holds exactly, in whatever order: 2^24
+over 2^14."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +81,39 @@ def radii(points: np.ndarray, k: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def nearest(points: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each point [N, d] the nearest of the others [M, d]: index int64 [N], squared distance."""
+def nearest(
+    points: np.ndarray, others: np.ndarray, without: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each point [N, d] the nearest of the others [M, d], the first of those that tie.
+
+    Where both are uint8, distances are exact.
+
+    Args:
+        points: what to look for.
+        others: where to look.
+        without: for each point the index of one of the others that does not count, int64 [N].
+
+    Returns:
+        Indices, int64 [N], and squared distances, float64 [N].
+
+    Raises:
+        ValueError: if the shapes do not fit, or values are not finite.
+    """
     _check(points, others)
-    index, squared = [], []
-    for _, distances in _distances(points, others):
-        index.append(distances.argmin(axis=1))
-        squared.append(distances.min(axis=1))
-    return np.concatenate(index), np.concatenate(squared)
+    index, squared = np.zeros(len(points), np.int64), np.full(len(points), np.inf)
+    centre = None if others.dtype == np.uint8 else others.mean(axis=0, dtype=np.float64)
+    for first in range(0, len(others), BLOCK):
+        for rows, distances in _distances(points, others[first : first + BLOCK], centre):
+            if without is not None:
+                left_out = without[rows] - first
+                (here,) = np.nonzero((left_out >= 0) & (left_out < distances.shape[1]))
+                distances[here, left_out[here]] = np.inf
+            found = distances.argmin(axis=1)
+            least = distances[np.arange(len(found)), found]
+            nearer = least < squared[rows]
+            index[rows] = np.where(nearer, first + found, index[rows])
+            squared[rows] = np.where(nearer, least, squared[rows])
+    return index, squared
 
 
 def copied(points: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -99,11 +130,8 @@ def copied(points: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.nda
         raise ValueError("copies are told by at least two training images")
     index, squared = nearest(points, training)
     used, place = np.unique(index, return_inverse=True)
-    own = []
-    for rows, distances in _distances(training[used], training):
-        distances[np.arange(len(distances)), used[rows]] = np.inf
-        own.append(distances.min(axis=1))
-    return index, squared, np.concatenate(own)[place]
+    _, own = nearest(training[used], training, without=used)
+    return index, squared, own[place]
 
 
 def authenticity(points: np.ndarray, training: np.ndarray) -> float:
@@ -125,20 +153,41 @@ def _check(a: np.ndarray, b: np.ndarray) -> None:
         raise ValueError(
             f"features must be [N, d] and [M, d], not {list(a.shape)} and {list(b.shape)}"
         )
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+    if not all(each.dtype == np.uint8 or np.isfinite(each).all() for each in (a, b)):
         raise ValueError("features hold values that are not finite")
 
 
-def _distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+def _distances(
+    a: np.ndarray, b: np.ndarray, centre: np.ndarray | None = None
+) -> Iterator[tuple[slice, np.ndarray]]:
     """Squared distances, float64 [rows, M], of some rows of a [N, d] at a time to all of b [M, d].
 
-    Both are centred first: what is far from the origin would lose digits.
+    Both are centred first, by the mean of b if no ``centre`` is given: what is far from the origin
+    would lose digits. Those of uint8 are integers, and exact.
     """
-    centre = b.mean(axis=0, dtype=np.float64)
+    chunks = [slice(start, min(start + CHUNK, len(a))) for start in range(0, len(a), CHUNK)]
+    if a.dtype == b.dtype == np.uint8:
+        yield from ((rows, _exact_distances(a[rows], b)) for rows in chunks)
+        return
+    if centre is None:
+        centre = b.mean(axis=0, dtype=np.float64)
     b = b.astype(np.float64) - centre
     lengths = (b**2).sum(axis=1)
-    for start in range(0, len(a), CHUNK):
-        rows = slice(start, min(start + CHUNK, len(a)))
+    for rows in chunks:
         part = a[rows].astype(np.float64) - centre
         squared = (part**2).sum(axis=1)[:, None] + lengths - 2 * part @ b.T
         yield rows, np.maximum(squared, 0, out=squared)
+
+
+def _exact_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared distances, float64 [N, M], of uint8 [N, d] to uint8 [M, d].
+
+    In float32, which is twice as fast, by so few dimensions at a time that nothing is rounded.
+    """
+    found = np.zeros((len(a), len(b)))
+    for start in range(0, a.shape[1], EXACT):
+        x, y = (each[:, start : start + EXACT].astype(np.float32) - 128 for each in (a, b))
+        found -= 2 * (x @ y.T)
+        found += (x**2).sum(axis=1, dtype=np.float64)[:, None]
+        found += (y**2).sum(axis=1, dtype=np.float64)
+    return found

@@ -120,6 +120,58 @@ def test_copied_tells_the_image_and_both_distances():
     np.testing.assert_allclose(own, [1, 81])
 
 
+def pixels(n, d, seed, values=256):
+    return np.random.default_rng(seed).integers(0, values, (n, d), dtype=np.uint8)
+
+
+def brute_force(points, others, without=None):
+    """Integers: the first of the nearest, and its squared distance."""
+    found = []
+    for i, each in enumerate(points.astype(np.int64)):
+        squared = ((each - others) ** 2).sum(axis=1)
+        if without is not None:
+            squared[without[i]] = 2**62
+        found.append((squared.argmin(), squared.min()))
+    index, squared = np.array(found).T
+    return index, squared.astype(float)
+
+
+@pytest.mark.parametrize("values", [2, 256])
+@pytest.mark.parametrize("d", [1, 5, 1025, 3000])
+def test_distances_between_images_are_exact_and_the_first_of_ties_is_taken(monkeypatch, d, values):
+    """With few values or dimensions most of the nearest ones are not alone."""
+    monkeypatch.setattr(neighbours, "CHUNK", 7)
+    monkeypatch.setattr(neighbours, "BLOCK", 9)
+    points, others = pixels(20, d, 0, values), pixels(50, d, 1, values)
+    others[17] = points[3]
+    without = np.arange(20) * 2
+    for given in (None, without):
+        index, squared = nearest(points, others, given)
+        wanted = brute_force(points, others.astype(np.int64), given)
+        np.testing.assert_array_equal(index, wanted[0])
+        np.testing.assert_array_equal(squared, wanted[1])
+    index, squared, own = copied(points, others)
+    wanted = brute_force(others[index], others.astype(np.int64), without=index)[1]
+    np.testing.assert_array_equal(own, wanted)
+    assert authenticity(points, others) == (squared > own).mean()
+
+
+def test_the_largest_distances_between_images_are_exact():
+    black, white = np.zeros((3, 12_288), np.uint8), np.full((4, 12_288), 255, np.uint8)
+    white[2, 7] = 254
+    index, squared = nearest(black, white)
+    assert index.tolist() == [2, 2, 2]
+    assert squared.tolist() == [255**2 * 12_287 + 254**2] * 3
+
+
+def test_blocks_change_no_neighbour_of_features(monkeypatch):
+    points, training = features(30), features(200, seed=1)
+    whole = copied(points, training)
+    monkeypatch.setattr(neighbours, "BLOCK", 33)
+    for found, wanted in zip(copied(points, training), whole, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
 def test_new_images_of_the_same_distribution_are_not_all_authentic():
     """In one dimension a new point is the nearer one half of the time or so; never always."""
     found = authenticity(features(2000, d=1), features(2000, d=1, seed=1))
@@ -146,6 +198,15 @@ def test_values_that_are_not_finite_and_wrong_shapes_are_refused(call):
         call(features(20), bad)
     with pytest.raises(ValueError, match="must be"):
         call(features(20), features(20, d=3))
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images():
+    """150 MB of uint8 images are 1.2 GB as float64."""
+    points, training = pixels(200, 1500, 0), pixels(100_000, 1500, 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    authenticity(points, training)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 2e8
 
 
 @pytest.mark.slow
