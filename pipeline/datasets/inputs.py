@@ -5,6 +5,7 @@ otherwise, so that it may be taken before every run.
 """
 
 import hashlib
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +18,10 @@ from pipeline.datasets import image_files, sources
 
 SETTLED_SECONDS = 2.0
 """A file that was written this short a time ago may be again within one tick of its clock."""
+
+
+LOOKING = threading.Lock()
+"""Two that look at the same time would read everything twice."""
 
 
 class Seen(records.Record):
@@ -45,6 +50,11 @@ def current(data: params.Data) -> dict[str, Any]:
     found = sources.load(data.name).configured(data).inputs()
     if not found:
         return {}
+    with LOOKING:
+        return _look(found)
+
+
+def _look(found: Mapping[str, Path]) -> dict[str, Any]:
     before, seen, hashes, size = _memory(), {}, {}, 0
     now = time.time_ns()
     for name, file in found.items():
