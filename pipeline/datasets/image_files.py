@@ -10,7 +10,6 @@ and what is broken. Of several pictures in one file the first counts, where the 
 import os
 import re
 import stat
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,7 +107,7 @@ def look(folder: Path, *, inside: bool = False) -> Found:
         place = waiting.pop()
         try:
             facts = place.stat()
-            paths = sorted(place.iterdir())
+            paths = [place / name for name in sorted(os.listdir(place))]
         except OSError as error:
             raise PipelineError(f"{shown(place)}: cannot be read: {files.reason(error)}") from None
         first = seen.setdefault((facts.st_dev, facts.st_ino), place)
@@ -130,7 +129,7 @@ def look(folder: Path, *, inside: bool = False) -> Found:
             elif kind == "other":
                 found.others += 1
     for each in (found.images, found.foreign):
-        each.sort(key=lambda path: natural(path.relative_to(folder)))
+        each.sort(key=natural)
     return found
 
 

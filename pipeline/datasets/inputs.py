@@ -37,8 +37,12 @@ class Memory(records.Record):
     files: dict[str, Seen]
 
 
-def current(data: params.Data) -> dict[str, Any]:
+def current(data: params.Data, found: Mapping[str, Path] | None = None) -> dict[str, Any]:
     """What there is in ``data.folder`` now, of what the download stage would read.
+
+    Args:
+        data: the section of params.yaml.
+        found: these files, by name, where the caller knows them already.
 
     Returns:
         the number of ``files``, their ``bytes`` and one ``sha256`` over names and contents; {}
@@ -47,7 +51,8 @@ def current(data: params.Data) -> dict[str, Any]:
     Raises:
         PipelineError: if there is no such folder, or a file cannot be read.
     """
-    found = sources.load(data.name).configured(data).inputs()
+    if found is None:
+        found = sources.load(data.name).configured(data).inputs()
     if not found:
         return {}
     with LOOKING:

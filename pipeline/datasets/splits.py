@@ -94,7 +94,8 @@ def of_content(
             wanted = counts.carved(times.total(), fractions[part], name, part, data)
             taken = sum(times[each] for each in times if each in part_of)
             free = sorted(
-                times.keys() - part_of.keys(), key=lambda each: _key(data.seed, part, each)  # noqa: B023
+                times.keys() - part_of.keys(),
+                key=lambda each: _key(data.seed, part, each),
             )
             if not taken and all(times[each] > wanted for each in free):
                 wanted = min(times.values())  # all are there several times
@@ -109,9 +110,7 @@ def of_content(
                     "every split"
                 )
     found = [part_of.get(each, "train") for each in hashes]
-    return {
-        part: np.flatnonzero([each == part for each in found]) for part in ("train", *made)
-    }
+    return {part: np.flatnonzero([each == part for each in found]) for part in ("train", *made)}
 
 
 def _key(*name: int | str) -> str:
