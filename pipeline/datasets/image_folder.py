@@ -7,7 +7,7 @@ will be, is known only then: what is broken, what are copies of each other, what
 import csv
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
