@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) pipeline/orchestration/install.py $(VENV) $(PIP_INDEX)
 	@touch $@
 
-repro: $(STAMP) ## run what changed (JOBS=n, MODELS=vae,ddpm, FORCE=1)
-	@python -m pipeline repro $(if $(JOBS),--jobs $(JOBS)) $(if $(MODELS),--models $(MODELS)) $(if $(filter-out 0,$(FORCE)),--force)
+repro: $(STAMP) ## run what changed (JOBS=n, MODELS=vae,ddpm, FORCE=1), or a folder of yours (IMAGES=~/photos)
+	@python -m pipeline repro $(if $(IMAGES),--images "$$IMAGES") $(if $(JOBS),--jobs $(JOBS)) $(if $(MODELS),--models $(MODELS)) $(if $(filter-out 0,$(FORCE)),--force)
 
 thorough: $(STAMP) ## error bars: more trainings and sample sets, about 20 minutes on 2 cores (JOBS=n)
 	@python -m pipeline thorough $(if $(JOBS),--jobs $(JOBS))

@@ -23,6 +23,7 @@ SPLIT_NAMES = {
     "validation": "val",
 }
 """What people call the folders of official splits, in small letters."""
+UNPAIRED = {"trainA", "trainB", "testA", "testB"}
 SHOWN = 12
 """Classes that are named where there are many."""
 
@@ -83,7 +84,12 @@ def _official(
     if not all(meant.values()) or "train" not in meant.values() or len(set(meant.values())) < 2:
         odd = sorted(top for top in tops if meant[top])
         note = []
-        if odd and len(tops) > 1:
+        if set(tops) == UNPAIRED:
+            note = [
+                "splits: none; for two unpaired sets, as CycleGAN has them, set data.name to "
+                "unpaired-folder"
+            ]
+        elif odd and len(tops) > 1:
             other = min(top for top in tops if not meant[top])
             beside = f"the folder {_said(other)}" if other else "images"
             note = [f"splits: none are taken from {_listed(odd)}, since {beside} lie beside them"]
