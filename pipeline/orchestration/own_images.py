@@ -199,14 +199,9 @@ def told(found: Folder) -> str:
         label, _, text = note.partition(": ")
         notes.setdefault(label, []).append(text)
     say("labels", *notes.pop("labels", []))
+    by = "" if "val" in found.layout.official else ", by content"
     made = ", ".join(f"{n:,} {name}" for name, n in found.splits.items())
-    of = "of train, " if found.layout.official else ""
-    made = (
-        made.replace(" val", f" val ({of}by content)")
-        if "val" not in found.layout.official
-        else made
-    )
-    say("splits", *notes.pop("splits", []), made)
+    say("splits", *notes.pop("splits", []), made and f"used: {made}{by}")
     say("duplicates", *(notes.pop("duplicates", None) or ["none, pixel by pixel"]))
     say("skipped", *_skipped(scan))
     for place, text in enumerate(found.why):
