@@ -285,7 +285,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """
     name = shown(path)
     try:
-        with _limited(), Image.open(path, formats=FORMATS) as file:
+        # By its name Pillow would map a plain TIFF into memory, and forget to turn it.
+        with _limited(), path.open("rb") as stream, Image.open(stream, formats=FORMATS) as file:
             yield file
     except PipelineError:
         raise
@@ -349,7 +350,7 @@ def _shallow(file: Image.Image, path: Path, mode: str) -> Image.Image:
     elif mode in ("RGB;16", "RGBA;16") and _plain(file):
         # Pillow takes one of the two bytes as a level, and in the other order the other one.
         tile = file.tile[0]
-        with Image.open(path, formats=FORMATS) as again:
+        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as again:
             again.tile = [tile._replace(args=tile.args[:-1] + "L")]
             values = 256 * np.asarray(file).astype(np.uint16) + np.asarray(again)
     else:
