@@ -27,6 +27,8 @@ BORDER = 48
 KEPT_SIZES = (28, SMALL, MEDIUM)
 """Where all images are squares of one of these sizes, nothing is resized."""
 MOST_SAMPLES = params.Sample.model_fields["n"].default
+TOLD = 3
+"""Broken files that are named."""
 WIDTH = 100
 LABEL = 12
 """Characters of a line of text, and of what stands in front of it."""
@@ -234,10 +236,9 @@ def _pixels(rows: Sequence[folder_scan.Row], size: int) -> str:
 def _skipped(scan: folder_scan.Scan) -> list[str]:
     texts = []
     if scan.skipped:
-        names = ", ".join(image_files.shown(Path(each.name)) for each in scan.skipped[:3])
-        more = ", ..." if len(scan.skipped) > 3 else ""
-        texts.append(f"{_count(len(scan.skipped), 'image')} that cannot be read: {names}{more}")
-        texts.append(scan.skipped[0].reason)
+        n = len(scan.skipped)
+        texts.append(f"{_count(n, 'image')} that cannot be read{', such as' if n > TOLD else ''}:")
+        texts += [each.reason for each in scan.skipped[:TOLD]]
     if scan.several:
         texts.append(f"all but the first picture of {_count(scan.several, 'file')} with several")
     if scan.others:

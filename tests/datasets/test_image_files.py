@@ -394,9 +394,7 @@ def test_one_value_of_16_bits_may_be_transparent(tmp_path):
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".gif"])
 def test_the_first_of_several_pictures_counts_where_that_is_allowed(tmp_path, suffix):
     image = picture(1, mode="P" if suffix == ".gif" else "RGB")
-    image.save(
-        tmp_path / f"a{suffix}", save_all=True, append_images=[picture(2)], lossless=True
-    )
+    image.save(tmp_path / f"a{suffix}", save_all=True, append_images=[picture(2)], lossless=True)
     found = image_files.first(tmp_path / f"a{suffix}")
     assert found.frames == 2
     np.testing.assert_array_equal(np.asarray(found.image), np.asarray(image.convert("RGB")))
@@ -424,7 +422,7 @@ def test_colours_have_names_or_numbers(name, levels):
 
 @pytest.mark.parametrize("name", ["", "blau", "#12", "rgb(", "\0"])
 def test_other_colours_are_refused(name):
-    with pytest.raises(PipelineError, match="data.background = .*name of CSS"):
+    with pytest.raises(PipelineError, match=r"data\.background = .*name of CSS"):
         image_files.colour(name, "data.background")
 
 
