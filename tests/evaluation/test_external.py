@@ -163,7 +163,7 @@ def test_an_array_is_not_read_before_images_are_chosen(tmp_path):
     [
         (Image.new("L", (8, 12)), "8x12 pixels"),
         (Image.new("RGB", (10, 12), (1, 2, 3)), "in colour"),
-        (Image.new("RGBA", (10, 12), (5, 6, 5, 128)), "in colour"),
+        (Image.new("RGBA", (10, 12), (5, 90, 5, 128)), "in colour"),
     ],
 )
 def test_pictures_that_do_not_fit_are_refused_by_name(tmp_path, picture, told):
