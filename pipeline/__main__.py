@@ -93,6 +93,14 @@ def validate(path: Path | None = None) -> None:
     check(path or paths.PARAMS, sections={"gate": rules.section})
 
 
+def introduce() -> None:
+    """`validate`, and say what is in the person's own folder, if params.yaml names one."""
+    from pipeline.orchestration import own_images
+
+    validate()
+    own_images.introduce()
+
+
 @command(argument("folder", help="a folder of images, flat or in folders, of any size"))
 def inspect(options: argparse.Namespace) -> None:
     """Say what is in a folder of images, and what a run would make of it."""
@@ -113,21 +121,16 @@ def repro(options: argparse.Namespace) -> None:
     """Bring everything up to date, models side by side."""
     from pipeline.orchestration import own_images, repro
 
-    if options.images is not None:
+    if options.images:
         with repro.alone():
             own_images.adopt(options.images, validate)
-
-    def check() -> None:
-        validate()
-        if options.images is None:
-            own_images.introduce()
 
     repro.reproduce(
         options.jobs,
         options.models,
         force=options.force,
         compare=not options.no_compare,
-        check=check,
+        check=validate if options.images else introduce,
     )
 
 
