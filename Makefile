@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) pipeline/orchestration/install.py $(VENV) $(PIP_INDEX)
 	@touch $@
 
-repro: $(STAMP) ## run what changed (JOBS=n, MODELS=vae,ddpm, FORCE=1)
-	@python -m pipeline repro $(if $(JOBS),--jobs $(JOBS)) $(if $(MODELS),--models $(MODELS)) $(if $(filter-out 0,$(FORCE)),--force)
+repro: $(STAMP) ## run what changed (JOBS=n, MODELS=vae,ddpm, FORCE=1), or a folder of yours (IMAGES=~/photos)
+	@python -m pipeline repro $(if $(IMAGES),--images "$$IMAGES") $(if $(JOBS),--jobs $(JOBS)) $(if $(MODELS),--models $(MODELS)) $(if $(filter-out 0,$(FORCE)),--force)
 
 thorough: $(STAMP) ## error bars: more trainings and sample sets, about 20 minutes on 2 cores (JOBS=n)
 	@python -m pipeline thorough $(if $(JOBS),--jobs $(JOBS))
@@ -90,6 +90,6 @@ lint: $(STAMP) ## style, which room imports which, what is unsafe here or in a p
 clean: ## remove the installation, results that DVC can make again, and work files
 	rm -rf $(VENV) generative_families.egg-info .pytest_cache .ruff_cache .hypothesis
 	rm -rf $(addprefix data/,inputs.json raw processed domains judge models samples scores)
-	rm -rf $(addprefix work/,locks timings replicas inception logs gate verify)
-	rm -f $(addprefix work/,durations.json shown.json inputs.json *-????????????????.ckpt .*.tmp.ckpt .*.tmp.json *-????????????????.damaged)
+	rm -rf $(addprefix work/,folders locks timings replicas inception logs gate verify)
+	rm -f $(addprefix work/,durations.json shown.json inputs.json skipped.csv *-????????????????.ckpt .*.tmp.ckpt .*.tmp.json *-????????????????.damaged)
 	@rmdir data work 2>/dev/null || true

@@ -6,12 +6,12 @@ need; where a command takes several of them, they meet here.
 """
 
 import argparse
-import inspect
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Command:
     ) -> None:
         self.function, self.arguments, self.failure = function, arguments, failure
         self.name = function.__name__.replace("_", "-")
-        self.help, _, self.more = inspect.getdoc(function).partition("\n")
+        self.help, _, self.more = getdoc(function).partition("\n")
 
 
 def argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -84,30 +84,53 @@ def check(options: argparse.Namespace) -> None:
     print("params.yaml is valid")
 
 
-def validate() -> None:
+def validate(path: Path | None = None) -> None:
     """Refuse what some stage or command would refuse later."""
+    from pipeline.core import paths
     from pipeline.gate import rules
     from pipeline.orchestration.check_params import check
 
-    check(sections={"gate": rules.section})
+    check(path or paths.PARAMS, sections={"gate": rules.section})
+
+
+def introduce() -> None:
+    """`validate`, and say what is in the person's own folder, if params.yaml names one."""
+    from pipeline.orchestration import own_images
+
+    validate()
+    own_images.introduce()
+
+
+@command(argument("folder", help="a folder of images, flat or in folders, of any size"))
+def inspect(options: argparse.Namespace) -> None:
+    """Say what is in a folder of images, and what a run would make of it."""
+    from pipeline.core import params
+    from pipeline.orchestration import own_images
+
+    print(own_images.told(own_images.inspect(options.folder, params.read())))
 
 
 @command(
     JOBS,
+    argument("--images", metavar="FOLDER", help="a folder of yours, for which to set params.yaml"),
     argument("--models", type=names, help="only these, separated by commas"),
     argument("--force", action="store_true", help="run what did not change, too"),
     argument("--no-compare", action="store_true", help="stop once models are evaluated"),
 )
 def repro(options: argparse.Namespace) -> None:
     """Bring everything up to date, models side by side."""
-    from pipeline.orchestration import repro
+    from pipeline.orchestration import own_images, repro
+
+    if options.images:
+        with repro.alone():
+            own_images.adopt(options.images, validate)
 
     repro.reproduce(
         options.jobs,
         options.models,
         force=options.force,
         compare=not options.no_compare,
-        check=validate,
+        check=validate if options.images else introduce,
     )
 
 

@@ -18,12 +18,13 @@ from pipeline import __main__ as cli
 from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 from pipeline.gate import command as gate_command
-from pipeline.orchestration import replicas, repro, thorough
+from pipeline.orchestration import own_images, replicas, repro, thorough
 from pipeline.tracking import live
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ("dvc", "mlflow", "numpy", "pandas", "pydantic", "rich", "torch")
 NEEDED = {
+    "inspect": ["photos"],
     "register": ["vae"],
     "verify": ["vae"],
     "floors": ["floors.json"],
@@ -268,9 +269,14 @@ def test_repro_hands_its_options_and_the_check_on(monkeypatch):
     assert cli.main(["repro"]) == 0
     assert cli.main(["repro", "--jobs", "3", "--models", "vae,gan", "--force", "--no-compare"]) == 0
     assert asked == [
-        ((None, None), {"force": False, "compare": True, "check": cli.validate}),
-        ((3, ["vae", "gan"]), {"force": True, "compare": False, "check": cli.validate}),
+        ((None, None), {"force": False, "compare": True, "check": cli.introduce}),
+        ((3, ["vae", "gan"]), {"force": True, "compare": False, "check": cli.introduce}),
     ]
+    adopted = []
+    monkeypatch.setattr(own_images, "adopt", lambda *args: adopted.append(args))
+    assert cli.main(["repro", "--images", "~/photos"]) == 0
+    assert adopted == [("~/photos", cli.validate)]
+    assert asked[-1][1]["check"] == cli.validate  # what is in it was said
 
 
 def test_baseline_trains_as_often_as_it_is_told(monkeypatch):

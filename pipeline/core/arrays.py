@@ -58,6 +58,53 @@ def write(path: Path, array: np.ndarray) -> None:
         np.lib.format.write_array(_Plain(stream), np.asanyarray(array), allow_pickle=False)
 
 
+class Rows:
+    """Writes an .npy file row by row, so that no more than some rows are in memory."""
+
+    def __init__(self, path: Path, dtype: Any, shape: Sequence[int], most: int) -> None:
+        """Begin one of at most ``most`` rows of this shape.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        self.count, self._dtype, self._shape = 0, np.dtype(dtype), tuple(shape)
+        self._stream = path.open("wb")
+        self._begin(most)
+        self._begins = self._stream.tell()
+
+    def _begin(self, rows: int) -> None:
+        head = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (rows, *self._shape),
+        }
+        np.lib.format.write_array_header_1_0(self._stream, head)
+
+    def append(self, rows: np.ndarray) -> None:
+        """Write some more rows, [N, ...]."""
+        if rows.shape[1:] != self._shape or rows.dtype != self._dtype:
+            raise ValueError(f"{rows.dtype} {rows.shape}, not {self._dtype} {self._shape}")
+        self._stream.write(np.ascontiguousarray(rows).data)
+        self.count += len(rows)
+
+    def close(self) -> None:
+        """Say in the header, which has room for it, how many rows there are."""
+        with self._stream:
+            self._stream.seek(0)
+            self._begin(self.count)
+            if self._stream.tell() != self._begins:
+                raise ValueError("the header of an .npy file has grown")
+
+    def __enter__(self) -> "Rows":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._stream.close()
+
+
 def save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write each array as ``<name>.npy``, and `INDEX` with its type, shape and SHA-256."""
     entries = {}

@@ -77,7 +77,12 @@ class Data(Section):
     seed: Seed = 0
     val_fraction: float = Field(0.1, gt=0, lt=0.5)
     folder: str = ""
+    labels: Literal["auto", "folders", "none"] = "auto"
     size: int = Field(64, ge=8, le=1024)
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    channels: Literal["auto", 1, 3] = "auto"
+    background: str = Field("white", min_length=1, max_length=40)
+    max_broken: float = Field(0.01, ge=0, le=1)
 
 
 class Domains(Section):

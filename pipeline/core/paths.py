@@ -34,6 +34,8 @@ LOGS = WORK / "logs"
 DURATIONS = WORK / "durations.json"
 SHOWN = WORK / "shown.json"
 INPUTS_SEEN = WORK / "inputs.json"
+FOLDERS = WORK / "folders"
+SKIPPED = WORK / "skipped.csv"
 
 
 class Results:

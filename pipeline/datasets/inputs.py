@@ -5,6 +5,7 @@ otherwise, so that it may be taken before every run.
 """
 
 import hashlib
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +18,10 @@ from pipeline.datasets import image_files, sources
 
 SETTLED_SECONDS = 2.0
 """A file that was written this short a time ago may be again within one tick of its clock."""
+
+
+LOOKING = threading.Lock()
+"""Two that look at the same time would read everything twice."""
 
 
 class Seen(records.Record):
@@ -32,8 +37,12 @@ class Memory(records.Record):
     files: dict[str, Seen]
 
 
-def current(data: params.Data) -> dict[str, Any]:
+def current(data: params.Data, found: Mapping[str, Path] | None = None) -> dict[str, Any]:
     """What there is in ``data.folder`` now, of what the download stage would read.
+
+    Args:
+        data: the section of params.yaml.
+        found: these files, by name, where the caller knows them already.
 
     Returns:
         the number of ``files``, their ``bytes`` and one ``sha256`` over names and contents; {}
@@ -42,9 +51,15 @@ def current(data: params.Data) -> dict[str, Any]:
     Raises:
         PipelineError: if there is no such folder, or a file cannot be read.
     """
-    found = sources.load(data.name).configured(data).inputs()
+    if found is None:
+        found = sources.load(data.name).configured(data).inputs()
     if not found:
         return {}
+    with LOOKING:
+        return _look(found)
+
+
+def _look(found: Mapping[str, Path]) -> dict[str, Any]:
     before, seen, hashes, size = _memory(), {}, {}, 0
     now = time.time_ns()
     for name, file in found.items():

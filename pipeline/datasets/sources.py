@@ -2,6 +2,7 @@
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,19 +16,24 @@ from pipeline.core.params import Data, one_of
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images uint8 [N, C, H, W] and labels int64 [N]."""
+    """Images uint8 [N, C, H, W] and labels int64 [N].
+
+    ``hashes`` are of the pixels of each image, where the data set is split by them.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    hashes: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
 class RawSplits:
-    """What a source holds: an official test split, or None where the project has to make one."""
+    """What a source holds: official splits, or None where the project has to make one."""
 
     train: Labelled
     test: Labelled | None
     classes: list[str]
+    val: Labelled | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,7 @@ MODULES = {
     "emnist-letters": "torchvision_sets",
     "cifar10": "torchvision_sets",
     "svhn": "torchvision_sets",
+    "folder": "image_folder",
     "unpaired-folder": "unpaired_folder",
 }
 """The module of each data set; it maps the name to a `Source` in its ``SOURCES``."""

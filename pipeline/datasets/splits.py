@@ -1,5 +1,9 @@
 """Train, val and test: taken from the source where it has them, carved by seed where not."""
 
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 
 from pipeline.core import seeds
@@ -19,6 +23,8 @@ def split(raw: RawSplits, data: Data) -> dict[str, Split]:
     mnist-5k gives 360, 40 and 100. The splits that are made here come in random order, since
     sources may be ordered by class and people look at the first images.
 
+    Where images have hashes, these decide (see `of_content`): neither names nor their order do.
+
     Args:
         raw: images uint8 [N, C, H, W] and labels int64 [N], each label an index of ``classes``.
         data: the section of params.yaml.
@@ -31,6 +37,8 @@ def split(raw: RawSplits, data: Data) -> dict[str, Split]:
     """
     if not np.isin(raw.train.labels, range(len(raw.classes))).all():
         raise PipelineError(f"{data.name}: there are labels that stand for no class")
+    if raw.train.hashes is not None:
+        return _by_content(raw, data)
     rest = np.arange(len(raw.train.labels))
     if raw.test is None:
         rest, index = _carve(rest, raw, counts.TEST_FRACTION, data, "test")
@@ -43,6 +51,70 @@ def split(raw: RawSplits, data: Data) -> dict[str, Split]:
         "val": _take(raw.train, val, data, "val"),
         "test": test,
     }
+
+
+def _by_content(raw: RawSplits, data: Data) -> dict[str, Split]:
+    official = {"test": raw.test, "val": raw.val}
+    made = [part for part, given in official.items() if given is None]
+    chosen = of_content(raw.train.hashes, raw.train.labels, raw.classes, data, made)
+    found = {}
+    for part in ("train", "val", "test"):
+        source = official.get(part) or raw.train
+        keys = [
+            (_key(data.seed, part, "order", each), label)
+            for each, label in zip(source.hashes, source.labels.tolist(), strict=True)
+        ]
+        order = sorted(chosen.get(part, range(len(keys))), key=keys.__getitem__)
+        found[part] = Split(source.images[order], source.labels[order])
+    return found
+
+
+def of_content(
+    hashes: Sequence[str],
+    labels: np.ndarray,
+    classes: list[str],
+    data: Data,
+    made: Sequence[str] = ("test", "val"),
+) -> dict[str, np.ndarray]:
+    """Which images become ``train`` and each of the splits to be ``made``, ascending.
+
+    A function of the pixels and ``data.seed``: names and their order do not count. As many of each
+    class as `split` takes, as nearly as images that are equal allow, which stay together.
+
+    Raises:
+        PipelineError: if a class has too few images that differ to be in every split.
+    """
+    part_of: dict[str, str] = {}
+    fractions = {"test": counts.TEST_FRACTION, "val": data.val_fraction}
+    for part in made:
+        before = set(part_of)
+        for label, name in enumerate(classes):
+            members = [hashes[row] for row in np.flatnonzero(labels == label)]
+            times = Counter(each for each in members if each not in before)
+            wanted = counts.carved(times.total(), fractions[part], name, part, data)
+            taken = sum(times[each] for each in times if each in part_of)
+            free = sorted(
+                times.keys() - part_of.keys(),
+                key=lambda each: _key(data.seed, part, each),
+            )
+            if not taken and all(times[each] > wanted for each in free):
+                wanted = min(times.values())  # all are there several times
+            for each in free:
+                if taken + times[each] <= wanted:
+                    part_of[each] = part
+                    taken += times[each]
+            if not taken < times.total():
+                raise PipelineError(
+                    f"{data.name}: class '{name}' has {times.total()} images to carve a {part} "
+                    f"split from, but only {len(times)} of them differ, too few to have it in "
+                    "every split"
+                )
+    found = [part_of.get(each, "train") for each in hashes]
+    return {part: np.flatnonzero([each == part for each in found]) for part in ("train", *made)}
+
+
+def _key(*name: int | str) -> str:
+    return hashlib.sha256(" ".join(map(str, name)).encode()).hexdigest()
 
 
 def _carve(

@@ -35,10 +35,12 @@ class UnpairedFolder(Source):
     Attributes:
         folder: holds the four folders; relative to the project.
         size: of the square images.
+        background: what transparent pixels are put on.
     """
 
     folder: Path = Path()
     size: int = 64
+    background: tuple[int, int, int] = image_files.WHITE
 
     def configured(self, data: Data, path: Path = paths.PARAMS) -> "UnpairedFolder":
         """The folder and size that params.yaml names.
@@ -54,7 +56,8 @@ class UnpairedFolder(Source):
         folder = Path(os.path.expanduser(data.folder))
         for each in (folder, *(folder / name for name in FOLDERS)):  # any may be a link
             owned.refuse(each, f"{path}: data.folder")
-        return replace(self, folder=folder, size=data.size)
+        background = image_files.colour(data.background, f"{path}: data.background")
+        return replace(self, folder=folder, size=data.size, background=background)
 
     def expected(self, data: Data) -> Expected:
         """Splits of as many images as there are files.
@@ -91,8 +94,7 @@ class UnpairedFolder(Source):
             found[name] = _images(self.folder / name)
             if not found[name]:
                 raise PipelineError(
-                    f"{here}: {name} holds no images; they are known by their endings, "
-                    f"{_listed(image_files.SUFFIXES)}"
+                    f"{here}: {name} holds no images, {_listed(image_files.FORMATS)}"
                 )
         return found
 
@@ -104,7 +106,7 @@ class UnpairedFolder(Source):
         """
         inputs = self.inputs()
         for file in inputs.values():
-            _read(file, self.size)
+            self._read(file)
         for name, file in inputs.items():
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(file, folder / name)
@@ -126,9 +128,19 @@ class UnpairedFolder(Source):
                 raise PipelineError(
                     f"{folder / part}{domain}: no images; run `dvc repro --force download`"
                 )
-            images += [_read(file, self.size) for file in files]
+            images += [self._read(file) for file in files]
             labels += [label] * len(files)
         return Labelled(np.stack(images), np.array(labels, np.int64))
+
+    def _read(self, file: Path) -> np.ndarray:
+        """One image, uint8 [3, size, size].
+
+        Its shorter side is scaled to ``size`` and its longer side cropped around the centre, in one
+        step of Pillow's bicubic filter, which averages over all pixels when it shrinks.
+        """
+        picture = image_files.read(file, background=self.background)
+        square = ImageOps.fit(picture, (self.size, self.size), Image.Resampling.BICUBIC)
+        return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
     def classes(self) -> list[str]:
         """Names of the domains: those of a folder called <name>2<name>, or else A and B."""
@@ -139,17 +151,6 @@ class UnpairedFolder(Source):
 def _images(folder: Path) -> list[Path]:
     """Image files, sorted as text: another order would be another data set."""
     return sorted(image_files.find(folder))
-
-
-def _read(file: Path, size: int) -> np.ndarray:
-    """One image, uint8 [3, size, size].
-
-    Its shorter side is scaled to ``size`` and its longer side cropped around the centre, in one
-    step of Pillow's bicubic filter, which averages over all pixels when it shrinks.
-    """
-    picture = image_files.read(file)
-    square = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -78,7 +78,9 @@ def evaluate(source: Path, name: str, labels: Path | None = None) -> None:
     section: params.Evaluate = params.section(raw, "evaluate")
     n = params.section(raw, "sample").n
     store = Store()
-    images = read_images(source, store.spec)
+    colour = params.section(raw, "data").background
+    background = image_files.colour(colour, f"{paths.PARAMS}: data.background")
+    images = read_images(source, store.spec, background)
     asked = None if labels is None else read_labels(labels, source, len(images), store.classes)
     if len(images) < n:
         raise PipelineError(
@@ -106,7 +108,9 @@ def evaluate(source: Path, name: str, labels: Path | None = None) -> None:
     files.write_json(params.results(raw).external_metrics(name), files.rounded(result))
 
 
-def read_images(source: Path, spec: ImageSpec) -> np.ndarray:
+def read_images(
+    source: Path, spec: ImageSpec, background: tuple[int, int, int] = image_files.WHITE
+) -> np.ndarray:
     """Images uint8 [N, C, H, W], of the shape of ``spec``, nothing resized or rescaled.
 
     Args:
@@ -114,12 +118,13 @@ def read_images(source: Path, spec: ImageSpec) -> np.ndarray:
             folders inside (see `pipeline.datasets.image_files`); or an ``.npy`` file, uint8
             [N, C, H, W], [N, H, W, C] or, where there is one channel, [N, H, W].
         spec: what the images must be like.
+        background: what transparent pixels are put on.
 
     Raises:
         PipelineError: with the file, what it is and what would be right.
     """
     if source.is_dir():
-        return np.stack([_read_file(each, spec) for each in _files(source)])
+        return np.stack([_read_file(each, spec, background) for each in _files(source)])
     array = _array(source)
     if array.dtype != np.uint8:
         raise PipelineError(
@@ -220,12 +225,12 @@ def _read_table(path: Path, source: Path, classes: list[str]) -> np.ndarray:
 def _files(source: Path) -> list[Path]:
     found = image_files.find(source, inside=True)
     if not found:
-        raise PipelineError(f"{source}: no image files ({', '.join(image_files.SUFFIXES)})")
+        raise PipelineError(f"{source}: no image files ({', '.join(image_files.FORMATS)})")
     return found
 
 
-def _read_file(path: Path, spec: ImageSpec) -> np.ndarray:
-    colour = np.asarray(image_files.read(path, (spec.width, spec.height)))
+def _read_file(path: Path, spec: ImageSpec, background: tuple[int, int, int]) -> np.ndarray:
+    colour = np.asarray(image_files.read(path, (spec.width, spec.height), background))
     if spec.channels == 1 and (colour != colour[:, :, :1]).any():
         raise PipelineError(
             f"{image_files.shown(path)}: in colour, but the images of this data set are grey"

@@ -5,14 +5,37 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import files, paths
+from pipeline.core import files, params, paths
 from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
 
 SECONDS_PER_TFLOP = 30.0
 """Of a training on one core, about; measured times replace it as soon as there are some."""
 TYPICAL = {"train": 30.0, "sample": 8.0, "evaluate": 8.0, "judge": 20.0, "reference": 15.0}
 """Seconds of stages of which nothing else is known."""
 OTHER = 5.0
+PER_PIXEL = {
+    "ae": (0.8, 0.0),
+    "began": (0.6, 0.0),
+    "cyclegan": (8.0, 0.0),
+    "ddpm": (3.3, 25.0),
+    "gan": (0.9, 0.0),
+    "gpt": (5.0, 7.0),
+    "lstm": (6.0, 7.0),
+    "pixelcnn": (13.0, 11.0),
+    "vae": (1.3, 0.0),
+    "wgan": (1.0, 0.0),
+}
+"""Microseconds for each pixel of a training image, and of a sample, on a core of the committed run;
+`of_all` takes them."""
+BY_CHANNEL = ("gpt", "lstm", "pixelcnn")
+"""Families that take one channel after the other."""
+STARTING = 5.0
+"""Seconds until a stage does something."""
+SCORING = 10.0
+"""Microseconds for each pixel of a sample that is judged, of the likelihoods of images, too."""
+JUDGING = 5.0
+"""Microseconds for each pixel of all images, for the judges and the reference rows."""
 
 
 class Durations:
@@ -56,6 +79,40 @@ def guess(stage: str, home: paths.Results) -> float:
         if _is_number(flops) and _is_number(images) and flops * images:
             return 10.0 + SECONDS_PER_TFLOP * flops * images / 1e12
     return TYPICAL.get(kind, OTHER)
+
+
+def of_all(raw: dict[str, Any], spec: ImageSpec, images: int, n: int, slots: int) -> float:
+    """Seconds that a run of all models takes, roughly; measured times of other images do not count.
+
+    Args:
+        raw: what params.yaml holds.
+        spec: of the images.
+        images: how many there are.
+        n: how many are sampled and judged.
+        slots: models at a time.
+    """
+    pixels = spec.height * spec.width
+    budget = params.section(raw, "train").budget
+    chains = [[3 * STARTING + JUDGING * 1e-6 * pixels * images]]
+    for name in params.model_blocks(raw):
+        entry = params.entry(raw, name)
+        train, sample = PER_PIXEL.get(entry["family"], (2.0, 5.0))
+        times = spec.channels if entry["family"] in BY_CHANNEL else 1
+        training = entry["training"] if isinstance(entry["training"], dict) else {}
+        shown = budget * float(training.get("images", 20_000))
+        each = train * shown + (sample + SCORING) * n
+        chains.append([3 * STARTING + 1e-6 * pixels * times * each])
+    return left(chains, max(1, slots)) + 4 * STARTING
+
+
+def roughly(seconds: float) -> str:
+    """A time for people, of one or two digits."""
+    minutes = seconds / 60
+    if minutes < 1.5:
+        return "1 minute"
+    if minutes < 90:
+        return f"{round(minutes) if minutes < 20 else 5 * round(minutes / 5)} minutes"
+    return f"{minutes / 60:.1f} hours"
 
 
 def _read(path: Path) -> dict[str, Any]:

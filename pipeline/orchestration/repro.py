@@ -61,11 +61,11 @@ def reproduce(
         PipelineError: if params.yaml has a mistake, something runs already, or a stage did not
             come to its end.
     """
-    with _alone():
+    with alone():
         _reproduce(jobs, models, force, compare, check)
 
 
-def _alone() -> AbstractContextManager[None]:
+def alone() -> AbstractContextManager[None]:
     """Let in one at a time."""
     return stage.locked("repro", "make repro is already running in this folder; wait for it")
 
@@ -224,7 +224,7 @@ def make_judges() -> None:
         PipelineError: if a stage failed.
     """
     chains = {JUDGES: [*ALL_NEED, *JUDGE_STAGES]}
-    with _alone():
+    with alone():
         plan.check_graph()
         _check_lock()
         _refuse_running(chains)

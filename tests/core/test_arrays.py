@@ -114,3 +114,17 @@ def test_types_and_shapes_are_demanded(tmp_path):
     )
     assert "should be [N]" in told(arrays.read, path, shape=(None,), remedy="")
     assert arrays.read(path, dtype=np.uint8, shape=(2, None, 4), remedy="").shape == (2, 3, 4)
+
+
+def test_rows_are_the_bytes_of_the_whole_and_may_be_fewer_than_thought(tmp_path):
+    values = np.arange(7 * 6, dtype=np.uint8).reshape(7, 2, 3)
+    with arrays.Rows(tmp_path / "rows.npy", np.uint8, (2, 3), 1_000_000) as rows:
+        rows.append(values[:3])
+        rows.append(values[3:])
+    np.save(tmp_path / "whole.npy", values)
+    assert (tmp_path / "rows.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    with (
+        pytest.raises(ValueError, match="not uint8"),
+        arrays.Rows(tmp_path / "odd.npy", np.uint8, (2, 3), 5) as rows,
+    ):
+        rows.append(values.astype(np.int64))

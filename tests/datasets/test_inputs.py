@@ -67,7 +67,7 @@ def test_what_is_counted(folder):
     assert len(found["sha256"]) == 64
 
 
-@pytest.mark.parametrize("name", [name for name in sources.MODULES if name != "unpaired-folder"])
+@pytest.mark.parametrize("name", [name for name in sources.MODULES if "folder" not in name])
 def test_data_sets_without_a_folder_of_ones_own_cost_nothing(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert inputs.current(data(name=name)) == {}

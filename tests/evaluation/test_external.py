@@ -165,14 +165,26 @@ def test_an_array_is_not_read_before_images_are_chosen(tmp_path):
     [
         (Image.new("L", (8, 12)), "8x12 pixels"),
         (Image.new("RGB", (10, 12), (1, 2, 3)), "in colour"),
-        (Image.new("RGBA", (10, 12), (5, 5, 5, 128)), "transparent"),
-        (Image.new("I;16", (10, 12)), "8 bits per channel"),
+        (Image.new("RGBA", (10, 12), (5, 90, 5, 128)), "in colour"),
     ],
 )
 def test_pictures_that_do_not_fit_are_refused_by_name(tmp_path, picture, told):
     folder = save_folder(tmp_path / "mine", grey(2))
     picture.save(folder / "odd.png")
     with pytest.raises(PipelineError, match=rf"odd\.png: .*{told}"):
+        external.read_images(folder, GREY)
+
+
+def test_the_decoding_is_that_of_all_images(tmp_path):
+    folder = save_folder(tmp_path / "mine", grey(2))
+    Image.new("LA", (10, 12), (5, 0)).save(folder / "a.png")
+    Image.fromarray(np.full((12, 10), 65535, np.uint16)).save(folder / "b.png")
+    images = external.read_images(folder, GREY, (9, 9, 9))
+    assert set(images[-2].ravel()) == {9} and set(images[-1].ravel()) == {255}
+    Image.new("L", (10, 12)).save(
+        folder / "c.gif", save_all=True, append_images=[Image.new("L", (10, 12), 9)]
+    )
+    with pytest.raises(PipelineError, match="2 pictures in one file"):
         external.read_images(folder, GREY)
 
 

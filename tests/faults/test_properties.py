@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from pipeline.comparison import dvc_lock, results, spread
 from pipeline.core import arrays, files, owned, params, tensors
 from pipeline.core.errors import PipelineError
-from pipeline.datasets import image_files, sources
+from pipeline.datasets import folder_scan, image_files, sources
 from pipeline.datasets.store import Store
 from pipeline.evaluation import external, judge
 from pipeline.gate import baseline
@@ -471,6 +471,8 @@ def test_any_image_file(folder, tried, kind, data):
         image_files.read(path)
     with told_well(path):
         image_files.read(path, (28, 28))
+    with told_well(path):
+        folder_scan.decoded(path, folder_scan.Decoding(8, "pad", "auto", (1, 2, 3)))
 
 
 @examples(200)

@@ -156,7 +156,7 @@ def test_what_runs_by_itself_is_refused_before_anything_is_removed(project):
 
 
 def test_one_at_a_time(project):
-    with repro._alone():
+    with repro.alone():
         for start in (lambda: repro.reproduce(1, None, force=False), repro.make_judges):
             with pytest.raises(PipelineError, match="make repro is already running"):
                 start()

@@ -16,6 +16,7 @@ NAMES = re.findall(r"`([a-z_<>0-9]+)`", METRICS)
 PATTERNS = [re.compile(re.sub("<[a-z]+>", ".+", name) + "$") for name in NAMES]
 RUN = {
     "make repro": (".ci/run", "make repro FORCE=1"),
+    "make repro IMAGES=": ("tests/orchestration/test_own_images.py", '"--images", "../photos"'),
     "make repro MODELS=": ("tests/orchestration/test_graph.py", '"--models", "vae"'),
     "make repro JOBS=": ("tests/orchestration/test_graph.py", '"--jobs", "2"'),
     "make repro TORCH_INDEX=": (".github/workflows/ci.yml", "TORCH_INDEX:"),
@@ -40,6 +41,7 @@ RUN = {
     "make thorough": (".github/workflows/ci.yml", "make thorough"),
     "make baseline": (".github/workflows/ci.yml", "make baseline SEEDS=3"),
     "make PYTHON=": ("Makefile", "PYTHON ?="),
+    "python -m pipeline inspect": ("tests/orchestration/test_own_images.py", '"inspect"'),
     "python -m pipeline evaluate-images": (".ci/run", "pipeline evaluate-images"),
     "python -m pipeline gate --all": (".ci/run", "pipeline gate --all"),
     "python -m pipeline gate --accept": ("tests/gate/test_command.py", "accept"),

@@ -1,0 +1,207 @@
+"""What `inspect` says of a folder, what is chosen for it, and how params.yaml comes to say so."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clone import Clone
+from params_files import COMMITTED, validate
+from PIL import Image
+from ruamel.yaml import YAML
+
+from pipeline.core import params, paths
+from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
+from pipeline.orchestration import estimate, own_images
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    shutil.copy(COMMITTED, "params.yaml")
+
+
+def put(place, count, size=(60, 50), first=0, mode="RGB"):
+    folder = Path("../photos", place)
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(first, first + count):
+        rng = np.random.default_rng(seed)
+        values = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(values).convert(mode).save(folder / f"{seed}.png")
+
+
+def inspected(folder="../photos"):
+    return own_images.inspect(folder, params.read())
+
+
+def test_what_is_said_of_a_folder():
+    put("cat", 60)
+    put("dog", 60, (80, 50), 100)
+    image = Image.new("RGBA", (70, 50), (1, 2, 3, 40))
+    image.save("../photos/dog/clear.png")
+    image.save("../photos/dog/copy.webp", lossless=True)
+    image.save("../photos/dog/anim.gif", save_all=True, append_images=[Image.new("RGB", (70, 50))])
+    Path("../photos/dog/broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    Path("../photos/read.me").write_text("mine")
+    told = own_images.told(inspected())
+    assert told.startswith("../photos: 123 images\n")
+    for text in (
+        "formats     PNG 121, GIF 1, WEBP 1",
+        "RGBA 2",
+        "are partly transparent, and put on white",
+        "60x50 to 80x50, most often",
+        "labels      2 classes, the folders cat (60) and dog (63)",
+        "splits      used: 88 train, 10 val, 25 test",
+        "1 images are copies of others",
+        "1 image that cannot be read:\n              ../photos/dog/broken.jpg: cannot be",
+        "all but the first picture of 1 file with several",
+        "1 file that is no image",
+        "size 64, since the shorter sides of the images have 50 pixels",
+        "3 channels, since 121 of 123 images are in colour",
+        "sample.n 25, all images of the test split",
+    ):
+        assert text in told, told
+    assert re.search(r"time        about \d+ minutes for all 16 models on \d+ core", told)
+    assert max(map(len, told.splitlines())) <= own_images.WIDTH
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "chosen", "channels"),
+    [
+        ((28, 28), "L", 28, 1),
+        ((40, 30), "RGB", 32, 3),
+        ((32, 32), "RGB", 32, 3),
+        ((300, 200), "RGB", 64, 3),
+    ],
+)
+def test_the_size_follows_the_images(size, mode, chosen, channels):
+    put("", 20, size, mode=mode)
+    found = inspected()
+    assert found.values["data.size"] == chosen
+    assert found.scan.channels == channels
+
+
+def test_a_folder_that_cannot_be_used_says_why():
+    put("", 5)
+    found = inspected()
+    assert "put at least 7 different images there" in found.problem
+    assert "problem" in own_images.told(found)
+    with pytest.raises(PipelineError, match="at least 7"):
+        own_images.adopt("../photos", validate)
+    assert Path("params.yaml").read_text() == COMMITTED.read_text()
+
+
+def test_params_name_the_folder_and_what_it_allows(capsys):
+    put("", 120)
+    own_images.adopt("../photos", validate)
+    raw = YAML(typ="safe").load(Path("params.yaml").read_text())
+    wanted = YAML(typ="safe").load(COMMITTED.read_text())
+    wanted["data"] |= {"name": "folder", "folder": "../photos"}
+    wanted["sample"]["n"] = 24
+    assert raw == {**wanted, "data": raw["data"]}
+    assert wanted["data"].items() <= raw["data"].items() | {("title", raw["data"].get("title"))}
+    told = capsys.readouterr().out
+    assert "-  n: 1000" in told and "+  n: 24  " in told
+    validate(Path("params.yaml"))
+    before = Path("params.yaml").read_text()
+    own_images.adopt(str(Path("../photos").resolve()), validate)
+    assert "says so already" in capsys.readouterr().out
+    assert Path("params.yaml").read_text() == before
+
+
+def test_what_a_person_set_for_the_folder_stays():
+    put("", 120)
+    own_images.adopt("../photos", validate)
+    text = Path("params.yaml").read_text()
+    text = text.replace("size: 64 ", "size: 32 ").replace("n: 24 ", "n: 9 ")
+    Path("params.yaml").write_text(text)
+    own_images.adopt("../photos", validate)
+    assert Path("params.yaml").read_text() == text
+
+
+def test_few_images_take_a_smaller_batch_of_the_judge(capsys):
+    put("", 60)
+    own_images.adopt("../photos", lambda path: None)
+    assert params.section(params.read(), "judge").batch == 32
+
+
+def test_what_check_refuses_leaves_everything_as_it_was():
+    put("", 40)  # of which 29 are trained on: fewer than the models' batches
+    with pytest.raises(PipelineError) as caught:
+        own_images.adopt("../photos", validate)
+    told = str(caught.value)
+    assert "params.yaml: models.ddpm.training.batch = 32: there are only 29" in told
+    assert told.endswith("params.yaml: left as it was") and "work/" not in told
+    assert Path("params.yaml").read_text() == COMMITTED.read_text()
+    assert not (paths.WORK / "params.yaml").exists()
+
+
+@pytest.mark.parametrize("place", ["data/raw", "metrics", "work/mine", "."])
+def test_what_the_tools_own_is_refused(place):
+    Path(place).mkdir(parents=True, exist_ok=True)
+    with pytest.raises(PipelineError, match=r"data\.folder = .*removes"):
+        own_images.adopt(place, validate)
+
+
+def test_home_is_known_and_odd_names_are_shown(monkeypatch):
+    put("", 20)
+    monkeypatch.setenv("HOME", str(Path("..").resolve()))
+    assert inspected("~/photos").values["data.folder"] == "~/photos"
+    Path("../photos").rename("../a\nb #1: 'x'")
+    found = inspected("../a\nb #1: 'x'")
+    assert own_images.told(found).splitlines()[0] == "../a\\nb #1: 'x': 20 images"
+    assert own_images.slug(Path("../a\nb #1: 'x'")) == "a-b-1-x"
+    with pytest.raises(PipelineError, match="there is no such folder"):
+        inspected("~/nowhere")
+
+
+def test_a_run_begins_with_what_is_in_the_folder(capsys):
+    own_images.introduce()
+    assert capsys.readouterr().out == ""
+    put("", 120)
+    own_images.adopt("../photos", validate)
+    capsys.readouterr()
+    own_images.introduce()
+    assert capsys.readouterr().out.startswith("../photos: 120 images\n")
+
+
+def test_larger_and_more_images_take_longer():
+    raw = params.read()
+    spec = ImageSpec
+    small = estimate.of_all(raw, spec(1, 28, 28, 10), 5000, 1000, 2)
+    assert 200 < small < 800  # the committed run takes six minutes on two cores
+    assert 3 < estimate.of_all(raw, spec(3, 64, 64, 1), 5000, 1000, 2) / small < 12
+    assert estimate.of_all(raw, spec(1, 28, 28, 10), 5000, 1000, 1) > 1.5 * small
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(5, "1 minute"), (400, "7 minutes"), (2000, "35 minutes"), (9000, "2.5 hours")],
+)
+def test_times_are_told_roughly(seconds, told):
+    assert estimate.roughly(seconds) == told
+
+
+@pytest.mark.slow
+def test_one_command_from_a_folder_to_results(tmp_path):
+    (tmp_path / "clone").mkdir()
+    clone = Clone(tmp_path / "clone", ("ae",))
+    put("cat", 40, (16, 16), mode="L")
+    put("dog", 40, (16, 16), 100, mode="L")
+    command = ("pipeline", "repro", "--images", "../photos", "--models", "ae")
+    told = clone.run(*command).stdout
+    assert "labels      2 classes, the folders cat (40) and dog (40)" in told
+    assert "ae " in told and "the report: " in told
+    before = clone.text("dvc.lock")
+    again = clone.run(*command).stdout
+    assert "params.yaml says so already" in again and "Nothing changed" in again
+    assert clone.text("dvc.lock") == before
+    for place, file in enumerate(sorted(Path("../photos").rglob("*.png"))):
+        file.rename(file.with_name(f"{-place % 7}-{place}.png"))
+    clone.run(*command)  # other names, the same images
+    assert clone.lock()["train@ae"] == YAML(typ="safe").load(before)["stages"]["train@ae"]
+    (clone.folder / "params.yaml").unlink()
+    assert "no such file" in clone.run("pipeline", "inspect", "../photos", check=False).stderr
