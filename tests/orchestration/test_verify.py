@@ -354,6 +354,8 @@ def test_ctrl_c_is_one_line_and_leaves_the_project_as_it_was(finished):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not (finished.folder / verify.FOLDER / "data/raw").exists():
         assert process.poll() is None
