@@ -104,7 +104,6 @@ class LabelFree(Section):
     """Judges that learn from the images alone."""
 
     steps: int = Field(400, ge=1, le=1_000_000)
-    batch: int = Field(64, ge=2, le=65_536)
     learning_rate: Rate = 0.003
 
 

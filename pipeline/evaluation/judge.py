@@ -199,7 +199,7 @@ def recipe(judge: params.Judge, kind: Kind = "classifier") -> str:
     if kind == "label_free":
         made_by = (*label_free.RECIPE, label_free_facts)
         constants = {name: getattr(label_free, name) for name in label_free.CONSTANTS}
-        parameters = judge.model_dump(include={"seeds", "features", "label_free"})
+        parameters = judge.model_dump(include={"seeds", "batch", "features", "label_free"})
     else:
         made_by = (Classifier, augment, train_classifier, embed, facts)
         constants = {"SHIFT": SHIFT, "MAX_NOISE": MAX_NOISE}

@@ -134,10 +134,9 @@ def train(
         PipelineError: if there are fewer images than one step takes.
     """
     section = judge.label_free
-    if len(images) < section.batch:
+    if len(images) < judge.batch:
         raise PipelineError(
-            f"judge.label_free.batch is {section.batch}, but there are only {len(images)} "
-            "training images"
+            f"judge.batch is {judge.batch}, but there are only {len(images)} training images"
         )
     torch.manual_seed(seeds.derive(seed, "judge", "label-free"))
     encoder = Encoder(spec, judge.features).to(device=device, memory_format=torch.channels_last)
@@ -161,11 +160,11 @@ def train(
     images = images.to(device)
     rng = seeds.generator(seed, "judge", "label-free")
     order = torch.empty(0, dtype=torch.int64)
-    with Progress(f"judge {seed}", section.steps, unit_scale=section.batch) as progress:
+    with Progress(f"judge {seed}", section.steps, unit_scale=judge.batch) as progress:
         for _ in range(section.steps):
-            if len(order) < section.batch:
+            if len(order) < judge.batch:
                 order = torch.randperm(len(images), generator=rng)
-            index, order = order[: section.batch], order[section.batch :]
+            index, order = order[: judge.batch], order[judge.batch :]
             batch = to_signed(images[index])
             views = torch.cat([distort(batch, rng), distort(batch, rng)])
             one, other = expander(encoder(views)).chunk(2)

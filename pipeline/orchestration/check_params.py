@@ -188,14 +188,10 @@ def _of_images(images: Images, shared: dict[str, Any], path: Path) -> list[str]:
             f"{path}: judge.kind = 'classifier': there is only one class to tell apart; take "
             "'auto' or 'label_free'"
         )
-    sizes = {"judge.batch": batch} if kind != "label_free" and classes > 1 else {}
-    if kind != "classifier":
-        sizes["judge.label_free.batch"] = shared["judge"].label_free.batch
-    for key, size in sizes.items():
-        if size > count:
-            problems.append(
-                f"{path}: {key} = {size}: there are only {count:,} training images; lower it"
-            )
+    if batch > count:
+        problems.append(
+            f"{path}: judge.batch = {batch}: there are only {count:,} training images; lower it"
+        )
     there = entries.memory()
     height, width = images.spec.height, images.spec.width
     needed = reference.memory(count, images.spec.dimensions)

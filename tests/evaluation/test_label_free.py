@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 SPEC = ImageSpec(1, 16, 12, 1)
 SETTINGS = params.Judge(
-    seeds=[1, 2], features=8, label_free=params.LabelFree(steps=3, batch=16, learning_rate=0.01)
+    seeds=[1, 2], features=8, batch=16, label_free=params.LabelFree(steps=3, learning_rate=0.01)
 )
 
 
@@ -149,7 +149,7 @@ def test_every_image_is_shown_before_any_again(monkeypatch):
     monkeypatch.setattr(
         label_free, "to_signed", lambda batch: shown.append(batch) or to_signed(batch)
     )
-    settings = SETTINGS.model_copy(update={"label_free": params.LabelFree(steps=4, batch=10)})
+    settings = SETTINGS.model_copy(update={"batch": 10, "label_free": params.LabelFree(steps=4)})
     images = torch.arange(20, dtype=torch.uint8)[:, None, None, None].expand(-1, *SPEC.shape)
     label_free.train(images, SPEC, settings, 1, CPU)
     seen = torch.cat(shown)[:, 0, 0, 0].tolist()
@@ -158,7 +158,7 @@ def test_every_image_is_shown_before_any_again(monkeypatch):
 
 
 def test_fewer_images_than_a_step_takes_are_refused():
-    with pytest.raises(PipelineError, match=r"judge\.label_free\.batch is 16"):
+    with pytest.raises(PipelineError, match=r"judge\.batch is 16"):
         train(n=15)
 
 
@@ -261,7 +261,7 @@ def stored(labels):
 def test_the_stage_takes_judges_that_can_judge(tmp_path, monkeypatch, kind, labels, expected, why):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
-    small = {"steps": 2, "batch": 16, "learning_rate": 0.01}
+    small = {"steps": 2, "learning_rate": 0.01}
     settings = {"kind": kind, "seeds": [1], "batch": 16, "epochs": 6, "label_free": small}
     changed(tmp_path, **{f"judge__{key}": value for key, value in settings.items()})
     stored(labels)
