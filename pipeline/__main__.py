@@ -277,11 +277,12 @@ def datasets(options: argparse.Namespace) -> None:
     present = params.results(params.read()).title
     found = [data_sets.facts(home) for home in data_sets.homes()]
     heads = ("", "title", "images", "models", "best FID", "of", "written here")
-    lines = [
-        ("*" if each["title"] == present else "", each["title"], each["dataset"], each["models"],
-         "-" if each["fid"] is None else f"{each['fid']:.2f}", each["best"] or "-", each["written"])
-        for each in found
-    ]  # fmt: skip
+    lines = []
+    for each in found:
+        mark = "*" if each["title"] == present else ""
+        fid = "-" if each["fid"] is None else f"{each['fid']:.2f}"
+        facts = [each[key] for key in ("title", "dataset", "models")]
+        lines.append([mark, *facts, fid, each["best"] or "-", each["written"]])
     print(tabulate(lines, heads, tablefmt="plain", disable_numparse=True))
     if all(each["title"] != present for each in found):
         print(f"params.yaml is of {present}, which has no results here; `make repro` makes them")

@@ -8,7 +8,7 @@ import csv
 import time
 from typing import Any
 
-from pipeline.comparison import results
+from pipeline.comparison import collect, results
 from pipeline.core import files, params, paths, stage
 from pipeline.core.errors import PipelineError
 
@@ -32,8 +32,11 @@ def facts(home: paths.Results) -> dict[str, Any]:
     try:
         with home.comparison_csv.open(newline="", encoding="utf-8") as stream:
             rows = [row for row in csv.DictReader(stream) if row["kind"] == "model"]
-        judged = [(float(row["fid"]), row["model"]) for row in rows if row["status"] == "ok"
-                  and row["fid"]]  # fmt: skip
+        judged = [
+            (float(row["fid"]), row["model"])
+            for row in rows
+            if row["status"] == collect.OK and row["fid"]
+        ]
         written = time.strftime("%Y-%m-%d", time.localtime(home.comparison_csv.stat().st_mtime))
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError):
         raise PipelineError(

@@ -87,7 +87,7 @@ def test_what_a_family_cannot_do_is_null(finished):
 
 def test_outputs_stand_where_people_look_for_them(finished):
     names = ["comparison.csv", "comparison.md", "samples.png", "curves.csv", "reference.json"]
-    assert all((finished.folder / "metrics" / name).stat().st_size for name in names)
+    assert all((finished.folder / "metrics/mnist-5k" / name).stat().st_size for name in names)
     for model in MODELS:
         assert list((finished.folder / f"metrics/mnist-5k/pictures/{model}").glob("*.png"))
         assert model in finished.text("metrics/mnist-5k/comparison.md")
