@@ -193,7 +193,7 @@ def told(found: Folder) -> str:
     if rows:
         say("formats", _counted(row.format for row in rows))
         clear = sum(row.clear for row in rows)
-        behind = f"; {clear:,} are partly transparent, and put on {data.background}"
+        behind = f"; partly transparent, and put on {data.background}: {clear:,}"
         say("modes", _counted(row.mode for row in rows) + behind * bool(clear))
         say("pixels", _pixels(rows, data.size))
     notes: dict[str, list[str]] = {}
@@ -230,7 +230,7 @@ def _pixels(rows: Sequence[folder_scan.Row], size: int) -> str:
         (width, height), n = sizes.most_common(1)[0]
         text = f"{low[0]}x{low[1]} to {high[0]}x{high[1]}, most often {width}x{height} ({n:,})"
     fewer = sum(min(row.width, row.height) < size for row in rows)
-    return text + f"; {fewer:,} are smaller than {size} and get enlarged" * bool(fewer)
+    return text + f"; smaller than {size}, and enlarged: {fewer:,}" * bool(fewer)
 
 
 def _skipped(scan: folder_scan.Scan) -> list[str]:

@@ -51,7 +51,7 @@ def test_what_is_said_of_a_folder():
     for text in (
         "formats     PNG 121, GIF 1, WEBP 1",
         "RGBA 2",
-        "are partly transparent, and put on white",
+        "; partly transparent, and put on white: 2",
         "60x50 to 80x50, most often",
         "labels      2 classes, the folders cat (60) and dog (63)",
         "splits      used: 88 train, 10 val, 25 test",
