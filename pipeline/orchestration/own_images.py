@@ -108,7 +108,7 @@ def inspect(folder: str, raw: dict[str, Any]) -> Folder:
         f"data.{key}": getattr(data, key)
         for key in ("name", "folder", "labels", "size", "fit", "channels")
     }
-    if "title" in params.Data.model_fields and not known:
+    if not known:
         values["data.title"] = slug(source.folder)
     n = params.section(raw, "sample").n
     if counted:
