@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from tracked import METRICS, client, current, runs_of, track
+from tracked import HOME, METRICS, client, current, runs_of, track
 from tracked import fresh as fresh
 from tracked import migrated as migrated
 from tracked import project as project
@@ -24,7 +24,7 @@ def follower(project, monkeypatch):
     monkeypatch.setattr(
         live.Follower,
         "_experiment",
-        lambda self, client: mirror.experiment(client, self.uri, METRICS),
+        lambda self, client: mirror.experiment(client, self.uri, HOME.title, METRICS),
     )
     return live.Follower(mlflow_store.uri())
 
