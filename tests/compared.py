@@ -120,3 +120,14 @@ def project(tmp_path, monkeypatch):
     )
     HOME.curve("alpha").write_text("step,images,critic/loss\n10,160,-0.10\n")
     return tmp_path
+
+
+def verdict(*reasons, shift=1.0):
+    """What a file of reference rows says of judges; with ``reasons``, of such as do not judge."""
+    return {
+        "ranks": not reasons,
+        "reasons": list(reasons),
+        "shift": shift,
+        "shifted": shift > 2,
+        "ladders": {"real": {"real": 0.5}},
+    }

@@ -1,3 +1,5 @@
+from compared import verdict
+
 from pipeline.comparison import tables
 from pipeline.comparison.collect import FAILED, OK, OTHER
 from pipeline.core import paths
@@ -457,3 +459,21 @@ def test_problems_name_the_models_that_are_not_ranked():
         "warning: broken is not ranked: it has no metrics, so it failed",
         "warning: stranger is not ranked: it was judged by another protocol",
     ]
+
+
+def test_judges_that_do_not_judge_are_told_above_all_tables():
+    blind = {**REFERENCE, "judges": verdict("they see no blur", "they disagree")}
+    told = tables.to_markdown(ROWS, blind)
+    said = "rank nothing, because they see no blur; they disagree."
+    assert said in told and told.index(said) < told.index("## ")
+    assert "another split" not in told
+
+
+def test_a_split_of_other_images_is_told():
+    [said] = tables.cautions({**REFERENCE, "judges": verdict(shift=6.7)})
+    assert "The test split shows other images" in said and "6.7 times" in said
+
+
+def test_good_judges_and_unknown_ones_need_no_words():
+    assert tables.cautions({**REFERENCE, "judges": verdict()}) == []
+    assert tables.cautions(REFERENCE) == []

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compared import rewrite
+from compared import reference, rewrite, verdict
 from gated import DATA, FIDS, HOME, PROTOCOL, RULES, base, changed, git, same, write
 from gated import project as project
 from ruamel.yaml import YAML
@@ -304,3 +304,14 @@ def test_what_is_missing_is_not_accepted(project, capsys):
     assert "ddpm: fid (the model has no metrics)" in told
     assert "vae: bits_per_dim (bits_per_dim is None)" in told
     assert HOME.baseline.read_text() == before
+
+
+def test_judges_that_rank_nothing_are_no_ground_for_a_gate(project, capsys):
+    rows = reference() | {"judges": verdict("they see no blur")}
+    HOME.reference.parent.mkdir(parents=True, exist_ok=True)
+    HOME.reference.write_text(json.dumps(rows))
+    assert cli.main(["gate"]) == 2
+    told = capsys.readouterr().err
+    assert "reference.json: these FIDs rank nothing" in told and "they see no blur" in told
+    HOME.reference.write_text(json.dumps(rows | {"judges": verdict()}))
+    assert cli.main(["gate"]) == 0

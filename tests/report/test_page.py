@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared import HOME, MODELS, PROTOCOL, metrics, reference, rewrite
+from compared import HOME, MODELS, PROTOCOL, metrics, reference, rewrite, verdict
 from compared import project as project
 from PIL import Image
 from reported import made as made
@@ -199,3 +199,10 @@ def test_the_stage_writes_one_file(made, monkeypatch):
     stage_report.main()
     assert [path.name for path in HOME.report.iterdir()] == ["index.html"]
     assert PROTOCOL["protocol"] in HOME.page.read_text()
+
+
+def test_judges_that_do_not_judge_are_told_at_the_head_of_the_page(made):
+    raw, page_without = made
+    told = page.render(raw, reference() | {"judges": verdict("they see no <blur>")})
+    said = told.index("rank nothing, because they see no &lt;blur&gt;.")
+    assert said < told.index("<nav") and "rank nothing" not in page_without

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import math
 import shutil
 import socket
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from compared import reference, verdict
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from tracked import (
@@ -461,3 +463,12 @@ def test_help_does_not_wait_for_mlflow():
         [sys.executable, "-c", code], env=child_environment(), cwd=ROOT, timeout=60, check=False
     )
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(("reasons", "expected"), [(["they see no blur"], "False"), ([], "True")])
+def test_a_tag_says_whether_fids_rank_anything(project, reasons, expected):
+    HOME.reference.write_text(json.dumps(reference() | {"judges": verdict(*reasons)}))
+    track()
+    [run] = runs_of("vae")
+    assert run.data.tags["fid_ranks"] == expected
+    assert not [key for key in run.data.metrics if "fid_ranks" in key]
