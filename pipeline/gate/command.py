@@ -36,8 +36,8 @@ def run(base: str | None, accept: str | None, out: Path | None, *, every: bool) 
         if base is not None:
             raise PipelineError("--accept changes this folder's baseline: leave --base out")
         return _accept(home, now, rules, models, accept)
-    compare.check_judges(home)
     base_line = compare.chosen_baseline(base, home, params.section(raw, "data").name)
+    compare.check_judges(home)
     checks = compare.compare(base_line, now, rules, models)
     failed = any(check.failed for check in checks)
     code = compare.FAILED if failed else compare.PASSED

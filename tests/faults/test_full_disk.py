@@ -5,6 +5,7 @@ random number of bytes is left on it. A stage then ends with one line, and what 
 replaced is whole: all old or all new. Afterwards, with space, it gives what it gives undisturbed.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -282,6 +283,11 @@ def test_commands_on_a_full_disk_say_so_and_break_nothing(on_a_small_disk, serve
     server.call(clone.folder, "stages.track").succeeded()  # the store learns where it is
     (clone.folder / "mlflow.db").unlink()
     disk = clone.folder.parent
+    rows = clone.folder / "metrics/mnist-5k/reference.json"
+    # So few images make no judge whom the gate would believe.
+    judges = {"ranks": True, "reasons": []}
+    found = json.loads(rows.read_text())
+    rows.write_text(json.dumps(found | {"judges": found["judges"] | judges}))
     for command in WRITERS:
         before = harness.tree(clone.folder, but=("work", ".dvc/tmp"))
         harness.fill(disk, 0)
