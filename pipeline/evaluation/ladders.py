@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from pipeline.core import seeds
 from pipeline.datasets.store import Split
+from pipeline.evaluation.reference import noisy, uniform
 
 NOISE_PERCENT = (2.5, 5, 10, 20)
 """Standard deviation of Gaussian noise, where white is 100."""
@@ -23,6 +24,8 @@ are darkened."""
 CLUSTERS = 5
 COMPONENTS = 16
 """Of the pixels, in which images without labels are grouped."""
+GROUPED = 2000
+"""So many of them at the most, so that memory does not grow with their number."""
 REAL = "real"
 
 
@@ -42,31 +45,28 @@ def rungs(split: Split, n: int, seed: int) -> Iterator[Rung]:
     leaves out the most frequent classes, and has what is left drawn again where that is fewer than
     n; where there is but one class, groups of like images stand for classes.
     """
-    every = np.asarray(split.images)
+    every = split.images
     images = np.array(every[seeds.subset(len(every), min(n, len(every)), seed, "ladders")])
-    rng = np.random.Generator(np.random.Philox(seeds.derive(seed, "ladders")))
     yield Rung(REAL, "real", images)
     for percent in NOISE_PERCENT:
-        noise = rng.standard_normal(images.shape)
-        yield Rung("noise", f"noise of {percent:g} %", _levels(images + 2.55 * percent * noise))
+        yield Rung("noise", f"noise of {percent:g} %", noisy(images, percent / 100, seed))
     for sigma in BLUR:
         yield Rung("blur", f"blur of {sigma:g} px", _blur(images, sigma))
     for percent in COLOUR_PERCENT:
         yield Rung("colour", f"{percent:g} % of colour", _tinted(images, percent / 100))
-    groups = np.asarray(split.labels) if len(np.unique(split.labels)) > 1 else _groups(every, seed)
-    order = np.argsort(-np.bincount(groups), kind="stable")
-    order = order[np.bincount(groups)[order] > 0]
+    pool, groups = _kinds(split, seed)
+    order = [kind for kind in np.argsort(-np.bincount(groups), kind="stable") if kind in groups]
     kinds = len(order)
     for missing in sorted({1, kinds // 3, kinds - 1} - {0}) if kinds > 1 else ():
-        left = np.flatnonzero(~np.isin(groups, order[:missing]))
-        chosen = left[rng.integers(len(left), size=len(images))]
-        if len(left) >= len(images):
-            chosen = left[seeds.subset(len(left), len(images), seed, "ladders", missing)]
+        left = pool[~np.isin(groups, order[:missing])]
+        if len(left) < len(images):
+            left = np.resize(left, len(images))  # again from the first on
+        chosen = left[seeds.subset(len(left), len(images), seed, "ladders", missing)]
         name = f"without {missing} of {kinds}" if missing < kinds - 1 else "one kind alone"
         yield Rung("missing", name, np.array(every[chosen]))
     mean = _levels(np.mean(every, axis=0, dtype=np.float64))
     yield Rung("mean", "the mean image", np.repeat(mean[None], len(images), axis=0))
-    yield Rung("uniform", "uniform noise", rng.integers(0, 256, images.shape, dtype=np.uint8))
+    yield Rung("uniform", "uniform noise", uniform(len(images), images.shape[1:], seed))
 
 
 def _levels(values: np.ndarray) -> np.ndarray:
@@ -85,13 +85,20 @@ def _tinted(images: np.ndarray, share: float) -> np.ndarray:
     return _levels(images * factors[:, None, None])
 
 
-def _groups(images: np.ndarray, seed: int) -> np.ndarray:
-    """The group of each image, int [N]: what k-means finds in the main components of the pixels."""
+def _kinds(split: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of images and the kind of each: its class, or where there is one class its group.
+
+    Groups are what k-means finds in the main components of the pixels of at most `GROUPED` images.
+    """
+    labels = np.asarray(split.labels)
+    if len(np.unique(labels)) > 1:
+        return np.arange(len(labels)), labels
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
 
-    flat = images.reshape(len(images), -1).astype(np.float32)
-    components = min(COMPONENTS, len(images) - 1, flat.shape[1])
+    pool = seeds.subset(len(labels), min(len(labels), GROUPED), seed, "ladders", "groups")
+    flat = split.images[pool].reshape(len(pool), -1).astype(np.float32)
     state = seeds.derive(seed, "ladders") % 2**32
+    components = min(COMPONENTS, len(flat) - 1, flat.shape[1])
     places = PCA(components, svd_solver="randomized", random_state=state).fit_transform(flat)
-    return KMeans(min(CLUSTERS, len(images)), n_init=3, random_state=state).fit_predict(places)
+    return pool, KMeans(min(CLUSTERS, len(flat)), n_init=3, random_state=state).fit_predict(places)

@@ -85,7 +85,7 @@ def judge_the_judges(
         ladder: {label: geometric_mean(each) for label, each in steps.items()}
         for ladder, steps in found.items()
     }
-    shift = _shift(see(judges, np.array(train.images)), wanted, seed)
+    shift = _shift(see(judges, train.images), wanted, seed)
     return Verdict(_reasons(found), shift, mean)
 
 
