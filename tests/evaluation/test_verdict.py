@@ -136,3 +136,8 @@ def test_it_depends_on_the_seed_alone(store):
     assert one == again
     other = verdict.judge_the_judges(store, [Sharp()], n=N, split="test", seed=1)
     assert other.ladders != one.ladders
+
+
+@pytest.mark.parametrize(("shift", "shifted"), [(0.7, False), (1.9, False), (2.1, True)])
+def test_a_shift_begins_at_twice_what_halves_of_one_set_differ_by(shift, shifted):
+    assert verdict.Verdict([], shift, {}).facts()["shifted"] is shifted
