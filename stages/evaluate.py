@@ -6,10 +6,10 @@ from pipeline.core import arrays, files, params, paths, stage
 from pipeline.core.contract import Translates
 from pipeline.datasets.store import Store
 from pipeline.evaluation import (
-    inception,
     judge,
     likelihood,
     nearest_picture,
+    outside,
     protocol,
     quality,
     reconstruction,
@@ -61,9 +61,7 @@ def main(model: str) -> None:
         if samples is not None:
             real = quality.real_images(store, judges, section.split, n, section.seed)
             result |= quality.of_samples(judge.see(judges, samples), asked, real)
-            result |= inception.measure(
-                section.inception, samples, real.reference.images, train.images, device
-            )
+            result |= outside.measure(section, samples, real.reference.images, train.images, device)
         if isinstance(family, Translates):
             result |= translation.measure(
                 family,

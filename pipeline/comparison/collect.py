@@ -1,8 +1,8 @@
 """All models side by side: a table for programs, curves, and what a picture shows.
 
-Models come in the order of params.yaml. One without metrics failed, and is listed as such. One
-whose protocol is not that of the reference rows is marked: its numbers answer another question,
-so they are never ranked with the rest. `tables` makes the page for people of these rows.
+Models come in the order of params.yaml. One without metrics failed or was not run, and is listed as
+such. One whose protocol is not that of the reference rows is marked: its numbers answer another
+question, so they are never ranked with the rest. `tables` makes the page for people of these rows.
 """
 
 import csv
@@ -21,7 +21,7 @@ from pipeline.comparison.results import COLUMNS
 from pipeline.core import arrays, files, params, paths
 from pipeline.core.errors import PipelineError
 
-OK, FAILED, OTHER = "ok", "failed", "other protocol"
+OK, FAILED, OTHER = "ok", "no metrics", "other protocol"
 EXTERNAL = "external"
 """The family of images that another generator made."""
 MEASURED = {"samples": "fid", "labels": "label_accuracy", "b_to_a": "translation_fid_ab"}
@@ -51,7 +51,7 @@ def rows(
 
     Args:
         models: the section of params.yaml: a block with the key ``family`` for each model.
-        metrics: where the metrics of a model are; without that file the model failed.
+        metrics: where the metrics of a model are; without that file it failed or was not run.
         reference: from `read_reference`.
         external: a folder with the metrics of images that other generators made (see
             `pipeline.evaluation.external`), each of which is a row like a model's.
@@ -275,7 +275,7 @@ def pictured(
             continue
         what, images = _shown(row, samples(row["model"]), metrics(row["model"]), real.shape[1:])
         if row["status"] == FAILED:
-            what = "failed"
+            what = FAILED
         elif images is not None and images.shape[1:] != real.shape[1:]:
             what, images = "another shape", None
         label = f"{row['model']} ({what})" if what else row["model"]

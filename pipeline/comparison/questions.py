@@ -146,6 +146,27 @@ TIE_NOTE = (
     f"FID ties with others within a factor of {TIE_FACTOR}."
 )
 
+
+def _outside(name: str, title: str, note: str) -> Question:
+    """Of a network that knows other images than these (`pipeline.evaluation.outside`)."""
+    return Question(
+        f"What do {title}'s features say?",
+        f"{name}_fid",
+        (
+            Column(f"FID ({title}) ↓", number(f"{name}_fid", ".2f")),
+            Column(f"KID ({title}) ↓", number(f"{name}_kid", ".5f")),
+            Column("mind", text(f"{name}_warnings"), right=False),
+        ),
+        note,
+        scales=(
+            Scale(
+                "real training images",
+                {f"{name}_{key}": f"{name}_{key}_real" for key in ("fid", "kid")},
+            ),
+        ),
+    )
+
+
 QUESTIONS = (
     Question(
         "How good are the samples?",
@@ -351,22 +372,18 @@ QUESTIONS = (
             ),
         ),
     ),
-    Question(
-        "What do Inception's features say?",
-        "inception_fid",
-        (
-            Column("FID (Inception) ↓", number("inception_fid", ".2f")),
-            Column("KID (Inception) ↓", number("inception_kid", ".5f")),
-            Column("mind", text("inception_warnings"), right=False),
-        ),
+    _outside(
+        "inception",
+        "Inception",
         "The figures that others publish, at this number of images, which is far below their "
         "50,000: they compare the rows of this table, and with real images in the first of them.",
-        scales=(
-            Scale(
-                "real training images",
-                {"inception_fid": "inception_fid_real", "inception_kid": "inception_kid_real"},
-            ),
-        ),
+    ),
+    _outside(
+        "imagenet",
+        "EfficientNet-Lite0",
+        "What a network sees that was trained on photos of ImageNet, and on none of these images: "
+        "an opinion from outside, which is at home on photos and not on digits. Compare with real "
+        "images in the first row, which is the floor at this number of images.",
     ),
     Question(
         "Would another training say the same?",

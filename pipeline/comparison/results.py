@@ -93,7 +93,15 @@ NUMBERS = tuple(
 )
 SHARES = ("coverage", "precision", "recall", "authenticity", "label_accuracy", "translation_label")
 """How the names of numbers from 0 to 1 begin."""
-SIGNED = ("kid", "inception_kid", "bits_per_dim", "nats_per_image", "iwae", "label_gain")
+SIGNED = (
+    "kid",
+    "inception_kid",
+    "imagenet_kid",
+    "bits_per_dim",
+    "nats_per_image",
+    "iwae",
+    "label_gain",
+)
 SIGNED += ("reconstruction_psnr", "reconstruction_ssim")
 """How the names of numbers begin that may be below 0; a likelihood's estimate may, in theory."""
 COSTS = (
@@ -218,7 +226,12 @@ class Measured(records.Record):
         return self
 
 
-_NUMBERS = (*NUMBERS, "inception_fid", "inception_fid_real", "inception_kid", "inception_kid_real")
+OUTSIDE = ("inception", "imagenet")
+"""How the names of columns begin that networks from outside have."""
+_NUMBERS = (
+    *NUMBERS,
+    *(f"{name}_{key}" for name in OUTSIDE for key in ("fid", "fid_real", "kid", "kid_real")),
+)
 _Measured = create_model(
     "_Measured",
     __base__=Measured,

@@ -148,7 +148,8 @@ def configuration(raw: dict[str, Any], model: str) -> str:
     shared: dict[str, Any] = {key: dict(raw[key]) for key in ("train", "sample", "evaluate")}
     for key in ("train", "sample"):
         shared[key].pop("seed", None)
-    shared["evaluate"].pop("inception", None)  # it has keys of its own
+    for key in ("inception", "imagenet"):  # they have columns of their own
+        shared["evaluate"].pop(key, None)
     return files.sha256_of({**shared, "model": raw["models"][model]})[:16]
 
 

@@ -112,7 +112,7 @@ def to_markdown(rows: Sequence[Row], reference: Row) -> str:
     lines += [line for caution in cautions(reference) for line in (f"**{caution}**", "")]
     failed = [row["model"] for row in rows if row["status"] == FAILED]
     if failed:
-        lines += [f"**Failed**, so without numbers: {', '.join(failed)}.", ""]
+        lines += [f"**No metrics**, since they failed or were not run: {', '.join(failed)}.", ""]
     for answer in answers(rows, reference):
         marked = [name for name, facts in answer.facts.items() if facts]
         lines += [f"## {answer.question.title}", ""]
@@ -130,7 +130,10 @@ def to_markdown(rows: Sequence[Row], reference: Row) -> str:
 
 def problems(rows: Sequence[Row], home: paths.Results) -> list[str]:
     """A line for each model of a data set that is not ranked, and why."""
-    why = {FAILED: "it has no metrics, so it failed", OTHER: "it was judged by another protocol"}
+    why = {
+        FAILED: "it has no metrics: it failed, or was not run",
+        OTHER: "it was judged by another protocol",
+    }
     found = [
         f"warning: {row['model']} is not ranked: {why[row['status']]}"
         for row in rows

@@ -164,6 +164,7 @@ class Evaluate(Section):
     seed: Seed = 0
     batch: int = Field(100, ge=1, le=10_000)
     inception: Inception = Inception()
+    imagenet: bool = False
 
 
 class Thorough(Section):

@@ -16,7 +16,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets import image_files, inputs
 from pipeline.datasets.store import Store
-from pipeline.evaluation import inception, judge, protocol, quality
+from pipeline.evaluation import judge, outside, protocol, quality
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
 FAMILY = "external"
@@ -101,9 +101,7 @@ def evaluate(source: Path, name: str, labels: Path | None = None) -> None:
         **common,
         "protocol": protocol.protocol_id(common),
         **quality.of_samples(judge.see(judges, images), asked, real),
-        **inception.measure(
-            section.inception, images, real.reference.images, real.train.images, device
-        ),
+        **outside.measure(section, images, real.reference.images, real.train.images, device),
     }
     files.write_json(params.results(raw).external_metrics(name), files.rounded(result))
 

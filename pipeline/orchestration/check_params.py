@@ -82,7 +82,7 @@ def check(
         problems += _of_images(images, shared, path)
     if "evaluate" in shared:
         with collected():
-            _check_inception(shared["evaluate"].inception, device, path)
+            _check_outside(shared["evaluate"], path)
     trained_on: dict[str, TrainingImages] = {}
     if images is not None:
         trained_on["processed"] = _training(images)
@@ -210,20 +210,13 @@ def _of_images(images: Images, shared: dict[str, Any], path: Path) -> list[str]:
     return problems
 
 
-def _check_inception(inception: params.Inception, device: Any, path: Path) -> None:
+def _check_outside(section: params.Evaluate, path: Path) -> None:
     """Refuse weights that the evaluation could not load."""
-    if not inception.weights:
-        return
-    from pipeline.evaluation.inception import Embedder, network
+    from pipeline.evaluation import outside
 
-    owned.refuse(Path(inception.weights), f"{path}: evaluate.inception.weights")
-    try:
-        Embedder(inception, device)
-        network(Path(inception.weights))
-    except (OSError, ValueError) as error:
-        if isinstance(error, PipelineError):
-            raise
-        raise PipelineError(
-            f"{path}: evaluate.inception.weights = {params.shown(inception.weights)}: cannot be "
-            f"read ({error})"
-        ) from None
+    weights = section.inception.weights
+    if weights:
+        owned.refuse(Path(weights), f"{path}: evaluate.inception.weights")
+    for network in outside.asked_for(section):
+        network.check()
+        network.network()

@@ -103,7 +103,7 @@ def test_where_no_scores_are_nothing_is_said_of_them(project):
 def test_models_come_in_the_order_of_params_then_the_references(rows):
     assert [row["model"] for row in rows] == [*MODELS, "real", "noise", "png", "pca_32"]
     assert [row["kind"] for row in rows] == ["model"] * 5 + ["reference"] * 4
-    assert [row["status"] for row in rows[:5]] == ["ok", "ok", "failed", "ok", "other protocol"]
+    assert [row["status"] for row in rows[:5]] == ["ok", "ok", "no metrics", "ok", "other protocol"]
 
 
 def test_files_of_models_that_are_not_in_params_are_ignored(project):
@@ -154,7 +154,7 @@ def test_every_broken_file_is_named_at_once(project):
 def test_a_file_cannot_pass_for_what_it_is_not(project):
     rewrite(
         HOME.model_metrics("zeta"),
-        kind="reference", status="failed", label="best", fid_trained_low=1.0, tie="a",
+        kind="reference", status="no metrics", label="best", fid_trained_low=1.0, tie="a",
     )  # fmt: skip
     (row,) = [row for row in collect.rows(MODELS, HOME.model_metrics, reference())
               if row["model"] == "zeta"]  # fmt: skip
@@ -178,7 +178,7 @@ def test_csv_has_all_keys_and_empty_cells_where_there_is_nothing(rows):
     assert table.loc["alpha", "likelihood_kl_nats"] == ""
     assert table.loc["alpha", "bits_per_dim"] == ""
     assert table.loc["alpha", "parameters"] == "2000000"
-    assert table.loc["broken", "status"] == "failed"
+    assert table.loc["broken", "status"] == "no metrics"
     assert table.loc["broken", "family"] == "ddpm"
     assert table.loc["broken", "fid"] == ""
     assert table.loc["png", "protocol"] == PROTOCOL["protocol"]
@@ -236,13 +236,13 @@ def test_rows_of_the_picture(rows):
     rows = change(rows, "exact", fid=None)
     found = dict(collect.pictured(rows, paths.samples_dir, HOME.model_metrics, real))
     assert list(found) == [
-        "real images", "zeta", "alpha (by class)", "broken (failed)", "exact (no samples)",
+        "real images", "zeta", "alpha (by class)", "broken (no metrics)", "exact (no samples)",
         "stranger",
     ]  # fmt: skip
     np.testing.assert_array_equal(found["real images"], real[:12])
     np.testing.assert_array_equal(found["zeta"], images(20, 10)[:12])
     np.testing.assert_array_equal(found["alpha (by class)"], images(20, 11)[[1, 3, 0]])
-    assert found["broken (failed)"].shape == (0, 1, 28, 28)
+    assert found["broken (no metrics)"].shape == (0, 1, 28, 28)
 
 
 def test_a_model_that_only_translates_shows_domain_b_as_domain_a(rows):

@@ -31,7 +31,7 @@ def test_what_has_a_comparison_is_listed_with_its_best(two):
     found = data_sets.facts(HOME)
     assert (found["title"], found["dataset"], found["models"]) == ("toy", "toy", 5)
     assert (found["best"], found["fid"]) == ("exact", 3.5), "of the common protocol"
-    HOME.comparison_csv.write_text("kind,model,status,fid\nmodel,ae,failed,\n")
+    HOME.comparison_csv.write_text("kind,model,status,fid\nmodel,ae,no metrics,\n")
     assert data_sets.facts(HOME)["best"] is None
 
 

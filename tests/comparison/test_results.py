@@ -112,6 +112,7 @@ def test_committed_references_are_read_as_they_are():
         ({"sampling_flops": "many"}, "sampling_flops = 'many': should be a finite number"),
         ({"n_samples": 0}, "n_samples = 0: should be greater than or equal to 1"),
         ({"inception_fid": "x"}, "inception_fid = 'x': should be a finite number"),
+        ({"imagenet_kid": []}, "imagenet_kid = []: should be a finite number"),
         ({"likelihood_bound": 5}, "likelihood_bound = 5: should be text"),
         ({"own_error": [1]}, "own_error = [1]: should be a number, text, true, false or null"),
         ({"own_error": {}}, "own_error = {}: should be a number, text, true, false or null"),
@@ -162,6 +163,7 @@ def test_every_mistake_has_a_line(file):
         },
         {"own_error": 0.5, "prior": "a Gaussian", "flag": True, "nothing": None},
         {"inception_kid": -0.001, "inception_warnings": None},
+        {"imagenet_kid": -0.001, "imagenet_fid": 3.0, "imagenet_warnings": "few"},
         {"label_gain_nats": -1.0, "bits_per_dim_given_label": 1.0, "nats_per_image_given_label": 9},
     ],
 )

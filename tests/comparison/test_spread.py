@@ -70,6 +70,7 @@ def test_configuration_names_what_moves_metrics():
     for raw in (
         changed(train={"seed": 7}, sample={"seed": 7}),
         changed(evaluate={"inception": {"weights": "w.pth"}}),
+        changed(evaluate={"imagenet": True}),
         changed(models={"gan": {"family": "wgan"}}),
     ):
         assert spread.configuration(raw, "vae") == own

@@ -112,7 +112,7 @@ def test_fids_are_sorted_with_the_references_in_their_place():
         "*real training images*", "exact", "alpha", "zeta", "*uniform noise*", "broken",
     ]  # fmt: skip
     assert table[1] == ["exact", "3.50", "3.15 to 3.85", "a"]
-    assert table[-1] == ["broken", "failed", "", ""]
+    assert table[-1] == ["broken", "no metrics", "", ""]
 
 
 def test_a_table_lists_who_has_the_value_and_names_the_others_below():
@@ -145,7 +145,7 @@ def test_higher_is_better_where_the_question_says_so():
         ["*real images*", "*0.960*"],
         ["middle", "0.750"],
         ["low", "0.500"],
-        ["broken", "failed"],
+        ["broken", "no metrics"],
     ]
     assert "n/a for unasked." in body(page(rows), LABELS)
 
@@ -175,7 +175,7 @@ def test_a_model_may_bear_the_name_of_a_reference_row():
 
 
 def test_failed_models_are_named_first():
-    assert "**Failed**, so without numbers: broken." in page().split("## ")[0]
+    assert "**No metrics**, since they failed or were not run: broken." in page().split("## ")[0]
 
 
 # --- ties ----------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_likelihoods_show_error_and_bound():
         ["exact", "0.900 ± 0.013", "exact", "680.0"],
         ["zeta", "1.250 ± 0.013", "elbo", "680.0"],
         ["*PNG*", "*1.800*", "*code length*", "*966.0*"],
-        ["broken", "failed", "", ""],
+        ["broken", "no metrics", "", ""],
     ]
     assert "upper bounds on the true bits/dim" in page()
 
@@ -302,7 +302,7 @@ def test_translation_stands_between_doing_nothing_and_real_images():
         ["cyclegan", "9.80", "12.40", "500", "0.01240", "0.931", "0.00400"],
         ["*images left as they are*", "*88.20*", "*88.20*", "*500*", "*0.15100*", "*0.410*",
          "*n/a*"],
-        ["broken", "failed", "", "", "", "", ""],
+        ["broken", "no metrics", "", "", "", "", ""],
     ]  # fmt: skip
     assert "n/a for zeta, alpha, exact." in body(found, TRANSLATION)
     assert "n/a for cyclegan." in body(found, SAMPLES)
@@ -445,7 +445,7 @@ def test_the_summary_is_short_and_plain():
     assert found == ["(real)", "exact", "alpha", "zeta", "(noise)", "(png)", "(pca_32)", "broken"]
     assert lines[2].split() == ["exact", "3.50", "a", "0.900", "exact", "-"]
     assert lines[4].split() == ["zeta", "6.00", "b", "1.250", "elbo", "0.00710"]
-    assert lines[-1].split() == ["broken", "failed"]
+    assert lines[-1].split() == ["broken", "no", "metrics"]
     assert tables.summary(ROWS).isascii()
 
 
@@ -456,7 +456,7 @@ def test_the_summary_drops_what_nobody_has():
 
 def test_problems_name_the_models_that_are_not_ranked():
     assert tables.problems(ROWS, HOME) == [
-        "warning: broken is not ranked: it has no metrics, so it failed",
+        "warning: broken is not ranked: it has no metrics: it failed, or was not run",
         "warning: stranger is not ranked: it was judged by another protocol",
     ]
 

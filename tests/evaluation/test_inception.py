@@ -6,8 +6,7 @@ import torch
 
 from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
-from pipeline.evaluation import inception
-from pipeline.evaluation.metrics import fid, kid
+from pipeline.evaluation import inception, outside
 
 peer = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 CPU = torch.device("cpu")
@@ -44,21 +43,12 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_without_a_file_there_is_nothing():
-    assert (
-        inception.measure(params.Inception(), images(2, 0), images(2, 1), images(2, 2), CPU) == {}
-    )
-
-
-def test_a_model_without_samples_has_nothing(weights):
-    assert inception.measure(pinned(weights), None, images(2, 1), images(2, 2), CPU) == {}
-
-
 @pytest.mark.slow
 def test_against_torch_fidelity(weights):
     torch_fidelity = pytest.importorskip("torch_fidelity")
     drawn, real, training = images(24, 0) // 2, images(24, 1), images(40, 2)
-    found = inception.measure(pinned(weights), drawn, real, training, CPU)
+    section = params.Evaluate(inception=pinned(weights))
+    found = outside.measure(section, drawn, real, training, CPU)
 
     class Images(torch.utils.data.Dataset):
         def __init__(self, array):
@@ -88,60 +78,15 @@ def test_against_torch_fidelity(weights):
         expected["kernel_inception_distance_mean"], rel=1e-5
     )
     assert found["inception_fid"] > 2 * found["inception_fid_real"] > 0
-    assert found["inception_warnings"] == inception.FEW
+    assert found["inception_warnings"] == outside.FEW
     assert "fid" not in found
 
 
-def test_grey_images_are_judged_as_equal_channels_and_said_to_be_foreign(weights, monkeypatch):
-    seen = []
-
-    def embed(self, given):
-        seen.append(given.shape)
-        return np.random.default_rng(len(seen)).normal(size=(len(given), 8))
-
-    monkeypatch.setattr(inception.Embedder, "_features", embed)
-    found = inception.measure(
-        pinned(weights), images(4, 0, 1), images(4, 1, 1), images(6, 2, 1), CPU
-    )
-    assert found["inception_warnings"] == f"{inception.GREY}; {inception.FEW}"
-    assert seen == [(4, 1, 32, 32)] * 3, "as many of each"
-
-
-def test_each_value_is_of_its_own_images(weights, monkeypatch):
-    def embed(self, given):
-        return given.reshape(len(given), -1)[:, :5] / 255.0
-
-    monkeypatch.setattr(inception.Embedder, "_features", embed)
-    drawn, real, training = images(40, 0) // 2, images(40, 1), images(60, 2)
-    found = inception.measure(pinned(weights), drawn, real, training, CPU)
-    flat = [embed(None, each) for each in (drawn, real, training[:40])]
-    assert found["inception_fid"] == fid.frechet_distance(*map(fid.moments, flat[:2]))
-    assert found["inception_fid_real"] == fid.frechet_distance(*map(fid.moments, flat[:0:-1]))
-    assert found["inception_kid"] == kid.kernel_distance(flat[0], flat[1])
-    assert found["inception_kid_real"] == kid.kernel_distance(flat[2], flat[1])
-
-
-def test_features_of_other_weights_are_not_those_remembered(weights, tmp_path, monkeypatch):
-    other = tmp_path / "other.pth"
-    other.write_bytes(b"other")
-    monkeypatch.setattr(
-        inception.Embedder,
-        "_features",
-        lambda self, _: np.array([int(self.inception.sha256[:8], 16)]),
-    )
-    given = images(2, 0)
-    found = [inception.Embedder(pinned(path), CPU)(given) for path in (weights, other)]
-    assert found[0] != found[1]
-
-
-def test_features_are_those_of_equal_channels_and_remembered(weights, monkeypatch):
-    embed = inception.Embedder(pinned(weights), CPU)
+def test_features_are_those_of_equal_channels(weights):
+    embed = outside.Embedder(inception.Inception(pinned(weights)), CPU)
     grey = images(2, 0, 1)
     found = embed(grey)
     assert found.shape == (2, 2048) and found.dtype == np.float64
-    with monkeypatch.context() as patch:  # and not undo, which would leave this folder, too
-        patch.setattr(inception.Embedder, "_features", None)
-        np.testing.assert_array_equal(embed(np.ascontiguousarray(grey)), found)
     np.testing.assert_array_equal(embed(np.repeat(grey, 3, axis=1)), found)
     assert np.ptp(found, axis=0).max() > 0
 
@@ -149,10 +94,10 @@ def test_features_are_those_of_equal_channels_and_remembered(weights, monkeypatc
 def test_another_file_is_refused(weights, tmp_path):
     other = params.Inception(weights=str(weights), sha256="0" * 64)
     with pytest.raises(PipelineError, match=r"evaluate.inception.sha256 is 0000.*has [0-9a-f]{64}"):
-        inception.Embedder(other, CPU)
+        inception.Inception(other).check()
     gone = params.Inception(weights="gone.pth", sha256="0" * 64)
     with pytest.raises(PipelineError, match=r"'gone\.pth': no such file"):
-        inception.Embedder(gone, CPU)
+        inception.Inception(gone).check()
 
 
 class Evil:
@@ -168,14 +113,14 @@ def test_what_is_no_such_weights_is_refused_and_runs_nothing(tmp_path, content):
     else:
         torch.save(content, path)
     with pytest.raises(PipelineError, match=r"weights.pth: not (a file of|the) weights"):
-        inception.network(path)
+        inception.load(path)
     assert not (tmp_path / "owned").exists()
 
 
 def test_a_missing_package_is_named(weights, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, peer.__name__, None)
     with pytest.raises(PipelineError, match="pip install torch-fidelity"):
-        inception.network(weights)
+        inception.load(weights)
 
 
 def test_a_file_must_be_pinned():

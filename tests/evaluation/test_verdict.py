@@ -112,7 +112,7 @@ GOOD = {
             {"a": [5.0, 5.0], "b": [4.0, 4.0]},
             "b scores better than a: FID 4.00 after 5.00",
         ),
-        ("noise", {"a": [0.5, 1.0], "b": [4.0, 4.0]}, "a scores better than real images"),
+        ("noise", {"a": [0.4, 1.0], "b": [4.0, 4.0]}, "a scores better than real images"),
         ("noise", {"a": [1.2, 1.2], "b": [1.2, 4.0]}, "1 of 2 judges hardly see b"),
         ("missing", {"without 1 of 3": [1.0, 2.0], "b": [9.0, 9.0]}, "1 of 2 .* without 1 of 3"),
         ("blur", {"blur": [70.0, 70.0]}, "blur has FID 70.00, and the mean image"),

