@@ -1,81 +1,74 @@
 """Train the judges: small networks whose features carry FID."""
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from pipeline.core import params, paths, stage
-from pipeline.datasets.store import Store
-from pipeline.evaluation import judge, label_free
+from pipeline.datasets.store import Split, Store
+from pipeline.evaluation import classifier, judge, label_free
+from pipeline.evaluation.protocol import Kind
+
+HEADLINE: Kind = "classifier"
+"""Of the two kinds, where both can be had and params.yaml does not say; docs/judges.md has why."""
 
 
 def main() -> None:
-    """Processed images in, one network per seed and their feature scales out."""
+    """Processed images in, one network per seed and kind, and their feature scales, out."""
     with stage.guard("judge") as guard:
         raw = params.read()
         section: params.Judge = params.section(raw, "judge")
         device = stage.prepare_torch(params.section(raw, "runtime"))
         store = Store()
-        kind, why = _kind(section, store)
-        if kind == "classifier":
-            nets, facts = _classifiers(section, store, device)
-            mean = float(np.mean([each["accuracy"] for each in facts]))
-            labels = np.array(store.split("test").labels)
-            if section.kind == "auto" and not judge.learnt(mean, labels):
-                kind = "label_free"
-                share = np.bincount(labels).max() / len(labels)
-                why = (
+        train, test = (_in_memory(store.split(name)) for name in ("train", "test"))
+
+        kinds: dict[Kind, judge.Trained]
+        headline: Kind
+
+        def trained(kind: Kind) -> judge.Trained:
+            nets = {}
+            images = torch.from_numpy(train.images)
+            for seed in section.seeds:
+                if kind == "classifier":
+                    labels = torch.from_numpy(train.labels)
+                    net = classifier.train(images, labels, store.spec, section, seed, device)
+                else:
+                    net = label_free.train(images, store.spec, section, seed, device)
+                nets[seed] = net
+            facts = [
+                judge.facts(net, kind, seed, train, test, device) for seed, net in nets.items()
+            ]
+            for each in facts:
+                if each["accuracy"] is not None:
+                    share = f"{100 * each['accuracy']:.1f} % of the test images right"
+                    print(f"judge {each['seed']}, {kind}: {share}")
+            return judge.Trained(kind, nets, facts)
+
+        kinds = {"label_free": trained("label_free")}
+        headline, why = "label_free", "the images have no labels"
+        if store.spec.classes > 1:
+            kinds["classifier"] = trained("classifier")
+            mean = float(np.mean([each["accuracy"] for each in kinds["classifier"].facts]))
+            headline, why = HEADLINE, "the images have labels that can be learnt"
+            if not classifier.learnt(mean, test.labels):
+                share = np.bincount(test.labels).max() / len(test.labels)
+                headline, why = (
+                    "label_free",
                     f"the labels cannot be learnt: classifiers name {100 * mean:.1f} % of the test "
-                    f"images right, and the most frequent class alone is {100 * share:.1f} %"
+                    f"images right, and the most frequent class alone is {100 * share:.1f} %",
                 )
-        if kind == "label_free":
-            nets, facts = _label_free(section, store, device)
+                if section.kind != "classifier":
+                    del kinds["classifier"]  # an opinion that is none
+        if section.kind != "auto":
+            headline, why = section.kind, f"{paths.PARAMS} says so"
+        ordered = sorted(kinds.values(), key=lambda each: each.kind != headline)
         guard.confirm()
-        judge.save(paths.JUDGE, nets, section, facts, kind=kind, why=why)
-        print(f"judges: {len(nets)} of the kind {kind}, since {why}")
+        judge.save(paths.JUDGE, ordered, section, why)
+        others = "".join(f", and of the kind {each.kind} beside them" for each in ordered[1:])
+        print(f"judges: {len(section.seeds)} of the kind {headline}, since {why}{others}")
 
 
-def _kind(section: params.Judge, store: Store) -> tuple[judge.Kind, str]:
-    """The kind to try first, and why."""
-    if section.kind != "auto":
-        return section.kind, f"{paths.PARAMS} says so"
-    if store.spec.classes < 2:
-        return "label_free", "the images have no labels"
-    return "classifier", "the images have labels that can be learnt"
-
-
-def _classifiers(
-    section: params.Judge, store: Store, device: torch.device
-) -> tuple[dict[int, judge.Classifier], list[dict[str, Any]]]:
-    train, test = store.split("train"), store.split("test")
-    nets, facts = {}, []
-    for seed in section.seeds:
-        net = judge.train_classifier(
-            torch.from_numpy(np.array(train.images)),
-            torch.from_numpy(np.array(train.labels)),
-            store.spec,
-            section,
-            seed,
-            device,
-        )
-        found = judge.facts(net, seed, train, test, device)
-        print(f"judge {seed}: {100 * found['accuracy']:.1f} % of the test images right")
-        nets[seed] = net
-        facts.append(found)
-    return nets, facts
-
-
-def _label_free(
-    section: params.Judge, store: Store, device: torch.device
-) -> tuple[dict[int, label_free.Encoder], list[dict[str, Any]]]:
-    images = np.array(store.split("train").images)
-    nets, facts = {}, []
-    for seed in section.seeds:
-        net = label_free.train(torch.from_numpy(images), store.spec, section, seed, device)
-        nets[seed] = net
-        facts.append(judge.label_free_facts(net, seed, images, device))
-    return nets, facts
+def _in_memory(split: Split) -> Split:
+    return Split(np.array(split.images), np.array(split.labels))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,13 @@ def main() -> None:
         section: params.Evaluate = params.section(raw, "evaluate")
         device = stage.prepare_torch(params.section(raw, "runtime"))
         store = Store()
-        common = protocol.protocol(store, protocol.judge_facts(), n, section.split, section.seed)
+        facts = protocol.judge_facts()
+        common = protocol.protocol(store, facts, n, section.split, section.seed)
         judges = judge.load(paths.JUDGE, store.spec, device)
         rows = reference.rows(store, judges, n=n, split=section.split, seed=section.seed)
-        found = verdict.judge_the_judges(store, judges, n=n, split=section.split, seed=section.seed)
+        found = verdict.judge_the_judges(
+            store, judges, facts["kinds"], n=n, split=section.split, seed=section.seed
+        )
         result = {
             **common,
             "protocol": protocol.protocol_id(common),
@@ -27,7 +30,7 @@ def main() -> None:
         guard.confirm()
         files.write_json(home.reference, result)
         print(f"{len(rows)} reference rows for {store.name} in {home.reference}")
-        for reason in found.reasons:
+        for reason in found.kinds[0].reasons:
             print(f"warning: the judges do not judge: {reason}")
 
 

@@ -36,7 +36,11 @@ class Clone:
         self._git("init", "--quiet")
 
     def _shrink(self) -> None:
-        self.params["judge"] |= {"seeds": [1, 2], "epochs": 1}
+        self.params["judge"] |= {
+            "seeds": [1, 2],
+            "classifier": {"steps": 6, "learning_rate": 0.01},
+            "label_free": {"steps": 2, "learning_rate": 0.003},
+        }
         self.params["sample"] |= {"n": 20, "batch": 10}
         self.params["evaluate"] |= {"batch": 50}
         for entry in self.params["models"].values():

@@ -274,15 +274,26 @@ def sha256_of(value: Any) -> str:
 
 
 def rounded(result: dict[str, Any], digits: int = 8) -> dict[str, Any]:
-    """A flat result with its floats rounded to ``digits`` significant digits.
+    """A result with its floats, also those in lists and blocks, rounded to significant digits.
 
     Raises:
         NotFinite: if a value is NaN or infinite, which no result may hold.
     """
-    bad = [key for key, value in result.items() if isinstance(value, float) and not isfinite(value)]
+    bad = [key for key, value in result.items() if not _is_finite(value)]
     if bad:
         raise NotFinite(f"results must be finite, but these are not: {', '.join(bad)}")
-    return {
-        key: float(f"{value:.{digits}g}") if isinstance(value, float) else value
-        for key, value in result.items()
-    }
+    return {key: _rounded(value, digits) for key, value in result.items()}
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or isfinite(value)
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(each, digits) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each, digits) for each in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value

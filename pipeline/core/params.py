@@ -100,6 +100,13 @@ class Runtime(Section):
     checkpoint_seconds: float = Field(20.0, gt=0, le=86_400)
 
 
+class Classifier(Section):
+    """Judges that learn from labels."""
+
+    steps: int = Field(448, ge=1, le=1_000_000)
+    learning_rate: Rate = 0.01
+
+
 class LabelFree(Section):
     """Judges that learn from the images alone."""
 
@@ -112,10 +119,9 @@ class Judge(Section):
 
     kind: Literal["auto", "classifier", "label_free"] = "auto"
     seeds: list[Seed] = Field([101, 102, 103], min_length=1, max_length=100)
-    epochs: int = Field(8, ge=1, le=10_000)
     batch: int = Field(64, ge=2, le=65_536)
-    learning_rate: Rate = 0.01
     features: int = Field(64, ge=2, le=4096)
+    classifier: Classifier = Classifier()
     label_free: LabelFree = LabelFree()
 
     @field_validator("seeds")

@@ -11,27 +11,18 @@ judges with labels see. There is no blur, no mirror, no change of colour and no 
 """
 
 import math
-from itertools import pairwise
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.core import params, seeds
-from pipeline.core.contract import in_batches, to_signed
+from pipeline.core.contract import to_signed
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.core.progress import Progress
+from pipeline.evaluation.trunk import trunk
 
-LARGEST_MAP = 8
-"""Images are halved until their longer side is this small; a dense layer sees the rest."""
-LARGEST_FULL = 40
-"""Where the longer side is above this, no layer works at full resolution: it would take the most
-time of all, and the first one still sees every pixel."""
-WIDTH = 8
-"""Channels at full resolution; doubled with each halving."""
-WIDEST = 64
 EXPANDED = 256
 """Width of the layers behind the features, on whose output the loss is; they are thrown away."""
 INVARIANCE, VARIANCE, COVARIANCE = 25.0, 25.0, 1.0
@@ -43,42 +34,17 @@ TURN, SHEAR, SHIFT, SCALE = math.radians(15), 0.1, 0.08, 1.15
 MAX_NOISE = 0.1
 """Standard deviation, where white is 1."""
 WEIGHT_DECAY = 1e-2
-BATCH = 250
 
 
 class Encoder(nn.Module):
-    """Convolutions with BatchNorm, each of which halves the images, and a dense layer."""
+    """Convolutions with BatchNorm and a dense layer."""
 
     def __init__(self, spec: ImageSpec, features: int) -> None:
         super().__init__()
-        height, width = spec.height, spec.width
-        layers: list[nn.Module] = []
+        self.body, size = trunk(spec)
+        self.embed = nn.Linear(size, features)
 
-        def convolve(wide_in: int, wide_out: int, kernel: int, stride: int) -> None:
-            layers.extend(
-                [
-                    nn.Conv2d(wide_in, wide_out, kernel, stride, padding=1),
-                    nn.BatchNorm2d(wide_out),
-                    nn.ReLU(),
-                ]
-            )
-
-        widths = [WIDTH]
-        if max(height, width) > LARGEST_FULL:
-            height, width = height // 2, width // 2
-            widths = [2 * WIDTH]
-            convolve(spec.channels, widths[0], kernel=4, stride=2)
-        else:
-            convolve(spec.channels, widths[0], kernel=3, stride=1)
-        while max(height, width) > LARGEST_MAP:
-            height, width = -(-height // 2), -(-width // 2)
-            widths.append(min(2 * widths[-1], WIDEST))
-        for wide_in, wide_out in pairwise(widths):
-            convolve(wide_in, wide_out, kernel=3, stride=2)
-        self.body = nn.Sequential(*layers, nn.Flatten())
-        self.embed = nn.Linear(widths[-1] * height * width, features)
-
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
         """Unscaled features, float [B, d], of images in -1..1."""
         return self.embed(self.body(images))
 
@@ -167,7 +133,7 @@ def train(
             index, order = order[: judge.batch], order[judge.batch :]
             batch = to_signed(images[index])
             views = torch.cat([distort(batch, rng), distort(batch, rng)])
-            one, other = expander(encoder(views)).chunk(2)
+            one, other = expander(encoder.features(views)).chunk(2)
             loss = vicreg(one, other)
             optimiser.zero_grad()
             loss.backward()
@@ -177,20 +143,9 @@ def train(
     return encoder.eval()
 
 
-@torch.no_grad()
-def embed(encoder: Encoder, images: np.ndarray, device: torch.device) -> np.ndarray:
-    """Unscaled features float32 [N, d] of uint8 images [N, C, H, W]."""
-    features = []
-    for index, real in in_batches(len(images), BATCH):
-        batch = to_signed(torch.from_numpy(images[index.numpy()]).to(device))
-        features.append(encoder(batch)[:real].cpu())
-    return torch.cat(features).numpy()
-
-
-RECIPE = (Encoder, distort, vicreg, train, embed)
+RECIPE = (Encoder, distort, vicreg, train)
 CONSTANTS = (
-    *("LARGEST_MAP", "LARGEST_FULL", "WIDTH", "WIDEST", "EXPANDED"),
-    *("INVARIANCE", "VARIANCE", "COVARIANCE", "EPSILON"),
+    *("EXPANDED", "INVARIANCE", "VARIANCE", "COVARIANCE", "EPSILON"),
     *("TURN", "SHEAR", "SHIFT", "SCALE", "MAX_NOISE", "WEIGHT_DECAY"),
 )
 """The code and the numbers that decide what such a judge is; see `pipeline.evaluation.judge`."""

@@ -17,8 +17,9 @@ from pipeline.datasets.store import Store
 METRIC_VERSION = "1"
 """Raised by hand whenever a metric's code gives other numbers for the same images."""
 
-
-FEATURES = {"classifier": "judge", "label_free": "label-free"}
+Kind = Literal["classifier", "label_free"]
+"""Of judges; see `pipeline.evaluation.judge`."""
+FEATURES: dict[Kind, str] = {"classifier": "judge", "label_free": "label-free"}
 """What features of each kind of judge are called."""
 
 
@@ -30,14 +31,20 @@ class OneJudge(records.Record):
     accuracy: float | None = Field(ge=0, le=1)
 
 
-class Judges(records.Record):
-    """The content of ``judge.json``."""
+class OfKind(records.Record):
+    """All judges of one kind."""
 
+    kind: Kind
     recipe: str
-    kind: Literal["classifier", "label_free"]
-    why: str
-    features: int = Field(ge=1)
     judges: list[OneJudge] = Field(min_length=1)
+
+
+class Judges(records.Record):
+    """The content of ``judge.json``; the first kind carries the headline."""
+
+    features: int = Field(ge=1)
+    why: str
+    kinds: list[OfKind] = Field(min_length=1, max_length=2)
 
 
 def reference_images(store: Store, split_name: str, n: int, seed: int) -> np.ndarray:
@@ -75,7 +82,7 @@ def reference_index(total: int, split_name: str, n: int, seed: int) -> np.ndarra
 
 
 def judge_facts(folder: Path = paths.JUDGE) -> dict[str, Any]:
-    """``judge.json``: recipe, kind and why, number of features, and what is known of each.
+    """``judge.json``: number of features, why which kind carries the headline, and each kind.
 
     Raises:
         PipelineError: if no judge was trained, or the file holds anything else.
@@ -98,17 +105,25 @@ def protocol(store: Store, judges: dict[str, Any], n: int, split: str, seed: int
         split: the split that these real images are from.
         seed: of their choice where they are not the whole split.
     """
+    first, *other = judges["kinds"]
     return {
         "dataset": store.name,
         "data_sha256": store.sha256[:16],
-        "judge_recipe": judges["recipe"][:16],
+        "judge_recipe": first["recipe"][:16],
+        "second_recipe": other[0]["recipe"][:16] if other else None,
         "n_samples": n,
         "n_reference": n,
         "reference_split": split,
         "reference_seed": seed,
-        "fid_features": f"{FEATURES[judges['kind']]}-{judges['features']}x{len(judges['judges'])}",
+        "fid_features": _features(first, judges["features"]),
+        "second_features": _features(other[0], judges["features"]) if other else None,
         "metric_version": METRIC_VERSION,
     }
+
+
+def _features(judges: dict[str, Any], size: int) -> str:
+    """What features of all judges of a kind are called, such as judge-64x3."""
+    return f"{FEATURES[judges['kind']]}-{size}x{len(judges['judges'])}"
 
 
 def protocol_id(facts: dict[str, Any]) -> str:

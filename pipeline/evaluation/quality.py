@@ -12,13 +12,16 @@ import numpy as np
 
 from pipeline.datasets.store import Store
 from pipeline.evaluation import protocol
-from pipeline.evaluation.judge import Judge, Seen, see
+from pipeline.evaluation.judge import Judges, Seen, see
 from pipeline.evaluation.metrics import distortion, fid, kid, neighbours
 
 KEYS = (
     "fid",
     "fid_min",
     "fid_max",
+    "second_fid",
+    "second_fid_min",
+    "second_fid_max",
     "kid",
     "kid_min",
     "kid_max",
@@ -43,10 +46,11 @@ CLASS_KEYS = ("class_fid", "class_fid_max", "class_fid_n", "class_fid_real", "cl
 """What `by_class` reports."""
 
 
-def measure(found: Seen, real: Seen) -> dict[str, float]:
+def measure(found: Seen, real: Seen) -> dict[str, float | None]:
     """Images against as many real ones, by `KEYS`.
 
     - ``fid``: Frechet distance (`metrics.fid`), the geometric mean over judges;
+    - ``second_fid``: the same by the judges of the other kind, None where there are none;
     - ``kid``: kernel distance (`metrics.kid`); about 0, and as often below as above, for images of
       the real distribution;
     - ``precision``, ``recall``, ``density``, ``coverage``: `metrics.neighbours`;
@@ -58,16 +62,20 @@ def measure(found: Seen, real: Seen) -> dict[str, float]:
             images of one shape.
     """
     _check(found, real)
-    distances, kernels, overlaps = [], [], []
+    fids, kernels, overlaps = [], [], []
     for features, wanted in zip(found.features, real.features, strict=True):
-        distances.append(_distance(features, wanted))
+        fids.append(_distance(features, wanted))
         kernels.append(kid.kernel_distance(features, wanted))
         overlaps.append(neighbours.overlap(features, wanted))
     coverages = [each.coverage for each in overlaps]
+    others = distances(found.by_second(), real.by_second())
     return {
-        "fid": geometric_mean(distances),
-        "fid_min": min(distances),
-        "fid_max": max(distances),
+        "fid": geometric_mean(fids),
+        "fid_min": min(fids),
+        "fid_max": max(fids),
+        "second_fid": geometric_mean(others) if others else None,
+        "second_fid_min": min(others, default=None),
+        "second_fid_max": max(others, default=None),
         "kid": float(np.mean(kernels)),
         "kid_min": min(kernels),
         "kid_max": max(kernels),
@@ -190,7 +198,7 @@ class Real:
     train_labels: np.ndarray
 
 
-def real_images(store: Store, judges: Sequence[Judge], split: str, n: int, seed: int) -> Real:
+def real_images(store: Store, judges: Judges, split: str, n: int, seed: int) -> Real:
     """Show the judges what samples are compared with.
 
     Raises:

@@ -67,7 +67,7 @@ KEYS = (
 
 
 def rows(
-    store: Store, judges: list[judge.Judge], *, n: int, split: str, seed: int
+    store: Store, judges: judge.Judges, *, n: int, split: str, seed: int
 ) -> list[dict[str, Any]]:
     """All reference rows, each with ``name``, ``label`` and `KEYS`.
 
@@ -88,7 +88,7 @@ def rows(
     average = mean(counts, shape)
     flat = np.rint(average).astype(np.uint8)
 
-    def judged(samples: np.ndarray) -> dict[str, float]:
+    def judged(samples: np.ndarray) -> dict[str, float | None]:
         return quality.measure(judge.see(judges, samples), wanted)
 
     real = protocol.reference_images(store, "train", n, seed)

@@ -3,7 +3,6 @@
 Everything is measured on images that went through uint8, in both directions.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from pipeline.core import seeds
 from pipeline.core.contract import Family, Translates
 from pipeline.datasets.store import Split, Store
-from pipeline.evaluation.judge import Judge, Seen, see
+from pipeline.evaluation.judge import Judges, Seen, see
 from pipeline.evaluation.metrics import distortion
 from pipeline.evaluation.quality import accuracy, distance
 from pipeline.sampling import drawing
@@ -37,7 +36,7 @@ KEYS = (
 
 def measure(
     family: Family,
-    judges: Sequence[Judge],
+    judges: Judges,
     store: Store,
     split: str,
     *,
@@ -123,7 +122,7 @@ def _errors(split: Split, a_to_b: np.ndarray, b_to_a: np.ndarray) -> dict[str, f
     }
 
 
-def _labels(split: Split, judges: Sequence[Judge], made_a: Seen, real_b: Seen) -> dict[str, float]:
+def _labels(split: Split, judges: Judges, made_a: Seen, real_b: Seen) -> dict[str, float]:
     """Whether images of B, which the classes are known of, keep them as images of A."""
     if split.truth_ab is None or split.truth_ba is None or not made_a.predictions:
         return {}

@@ -6,7 +6,6 @@ training images, against others. The evaluated split may show something else, wh
 by itself.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,7 +15,8 @@ import numpy as np
 from pipeline.core import files, seeds
 from pipeline.datasets.store import Split, Store
 from pipeline.evaluation import ladders, protocol
-from pipeline.evaluation.judge import Judge, Seen, see
+from pipeline.evaluation.judge import Judges, Seen, see
+from pipeline.evaluation.protocol import Kind
 from pipeline.evaluation.quality import distance, distances, geometric_mean
 
 SEEN = 1.5
@@ -35,39 +35,87 @@ HALVES = 5
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the judges were found to be worth.
+class OfKind:
+    """What the judges of one kind were found to be worth.
 
     Attributes:
-        reasons: why their FIDs rank nothing, a sentence each; none if they do.
-        shift: FID between training images and the evaluated split, over that between two halves of
-            the training images, as many each; about 1 where both show the same.
-        ladders: FID of each rung, by ladder and label, the geometric mean over judges.
+        kind: which.
+        accuracy: of each judge, see `pipeline.evaluation.judge.facts`.
+        ladders: FIDs of each rung, by ladder and label, one for each judge.
     """
 
-    reasons: list[str]
-    shift: float
-    ladders: dict[str, dict[str, float]]
+    kind: Kind
+    accuracy: list[float | None]
+    ladders: dict[str, dict[str, list[float]]]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why their FIDs rank nothing, a sentence each; none if they do."""
+        return _reasons(self.ladders)
 
     def facts(self) -> dict[str, Any]:
         """For a file of results."""
         return {
+            "kind": self.kind,
+            "accuracy": self.accuracy,
             "ranks": not self.reasons,
             "reasons": self.reasons,
-            **files.rounded({"shift": self.shift}),
-            "shifted": self.shift > SHIFT,
-            "ladders": {name: files.rounded(rungs) for name, rungs in self.ladders.items()},
+            "ladders": self.ladders,
         }
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What all judges were found to be worth.
+
+    Attributes:
+        kinds: what is known of each, that of the headline first.
+        n: images of each half of the training images.
+        within: FID between such halves, several times, by the judges of the headline.
+        across: FID between one such half and as many images of the evaluated split.
+    """
+
+    kinds: list[OfKind]
+    n: int
+    within: list[float]
+    across: list[float]
+
+    @property
+    def shift(self) -> float:
+        """Mean FID across over that within: about 1 where both splits show the same."""
+        return float(np.mean(self.across) / np.mean(self.within))
+
+    def facts(self) -> dict[str, Any]:
+        """For a file of results."""
+        reasons = self.kinds[0].reasons
+        return files.rounded(
+            {
+                "ranks": not reasons,
+                "reasons": reasons,
+                "shift": self.shift,
+                "shifted": self.shift > SHIFT,
+                "floor_n": self.n,
+                "floor": self.within,
+                "kinds": [each.facts() for each in self.kinds],
+            }
+        )
+
+
 def judge_the_judges(
-    store: Store, judges: Sequence[Judge], *, n: int, split: str, seed: int
+    store: Store,
+    judges: Judges,
+    known: list[dict[str, Any]],
+    *,
+    n: int,
+    split: str,
+    seed: int,
 ) -> Verdict:
     """Have the judges rank what is known.
 
     Args:
         store: the data set.
         judges: all of them.
+        known: ``kinds`` of `pipeline.evaluation.protocol.judge_facts`.
         n: images per FID, at least 2.
         split: the split whose images are compared with.
         seed: of the choice of images and of the damage.
@@ -80,17 +128,20 @@ def judge_the_judges(
     seen = see(judges, images)
     one, other = _halves(len(images), n, seed, 0)
     rest = np.setdiff1d(np.arange(len(images)), other)  # for what some kinds are taken out of
-    found: dict[str, dict[str, list[float]]] = {}
+    found: list[dict[str, dict[str, list[float]]]] = [{} for _ in known]
+    wanted = seen.take(other)
     for rung in ladders.rungs(Split(images[rest], labels[rest]), len(one), seed):
         spoilt = see(judges, rung.images)
-        found.setdefault(rung.ladder, {})[rung.label] = distances(spoilt, seen.take(other))
-    mean = {
-        ladder: {label: geometric_mean(each) for label, each in steps.items()}
-        for ladder, steps in found.items()
-    }
-    wanted = see(judges, protocol.reference_images(store, split, n, seed))
-    shift = _shift(seen, wanted, seed)
-    return Verdict(_reasons(found), shift, mean)
+        pairs = [(spoilt, wanted), (spoilt.by_second(), wanted.by_second())]
+        for steps, pair in zip(found, pairs, strict=False):
+            steps.setdefault(rung.ladder, {})[rung.label] = distances(*pair)
+    kinds = [
+        OfKind(each["kind"], [one["accuracy"] for one in each["judges"]], steps)
+        for each, steps in zip(known, found, strict=True)
+    ]
+    evaluated = see(judges, protocol.reference_images(store, split, n, seed))
+    within, across = _halved(seen, evaluated, seed)
+    return Verdict(kinds, len(one), within, across)
 
 
 def _reasons(found: dict[str, dict[str, list[float]]]) -> list[str]:
@@ -150,11 +201,12 @@ def _halves(total: int, n: int, seed: int, k: int) -> tuple[np.ndarray, np.ndarr
     return order[:m], order[m : 2 * m]
 
 
-def _shift(train: Seen, wanted: Seen, seed: int) -> float:
+def _halved(train: Seen, evaluated: Seen, seed: int) -> tuple[list[float], list[float]]:
+    """FIDs between halves of the training images, and between such a half and the others."""
     within, across = [], []
     for k in range(HALVES):
-        one, other = (train.take(each) for each in _halves(len(train), len(wanted), seed, k))
-        chosen = seeds.subset(len(wanted), len(one), seed, "halves", k)
+        one, other = (train.take(each) for each in _halves(len(train), len(evaluated), seed, k))
+        chosen = seeds.subset(len(evaluated), len(one), seed, "halves", k)
         within.append(distance(one, other))
-        across.append(distance(one, wanted.take(chosen)))
-    return float(np.mean(across) / np.mean(within))
+        across.append(distance(one, evaluated.take(chosen)))
+    return within, across

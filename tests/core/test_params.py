@@ -39,9 +39,9 @@ def test_every_knob_of_every_model_is_written_out():
     ("old", "new", "expected"),
     [
         (
-            "  epochs: 8",
-            "  epoch: 8",
-            "judge.epoch = 8: unknown key 'epoch'; did you mean 'epochs'?",
+            "  features: 64",
+            "  feature: 8",
+            "judge.feature = 8: unknown key 'feature'; did you mean 'features'?",
         ),
         ("  device: auto", "  devcie: auto", "runtime.devcie = 'auto': unknown key 'devcie'; did"),
         ("  device: auto", "  device: gpu", "runtime.device = 'gpu': should be 'auto', 'cpu' or"),

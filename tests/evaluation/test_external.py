@@ -15,7 +15,7 @@ from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets.store import Split, Store, write
-from pipeline.evaluation import external, judge, protocol, quality
+from pipeline.evaluation import classifier, external, judge, protocol, quality
 from pipeline.orchestration import repro
 
 HOME = paths.Results("toy")
@@ -297,7 +297,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, content):
 
 # --- judging -----------------------------------------------------------------------------------
 
-SETTINGS = params.Judge(seeds=[1], epochs=1, batch=16, learning_rate=0.01, features=4)
+SETTINGS = params.Judge(seeds=[1], batch=16, features=4, classifier=params.Classifier(steps=4))
 
 
 @pytest.fixture
@@ -314,9 +314,9 @@ def project(tmp_path, monkeypatch):
     }
     write(paths.PROCESSED, "toy", list("abcd"), parts)
     images, labels = torch.from_numpy(grey(64, 1)), torch.arange(64) % 4
-    net = judge.train_classifier(images, labels, GREY, SETTINGS, 1, torch.device("cpu"))
-    facts = judge.facts(net, 1, parts["train"], parts["test"], torch.device("cpu"))
-    judge.save(paths.JUDGE, {1: net}, SETTINGS, [facts])
+    net = classifier.train(images, labels, GREY, SETTINGS, 1, torch.device("cpu"))
+    facts = judge.facts(net, "classifier", 1, parts["train"], parts["test"], torch.device("cpu"))
+    judge.save(paths.JUDGE, [judge.Trained("classifier", {1: net}, [facts])], SETTINGS)
     (tmp_path / "made").mkdir()
     monkeypatch.setattr(repro, "make_judges", lambda: (tmp_path / "made" / "judges").touch())
     HOME.folder.mkdir(parents=True)

@@ -1,7 +1,4 @@
-import importlib.util
-import itertools
-import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,17 +10,26 @@ from pipeline.core.contract import to_signed
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets.store import Split
-from pipeline.evaluation import judge, protocol
+from pipeline.evaluation import classifier, judge, label_free, protocol, trunk
 from pipeline.evaluation.metrics import fid
 
 CPU = torch.device("cpu")
 SPEC = ImageSpec(1, 12, 10, 4)
-SETTINGS = params.Judge(seeds=[1, 2], epochs=1, batch=16, learning_rate=0.01, features=8)
+SETTINGS = params.Judge(
+    seeds=[1, 2],
+    batch=16,
+    features=8,
+    classifier=params.Classifier(steps=4),
+    label_free=params.LabelFree(steps=3),
+)
+
+
+KIND = "classifier"
 
 
 def train(spec=SPEC, seed=1, n=64, settings=SETTINGS):
     images, labels = some_images(n, spec), some_labels(n, spec)
-    return judge.train_classifier(images, labels, spec, settings, seed, CPU)
+    return classifier.train(images, labels, spec, settings, seed, CPU)
 
 
 def split(spec=SPEC, n=64):
@@ -37,13 +43,28 @@ def nets():
 
 @pytest.fixture(scope="module")
 def facts(nets):
-    return [judge.facts(net, seed, split(), split(), CPU) for seed, net in nets.items()]
+    return [judge.facts(net, KIND, seed, split(), split(), CPU) for seed, net in nets.items()]
 
 
 @pytest.fixture(scope="module")
 def judges(nets, facts):
     pairs = zip(nets.values(), facts, strict=True)
-    return [judge.Judge(net, found["scale"], CPU) for net, found in pairs]
+    return judge.Judges([judge.Judge(net, found["scale"], CPU) for net, found in pairs])
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    """Networks of the other kind."""
+    return {
+        seed: label_free.train(some_images(64, SPEC), SPEC, SETTINGS, seed, CPU)
+        for seed in SETTINGS.seeds
+    }
+
+
+@pytest.fixture(scope="module")
+def both(judges, encoders):
+    others = [judge.Judge(net, 2.0, CPU) for net in encoders.values()]
+    return judge.Judges(judges.headline, others)
 
 
 def close(a, b):
@@ -79,43 +100,6 @@ def test_features_are_those_under_the_head(nets):
     assert (features >= 0).all()
 
 
-def quiet(monkeypatch):
-    monkeypatch.setattr(judge, "MAX_NOISE", 0.0)
-
-
-def test_augment_shifts_by_up_to_two_pixels_and_repeats_the_border(monkeypatch):
-    quiet(monkeypatch)
-    images = to_signed(some_images(400, SPEC)[:1].expand(400, -1, -1, -1))
-    shifted = judge.augment(images, torch.Generator().manual_seed(0))
-    rows, columns = np.arange(12), np.arange(10)
-    candidates = {
-        images[0, 0].numpy()[np.ix_((rows + y).clip(0, 11), (columns + x).clip(0, 9))].tobytes()
-        for y, x in itertools.product(range(-2, 3), repeat=2)
-    }
-    assert {image.numpy().tobytes() for image in shifted[:, 0].contiguous()} == candidates
-
-
-def test_augment_adds_noise_to_about_half_of_the_images():
-    images = torch.zeros(2000, 1, 32, 32)
-    noisy = judge.augment(images, torch.Generator().manual_seed(0))
-    spread = noisy.flatten(1).std(dim=1)
-    touched = spread > 0
-    assert touched.float().mean() == pytest.approx(0.5, abs=0.05)
-    # On -1..1, where white is 2 above black, a standard deviation of 0.1 of white is 0.2.
-    assert spread.max() == pytest.approx(0.2, rel=0.1)
-    assert spread[touched].mean() == pytest.approx(0.1, rel=0.1)
-    assert noisy[touched].mean().abs() < 0.01
-
-
-def test_augment_is_a_function_of_its_generator():
-    images = to_signed(some_images(20, SPEC))
-    first, second, other = (
-        judge.augment(images, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
-    )
-    assert torch.equal(first, second)
-    assert not torch.equal(first, other)
-
-
 def test_scaled_training_features_have_a_covariance_of_trace_d(judges):
     for features in judge.see(judges, split().images).features:
         covariance = fid.moments(features).covariance
@@ -126,29 +110,53 @@ def test_every_judge_sees_every_image_in_its_own_scale(nets, judges):
     images = some_images(30, SPEC, 3).numpy()
     seen = judge.see(judges, images)
     assert len(seen) == 30 and seen.images is images
-    assert len(seen.features) == len(seen.predictions) == len(judges) == 2
+    assert len(seen.features) == len(seen.predictions) == 2 and seen.second == ()
     for i, net in enumerate(nets.values()):
         features, labels = judge.embed(net, images, CPU)
         assert seen.features[i].dtype == np.float64
-        np.testing.assert_array_equal(seen.features[i], features.astype(float) * judges[i].scale)
+        np.testing.assert_array_equal(
+            seen.features[i], features.astype(float) * judges.headline[i].scale
+        )
         np.testing.assert_array_equal(seen.predictions[i], labels)
-    assert judges[0].scale != judges[1].scale
+    one, other = judges.headline
+    assert one.scale != other.scale
 
 
-def test_some_of_the_images_are_seen_as_with_the_others(judges):
+def test_the_other_kind_sees_beside_and_takes_no_part(judges, encoders, both):
     images = some_images(30, SPEC, 3).numpy()
-    whole, index = judge.see(judges, images), np.array([4, 4, 29, 0])
+    seen, alone = judge.see(both, images), judge.see(judges, images)
+    for name in ("features", "predictions"):
+        for here, there in zip(getattr(seen, name), getattr(alone, name), strict=True):
+            np.testing.assert_array_equal(here, there)
+    for found, net in zip(seen.second, encoders.values(), strict=True):
+        np.testing.assert_array_equal(found, 2.0 * judge.embed(net, images, CPU)[0].astype(float))
+    other = seen.by_second()
+    assert other.features is seen.second and other.second == () and other.images is images
+
+
+def test_labels_are_named_by_whoever_knows_them(both):
+    """Also where the judges of the headline know none."""
+    images = some_images(30, SPEC, 3).numpy()
+    turned = judge.see(judge.Judges(both.second, both.headline), images)
+    for here, there in zip(turned.predictions, judge.see(both, images).predictions, strict=True):
+        np.testing.assert_array_equal(here, there)
+    assert judge.see(judge.Judges(both.second), images).predictions == ()
+
+
+def test_some_of_the_images_are_seen_as_with_the_others(both):
+    images = some_images(30, SPEC, 3).numpy()
+    whole, index = judge.see(both, images), np.array([4, 4, 29, 0])
     some = whole.take(index)
     np.testing.assert_array_equal(some.images, images[index])
-    for name in ("features", "predictions"):
+    for name in ("features", "predictions", "second"):
         for one, other in zip(getattr(some, name), getattr(whole, name), strict=True):
             np.testing.assert_array_equal(one, other[index])
 
 
 def test_constant_features_have_no_scale(nets):
     blank = Split(np.zeros((20, *SPEC.shape), np.uint8), np.zeros(20, np.int64))
-    with pytest.raises(PipelineError, match="constant"):
-        judge.facts(nets[1], 1, blank, blank, CPU)
+    with pytest.raises(PipelineError, match=r"judge\.classifier\.learning_rate"):
+        judge.facts(nets[1], KIND, 1, blank, blank, CPU)
 
 
 def test_accuracy_is_over_the_test_labels(nets, facts):
@@ -156,14 +164,54 @@ def test_accuracy_is_over_the_test_labels(nets, facts):
     assert facts[0]["accuracy"] == (predictions == split().labels).mean()
 
 
-def test_loaded_judges_give_identical_features(tmp_path, nets, facts, judges):
-    judge.save(tmp_path / "judge", nets, SETTINGS, facts)
-    loaded = judge.load(tmp_path / "judge", SPEC, CPU)
+def test_the_accuracy_of_a_judge_without_labels_is_that_of_a_probe(encoders):
+    """A linear one: where features are the class itself, all is right; where they are not, not."""
+
+    def of(labels):
+        images = some_images(200, SPEC, 1).numpy() // 8
+        images += (90 * labels[:, None, None, None]).astype(np.uint8)
+        return Split(images, labels)
+
+    told = np.arange(200) % 2
+    train, test = of(told), of(told[::-1].copy())
+    found = judge.facts(encoders[1], "label_free", 1, train, test, CPU)
+    assert found["accuracy"] > 0.95
+    other = Split(test.images, np.random.default_rng(0).permutation(told))
+    assert judge.facts(encoders[1], "label_free", 1, train, other, CPU)["accuracy"] < 0.7
+    alone = Split(train.images, np.zeros(200, np.int64))
+    assert judge.facts(encoders[1], "label_free", 1, alone, alone, CPU)["accuracy"] is None
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_loaded_judges_give_identical_features(tmp_path, nets, encoders, facts, turned):
     images = some_images(30, SPEC, 3).numpy()
-    before, after = judge.see(judges, images), judge.see(loaded, images)
-    for name in ("features", "predictions"):
-        for one, other in zip(getattr(before, name), getattr(after, name), strict=True):
-            np.testing.assert_array_equal(one, other)
+    known = [{"seed": seed, "scale": 0.5, "accuracy": None} for seed in encoders]
+    kinds = [
+        judge.Trained(KIND, nets, facts),
+        judge.Trained("label_free", encoders, known),
+    ]
+    judge.save(tmp_path / "judge", kinds[::-1] if turned else kinds, SETTINGS, "since")
+    found = judge.see(judge.load(tmp_path / "judge", SPEC, CPU), images)
+    first, second = (found.second, found.features) if turned else (found.features, found.second)
+    for net, fact, features in zip(nets.values(), facts, first, strict=True):
+        expected, labels = judge.embed(net, images, CPU)
+        np.testing.assert_array_equal(features, expected.astype(float) * fact["scale"])
+        assert any((labels == each).all() for each in found.predictions)
+    for net, features in zip(encoders.values(), second, strict=True):
+        np.testing.assert_array_equal(
+            features, judge.embed(net, images, CPU)[0].astype(float) * 0.5
+        )
+    told = protocol.judge_facts(tmp_path / "judge")
+    assert told["why"] == "since"
+    assert [each["recipe"] for each in told["kinds"]] == [
+        judge.recipe(SETTINGS, each["kind"]) for each in told["kinds"]
+    ]
+
+
+def test_one_kind_may_be_all_there_is(tmp_path, nets, facts):
+    judge.save(tmp_path / "judge", [judge.Trained(KIND, nets, facts)], SETTINGS)
+    loaded = judge.load(tmp_path / "judge", SPEC, CPU)
+    assert len(loaded.headline) == 2 and loaded.second == ()
 
 
 def test_a_missing_judge_says_what_to_run(tmp_path):
@@ -171,86 +219,52 @@ def test_a_missing_judge_says_what_to_run(tmp_path):
         judge.load(tmp_path, SPEC, CPU)
 
 
-def test_training_is_deterministic_and_depends_on_the_seed(nets):
-    again, other = train(seed=1).state_dict(), nets[2].state_dict()
-    for name, value in nets[1].state_dict().items():
-        assert torch.equal(value, again[name]), name
-    assert not torch.equal(nets[1].state_dict()["head.weight"], other["head.weight"])
+def same_recipe(of, **changes):
+    return judge.recipe(SETTINGS.model_copy(update=changes), of) == judge.recipe(SETTINGS, of)
 
 
-def test_training_learns_what_tells_the_classes_apart():
-    labels = some_labels(256, SPEC)
-    images = (60 * labels)[:, None, None, None].expand(-1, *SPEC.shape).to(torch.uint8)
-    settings = SETTINGS.model_copy(update={"epochs": 6})
-    net = judge.train_classifier(images, labels, SPEC, settings, 1, CPU)
-    assert (judge.embed(net, images.numpy(), CPU)[1] == labels.numpy()).mean() > 0.9
+@pytest.mark.parametrize(("kind", "other"), [(KIND, "label_free"), ("label_free", KIND)])
+def test_the_recipe_is_that_of_one_kind_alone(kind, other):
+    def steps(name):
+        return {name: getattr(SETTINGS, name).model_copy(update={"steps": 7})}
+
+    assert judge.recipe(SETTINGS, kind) != judge.recipe(SETTINGS, other)
+    assert same_recipe(kind, kind="label_free") and same_recipe(kind, **steps(other))
+    assert not same_recipe(kind, **steps(kind))
+    for name, value in {"seeds": [3], "batch": 8, "features": 16}.items():
+        assert not same_recipe(kind, **{name: value}), name
 
 
-def test_a_batch_larger_than_the_data_is_refused():
-    with pytest.raises(PipelineError, match=r"judge\.batch is 16"):
-        train(n=15)
+MODULES = {"classifier": classifier, "label_free": label_free}
 
 
-def test_recipe_depends_on_the_parameters_only(tmp_path, nets, facts):
-    before = judge.recipe(SETTINGS)
-    assert before != judge.recipe(SETTINGS.model_copy(update={"epochs": 2}))
-    judge.save(tmp_path / "a", nets, SETTINGS, facts)
-    other = {1: nets[2], 2: nets[1]}
-    judge.save(tmp_path / "b", other, SETTINGS, facts)
-    recipes = {protocol.judge_facts(tmp_path / name)["recipe"] for name in "ab"}
-    assert recipes == {before}
+@pytest.mark.parametrize("kind", MODULES)
+def test_the_recipe_depends_on_the_code_that_makes_a_judge(monkeypatch, kind):
+    before = judge.recipe(SETTINGS, kind)
+    for module in (trunk, MODULES[kind]):
+        for name in module.CONSTANTS:
+            with monkeypatch.context() as changed:
+                changed.setattr(module, name, 7)
+                assert judge.recipe(SETTINGS, kind) != before, name
+        for left in module.RECIPE:
+            with monkeypatch.context() as changed:
+                rest = tuple(each for each in module.RECIPE if each is not left)
+                changed.setattr(module, "RECIPE", rest)
+                assert judge.recipe(SETTINGS, kind) != before, left
+    for name in ("embed", "facts"):
+        with monkeypatch.context() as changed:
+            changed.setattr(judge, name, lambda: SimpleNamespace())
+            assert judge.recipe(SETTINGS, kind) != before, name
+    assert judge.recipe(SETTINGS, kind) == before
 
 
-def recipe_of_changed_code(folder, monkeypatch, old, new):
-    """The recipe that judge.py would give with another text in place of the first ``old``."""
-    text = Path(judge.__file__).read_text()
-    assert old in text
-    path = folder / "changed_judge.py"
-    path.write_text(text.replace(old, new, 1))
-    spec = importlib.util.spec_from_file_location("changed_judge", path)
-    changed = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "changed_judge", changed)
-    spec.loader.exec_module(changed)
-    return changed.recipe(SETTINGS)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("[spec.channels, 8, 16, 32]", "[spec.channels, 8, 16, 64]"),
-        ('mode="replicate"', 'mode="reflect"'),
-        ("weight_decay=1e-2", "weight_decay=1e-3"),
-        ("net.features(batch)", "net.body(batch)"),
-        ("math.sqrt(features.shape[1] / spread)", "math.sqrt(1 / spread)"),
-        ("SHIFT = 2", "SHIFT = 3"),
-        ("MAX_NOISE = 0.1", "MAX_NOISE = 0.2"),
-    ],
-    ids=["network", "augmentation", "training", "features", "scale", "shift", "noise"],
-)
-def test_recipe_depends_on_the_code_that_makes_a_judge(tmp_path, monkeypatch, old, new):
-    assert recipe_of_changed_code(tmp_path, monkeypatch, old, new) != judge.recipe(SETTINGS)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("class Judge:", "class Judge:"),
-        ('"""The judges: small networks', '"""Other words: small networks'),
-        ("    def take(self", "    def taken(self"),
-        ('"""Load what `save` wrote.', '"""Read it again.'),
-        ("class Classifier(", "def more():\n    pass\n\n\nclass Classifier("),
-    ],
-    ids=["nothing", "docstring", "what is seen", "loading", "more code"],
-)
-def test_recipe_depends_on_nothing_else_in_the_file(tmp_path, monkeypatch, old, new):
-    assert recipe_of_changed_code(tmp_path, monkeypatch, old, new) == judge.recipe(SETTINGS)
-
-
-@pytest.mark.parametrize("spec", [ImageSpec(3, 32, 32, 7), ImageSpec(1, 20, 24, 2)])
-def test_other_shapes_and_numbers_of_classes(spec):
-    net = train(spec, n=32)
-    images = some_images(6, spec).numpy()
-    features, labels = judge.embed(net, images, CPU)
-    assert features.shape == (6, 8)
-    assert labels.min() >= 0 and labels.max() < spec.classes
-    assert net(to_signed(torch.from_numpy(images))).shape == (6, spec.classes)
+def test_all_that_makes_a_judge_is_in_its_recipe():
+    """Every number of the modules, and every function and network."""
+    for module in (trunk, classifier, label_free):
+        mine = {
+            name: value
+            for name, value in vars(module).items()
+            if isinstance(value, int | float) or getattr(value, "__module__", "") == module.__name__
+        }
+        made_by = {each.__name__ for each in module.RECIPE}
+        assert set(mine) - {"learnt"} == {*module.CONSTANTS, *made_by}, module

@@ -1,24 +1,16 @@
 import math
-import re
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from builders import some_images
-from params_files import changed
 
-from pipeline.core import params, paths
+from pipeline.core import params
 from pipeline.core.contract import to_signed
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
-from pipeline.datasets.store import Split, write
-from pipeline.evaluation import judge, label_free, protocol
-from pipeline.evaluation.metrics import fid
-from stages import judge as stage
+from pipeline.evaluation import classifier, label_free
 
-ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 SPEC = ImageSpec(1, 16, 12, 1)
 SETTINGS = params.Judge(
@@ -33,12 +25,6 @@ def train(seed=1, n=40, spec=SPEC, settings=SETTINGS):
 @pytest.fixture(scope="module")
 def nets():
     return {seed: train(seed) for seed in SETTINGS.seeds}
-
-
-@pytest.fixture(scope="module")
-def facts(nets):
-    images = some_images(40, SPEC).numpy()
-    return [judge.label_free_facts(net, seed, images, CPU) for seed, net in nets.items()]
 
 
 def test_the_loss_is_that_of_the_paper():
@@ -124,17 +110,7 @@ def test_every_second_view_has_noise_as_the_labelled_judges_see(monkeypatch):
     touched = spread > 1e-6
     assert touched.float().mean() == pytest.approx(0.5, abs=0.05)
     assert spread.max() == pytest.approx(0.2, rel=0.1)  # 0.1 of white, on -1..1
-    assert label_free.MAX_NOISE == judge.MAX_NOISE
-
-
-@pytest.mark.parametrize("size", [8, 28, 32, 64, 100, 128])
-def test_the_dense_layer_sees_a_small_map_whatever_the_size(size):
-    spec = ImageSpec(3, size, size - 3, 1)
-    net = label_free.Encoder(spec, 64).eval()
-    found = net.body[:-1](torch.zeros(1, *spec.shape))
-    assert max(found.shape[2:]) <= label_free.LARGEST_MAP
-    assert net(torch.zeros(2, *spec.shape)).shape == (2, 64)
-    assert sum(each.numel() for each in net.parameters()) < 500_000
+    assert label_free.MAX_NOISE == classifier.MAX_NOISE
 
 
 def test_training_is_deterministic_and_depends_on_the_seed(nets):
@@ -160,114 +136,3 @@ def test_every_image_is_shown_before_any_again(monkeypatch):
 def test_fewer_images_than_a_step_takes_are_refused():
     with pytest.raises(PipelineError, match=r"judge\.batch is 16"):
         train(n=15)
-
-
-def test_features_do_not_depend_on_the_rest_of_the_batch(nets, monkeypatch):
-    images = some_images(25, SPEC).numpy()
-    expected = label_free.embed(nets[1], images, CPU)
-    monkeypatch.setattr(label_free, "BATCH", 10)
-    np.testing.assert_allclose(
-        label_free.embed(nets[1], images[:7], CPU), expected[:7], rtol=1e-4, atol=1e-5
-    )
-
-
-def test_loaded_judges_give_identical_features_and_know_no_labels(tmp_path, nets, facts):
-    folder = tmp_path / "judge"
-    judge.save(folder, nets, SETTINGS, facts, kind="label_free", why="there are none")
-    loaded = judge.load(folder, SPEC, CPU)
-    images = some_images(30, SPEC, 3).numpy()
-    seen = judge.see(loaded, images)
-    assert seen.predictions == () and seen.take(np.arange(3)).predictions == ()
-    for net, found, features in zip(nets.values(), facts, seen.features, strict=True):
-        expected = label_free.embed(net, images, CPU).astype(float) * found["scale"]
-        np.testing.assert_array_equal(features, expected)
-    known = protocol.judge_facts(folder)
-    assert known["kind"] == "label_free" and known["why"] == "there are none"
-    assert known["recipe"] == judge.recipe(SETTINGS, "label_free") != judge.recipe(SETTINGS)
-
-
-def test_scaled_training_features_have_a_covariance_of_trace_d(nets, facts):
-    images = some_images(40, SPEC).numpy()
-    for net, found in zip(nets.values(), facts, strict=True):
-        [features] = judge.see([judge.Judge(net, found["scale"], CPU)], images).features
-        assert np.trace(fid.moments(features).covariance) == pytest.approx(8, rel=1e-6)
-
-
-def test_constant_features_have_no_scale(nets):
-    with pytest.raises(PipelineError, match="constant"):
-        judge.label_free_facts(nets[1], 1, np.zeros((20, *SPEC.shape), np.uint8), CPU)
-
-
-def test_the_recipe_is_that_of_this_kind_alone(monkeypatch):
-    before = {kind: judge.recipe(SETTINGS, kind) for kind in ("classifier", "label_free")}
-    assert judge.recipe(SETTINGS.model_copy(update={"kind": "label_free"})) == before["classifier"]
-    epochs = SETTINGS.model_copy(update={"epochs": 2})
-    assert judge.recipe(epochs, "label_free") == before["label_free"]
-    assert judge.recipe(epochs) != before["classifier"]
-    steps = SETTINGS.model_copy(update={"label_free": params.LabelFree(steps=4)})
-    assert judge.recipe(steps) == before["classifier"]
-    assert judge.recipe(steps, "label_free") != before["label_free"]
-    for name in label_free.CONSTANTS:
-        with monkeypatch.context() as changed:
-            changed.setattr(label_free, name, 7)
-            assert judge.recipe(SETTINGS, "label_free") != before["label_free"], name
-    with monkeypatch.context() as changed:
-        changed.setattr(label_free, "RECIPE", label_free.RECIPE[1:])
-        assert judge.recipe(SETTINGS, "label_free") != before["label_free"]
-
-
-def test_all_constants_of_the_module_are_in_the_recipe():
-    numbers = {name for name, value in vars(label_free).items() if isinstance(value, int | float)}
-    assert numbers - {"BATCH"} == set(label_free.CONSTANTS)
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "counts", "expected"),
-    [
-        (0.55, [250, 250], False),
-        (0.62, [250, 250], True),
-        (0.62, [20, 20], False),  # as good as that by chance, with so few
-        (0.905, [900, 100], False),
-        (0.95, [900, 100], True),
-        (0.98, 10 * [100], True),
-    ],
-)
-def test_labels_are_learnt_if_classifiers_beat_the_most_frequent_class(accuracy, counts, expected):
-    labels = np.repeat(np.arange(len(counts)), counts)
-    assert judge.learnt(accuracy, labels) is expected
-
-
-def stored(labels):
-    """A data set of noise, brighter in the second class if labels are ``learnable``."""
-    splits = {}
-    for seed, name in enumerate(("train", "val", "test")):
-        given = np.arange(64) % (1 if labels == "none" else 2)
-        light = 100 * given[:, None, None, None] * (labels == "learnable")
-        noise = some_images(64, SPEC, seed).numpy() // 8
-        splits[name] = Split((noise + light).astype(np.uint8), given)
-    write(paths.PROCESSED, "toy", ["a"] if labels == "none" else ["a", "b"], splits)
-
-
-@pytest.mark.parametrize(
-    ("kind", "labels", "expected", "why"),
-    [
-        ("auto", "learnable", "classifier", "labels that can be learnt"),
-        ("auto", "none", "label_free", "no labels"),
-        ("auto", "random", "label_free", "cannot be learnt: classifiers name .* % of the test"),
-        ("label_free", "learnable", "label_free", "params.yaml says so"),
-        ("classifier", "random", "classifier", "params.yaml says so"),
-    ],
-)
-def test_the_stage_takes_judges_that_can_judge(tmp_path, monkeypatch, kind, labels, expected, why):
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
-    small = {"steps": 2, "learning_rate": 0.01}
-    settings = {"kind": kind, "seeds": [1], "batch": 16, "epochs": 6, "label_free": small}
-    changed(tmp_path, **{f"judge__{key}": value for key, value in settings.items()})
-    stored(labels)
-    stage.main()
-    found = protocol.judge_facts()
-    assert found["kind"] == expected
-    assert re.search(why, found["why"])
-    assert (found["judges"][0]["accuracy"] is None) == (expected == "label_free")
-    assert judge.load(paths.JUDGE, ImageSpec(1, 16, 12, 1 if labels == "none" else 2), CPU)

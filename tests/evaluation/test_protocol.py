@@ -15,11 +15,20 @@ from pipeline.evaluation.protocol import (
 )
 
 JUDGE = {
-    "recipe": "r" * 64,
-    "kind": "classifier",
-    "why": "there are labels",
     "features": 64,
-    "judges": [{"seed": seed, "scale": 1.0, "accuracy": 0.9} for seed in (1, 2, 3)],
+    "why": "there are labels",
+    "kinds": [
+        {
+            "kind": "classifier",
+            "recipe": "r" * 64,
+            "judges": [{"seed": seed, "scale": 1.0, "accuracy": 0.9} for seed in (1, 2, 3)],
+        },
+        {
+            "kind": "label_free",
+            "recipe": "f" * 64,
+            "judges": [{"seed": seed, "scale": 1.0, "accuracy": 0.9} for seed in (1, 2)],
+        },
+    ],
 }
 
 
@@ -84,13 +93,21 @@ def test_the_facts(store):
         "dataset": "toy",
         "data_sha256": store.sha256[:16],
         "judge_recipe": "r" * 16,
+        "second_recipe": "f" * 16,
         "n_samples": 8,
         "n_reference": 8,
         "reference_split": "test",
         "reference_seed": 5,
         "fid_features": "judge-64x3",
+        "second_features": "label-free-64x2",
         "metric_version": METRIC_VERSION,
     }
+
+
+def test_the_facts_where_there_is_but_one_kind(store):
+    facts = protocol(store, {**JUDGE, "kinds": JUDGE["kinds"][1:]}, 8, "test", 5)
+    assert facts["fid_features"] == "label-free-64x2" and facts["judge_recipe"] == "f" * 16
+    assert facts["second_features"] is None and facts["second_recipe"] is None
 
 
 def test_the_id_follows_every_fact_and_not_their_order(store):

@@ -8,7 +8,7 @@ from builders import some_images
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets.store import Split, Store, write
-from pipeline.evaluation import judge, protocol, quality
+from pipeline.evaluation import classifier, judge, protocol, quality
 from pipeline.evaluation.metrics import fid, kid, neighbours
 
 SPEC = ImageSpec(1, 12, 10, 4)
@@ -21,9 +21,9 @@ def judges():
     found = []
     for seed in (0, 1, 2):
         torch.manual_seed(seed)
-        net = judge.Classifier(SPEC, FEATURES).eval()
+        net = classifier.Classifier(SPEC, FEATURES).eval()
         found.append(judge.Judge(net, 1.0 + seed, torch.device("cpu")))
-    return found
+    return judge.Judges(found)
 
 
 @pytest.fixture(scope="module")
@@ -195,10 +195,10 @@ def test_every_judge_sees_every_real_image_once(store, judges, monkeypatch):
 
     monkeypatch.setattr(judge, "embed", counted)
     real = quality.real_images(store, judges, "test", 40, seed=0)
-    assert len(shown) == 2 * len(judges)
-    assert set(shown) == {(each.net, n) for each in judges for n in (40, 60)}
+    assert len(shown) == 2 * len(judges.headline)
+    assert set(shown) == {(each.net, n) for each in judges.headline for n in (40, 60)}
     quality.of_samples(real.split, real.labels, real)
-    assert len(shown) == 2 * len(judges)
+    assert len(shown) == 2 * len(judges.headline)
 
 
 @pytest.fixture(scope="module")
@@ -218,9 +218,10 @@ def test_samples_are_measured_and_looked_for_among_the_training_images(see, real
 
 def test_what_was_asked_for_is_compared_with_what_the_judges_see(judges, store, labelled):
     """Of the first judge alone, so that its predictions may stand for labels."""
-    real = quality.real_images(store, judges[:1], "test", 40, seed=0)
+    first = judge.Judges(judges.headline[:1])
+    real = quality.real_images(store, first, "test", 40, seed=0)
     real = replace(real, labels=real.split.predictions[0], train_labels=real.train.predictions[0])
-    samples = judge.see(judges[:1], images(40, 5))
+    samples = judge.see(first, images(40, 5))
     asked = samples.predictions[0]
     found = quality.of_samples(samples, asked, real)
     assert found["label_accuracy"] == found["label_accuracy_real"] == 1

@@ -11,7 +11,8 @@ from threadpoolctl import threadpool_limits
 from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Split, Store, write
 from pipeline.evaluation import reference
-from pipeline.evaluation.judge import Classifier, Judge
+from pipeline.evaluation.classifier import Classifier
+from pipeline.evaluation.judge import Judge, Judges
 from pipeline.evaluation.reference import KEYS, SMOOTHING
 
 N = 200
@@ -54,7 +55,7 @@ def judges(store):
     for seed in (0, 1):
         torch.manual_seed(seed)
         found.append(Judge(Classifier(store.spec, 16).eval(), 1.0, torch.device("cpu")))
-    return found
+    return Judges(found)
 
 
 def table(store, judges, **changes):

@@ -81,6 +81,7 @@ def stored(folder, n=(40, 40), train=60, truth=True):
 
 def quality(store, ab, ba, split="test", batch=7, judges=None, seed=0):
     judges = judges or [judge_by(looking)]
+    judges = judge.Judges(judges)
     return translation.measure(Translator(ab, ba), judges, store, split, seed=seed, batch=batch)
 
 
@@ -191,7 +192,9 @@ def test_judges_are_averaged(tmp_path):
 def test_batches_have_one_size_and_do_not_matter(tmp_path):
     store = stored(tmp_path)
     translator = Translator(invert, invert)
-    found = translation.measure(translator, [judge_by(looking)], store, "test", seed=0, batch=7)
+    found = translation.measure(
+        translator, judge.Judges([judge_by(looking)]), store, "test", seed=0, batch=7
+    )
     assert translator.sizes == {7}
     assert found == quality(store, invert, invert, batch=100)
 

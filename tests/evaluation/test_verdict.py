@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.datasets.store import Split, Store, write
 from pipeline.evaluation import ladders, verdict
+from pipeline.evaluation.judge import Judges
 
 N = 150
 
@@ -60,17 +61,26 @@ class ShortSighted(Sharp):
         return super().features(x)[:, :3]
 
 
-def judged(store, *judges):
-    return verdict.judge_the_judges(store, judges, n=N, split="test", seed=0)
+def judged(store, *headline, second=(), seed=0):
+    known = [
+        {"kind": kind, "judges": [{"accuracy": 0.5 + i / 10} for i, _ in enumerate(judges)]}
+        for kind, judges in (("classifier", headline), ("label_free", second))
+        if judges
+    ]
+    judges = Judges(headline, second)
+    return verdict.judge_the_judges(store, judges, known, n=N, split="test", seed=seed)
 
 
 def test_judges_that_see_everything_judge(store):
     found = judged(store, Sharp(), Sharp())
-    assert found.reasons == []
+    assert found.kinds[0].reasons == []
     facts = found.facts()
     assert facts["ranks"] is True and facts["shifted"] is False
     assert found.shift == pytest.approx(1, abs=0.5)
-    assert list(facts["ladders"]) == [
+    [of_kind] = facts["kinds"]
+    assert of_kind["kind"] == "classifier" and of_kind["accuracy"] == [0.5, 0.6]
+    assert all(len(fids) == 2 for rungs in of_kind["ladders"].values() for fids in rungs.values())
+    assert list(of_kind["ladders"]) == [
         "real",
         "noise",
         "blur",
@@ -83,14 +93,16 @@ def test_judges_that_see_everything_judge(store):
 
 def test_a_judge_that_sees_no_blur_does_not(store):
     found = judged(store, Sharp(), ShortSighted())
-    assert any("1 of 2 judges hardly see blur of 2 px" in each for each in found.reasons)
+    assert any("1 of 2 judges hardly see blur of 2 px" in each for each in found.kinds[0].reasons)
     assert found.facts()["ranks"] is False
 
 
 def test_judges_that_disagree_by_a_factor_are_told(store):
     found = judged(store, Sharp(), Sharp(scale=4.0))
-    assert [each for each in found.reasons if each.startswith("the judges disagree")]
-    assert not [each for each in judged(store, Sharp(), Sharp(1.1)).reasons if "disagree" in each]
+    assert [each for each in found.kinds[0].reasons if each.startswith("the judges disagree")]
+    assert not [
+        each for each in judged(store, Sharp(), Sharp(1.1)).kinds[0].reasons if "disagree" in each
+    ]
 
 
 REAL = [1.0, 1.2]
@@ -134,10 +146,27 @@ def test_a_test_split_of_other_images_is_a_shift(tmp_path):
 def test_it_depends_on_the_seed_alone(store):
     one, again = (judged(store, Sharp()) for _ in range(2))
     assert one == again
-    other = verdict.judge_the_judges(store, [Sharp()], n=N, split="test", seed=1)
-    assert other.ladders != one.ladders
+    assert judged(store, Sharp(), seed=1).kinds != one.kinds
 
 
-@pytest.mark.parametrize(("shift", "shifted"), [(0.7, False), (1.9, False), (2.1, True)])
-def test_a_shift_begins_at_twice_what_halves_of_one_set_differ_by(shift, shifted):
-    assert verdict.Verdict([], shift, {}).facts()["shifted"] is shifted
+def test_both_kinds_are_judged_and_the_headline_decides(store):
+    """A second opinion that sees nothing is said to see nothing, and spoils nothing."""
+    found = judged(store, Sharp(), second=(ShortSighted(),)).facts()
+    assert found["ranks"] is True
+    assert [each["ranks"] for each in found["kinds"]] == [True, False]
+    turned = judged(store, ShortSighted(), second=(Sharp(),)).facts()
+    assert turned["ranks"] is False and turned["reasons"] == turned["kinds"][0]["reasons"]
+    assert turned["kinds"][0]["ladders"] == found["kinds"][1]["ladders"]
+
+
+def test_the_floor_is_what_halves_of_the_training_images_have(store):
+    found = judged(store, Sharp()).facts()
+    assert found["floor_n"] == N and len(found["floor"]) == verdict.HALVES
+    assert len(set(found["floor"])) == verdict.HALVES
+
+
+@pytest.mark.parametrize(("across", "shifted"), [(0.7, False), (1.9, False), (2.1, True)])
+def test_a_shift_begins_at_twice_what_halves_of_one_set_differ_by(across, shifted):
+    kinds = [verdict.OfKind("classifier", [0.9], {**GOOD})]
+    facts = verdict.Verdict(kinds, N, [1.0], [across]).facts()
+    assert facts["shifted"] is shifted and facts["shift"] == across

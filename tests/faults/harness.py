@@ -153,7 +153,11 @@ def small(folder: Path, models: Iterable[str]) -> Clone:
     """The project with these models, each a few steps long, whose checkpoints come at each step."""
     folder.mkdir(parents=True)
     clone = Clone(folder, tuple(models))
-    clone.params["judge"] |= {"seeds": [1], "epochs": 1}
+    clone.params["judge"] |= {
+        "seeds": [1],
+        "classifier": {"steps": 6, "learning_rate": 0.01},
+        "label_free": {"steps": 2, "learning_rate": 0.003},
+    }
     clone.params["runtime"] |= {"device": "cpu", "threads": 1, "checkpoint_seconds": 1e-9}
     if "began" in clone.params["models"]:
         clone.params["models"]["began"]["training"]["alone"] = 32
