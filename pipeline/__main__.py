@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from inspect import getdoc
@@ -142,9 +143,20 @@ def recommend(options: argparse.Namespace) -> None:
 
     raw = params.read()
     reference = collect.read_reference(params.results(raw).reference)
-    for caution in tables.cautions(reference):
-        print(f"warning: {caution}\n")
-    print(recommendation.text(collect.project_rows(raw, reference)))
+    rows = collect.project_rows(raw, reference)
+    for caution in tables.cautions(reference, rows):
+        print(textwrap.fill(f"warning: {caution}", recommendation.WIDTH), end="\n\n")
+    print(recommendation.text(rows))
+
+
+@command()
+def judges(options: argparse.Namespace) -> None:
+    """Show what each kind of judge sees of known damage to the images of params.yaml."""
+    from pipeline.comparison import collect, opinions
+    from pipeline.core import params
+
+    home = params.results(params.read())
+    print(opinions.evidence(collect.read_reference(home.reference), home.reference))
 
 
 @command(JOBS)

@@ -30,7 +30,7 @@ def main() -> None:
                 made.file(path).write_text(text, encoding="utf-8")
             pictures.save_png(made.file(home.samples_picture), picture)
         for line in [
-            *(f"warning: {each}" for each in tables.cautions(reference)),
+            *(f"warning: {each}" for each in tables.cautions(reference, rows)),
             *tables.problems(rows, home),
         ]:
             print(line, file=sys.stderr)

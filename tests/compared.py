@@ -122,12 +122,28 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def verdict(*reasons, shift=1.0):
-    """What a file of reference rows says of judges; with ``reasons``, of such as do not judge."""
+def verdict(*reasons, shift=1.0, second=None, floor_n=1000):
+    """What a file of reference rows says of judges; with ``reasons``, of such as do not judge.
+
+    With ``second``, there are judges of another kind, too, with these reasons.
+    """
+    ladders = {"real": {"real": [0.5, 0.6]}, "noise": {"a little": [0.7, 0.8], "much": [3.0, 5.0]}}
+    opinions = {"classifier": reasons} | ({} if second is None else {"label_free": second})
     return {
         "ranks": not reasons,
         "reasons": list(reasons),
         "shift": shift,
         "shifted": shift > 2,
-        "ladders": {"real": {"real": 0.5}},
+        "floor_n": floor_n,
+        "floor": [0.4, 0.6],
+        "kinds": [
+            {
+                "kind": kind,
+                "accuracy": [0.98, 0.99],
+                "ranks": not why,
+                "reasons": list(why),
+                "ladders": ladders,
+            }
+            for kind, why in opinions.items()
+        ],
     }

@@ -301,3 +301,15 @@ def test_recommend_names_the_stage_that_is_missing(project, capsys):
     HOME.reference.unlink()
     assert cli.main(["recommend"]) == 1
     assert "run `dvc repro reference`" in capsys.readouterr().err
+
+
+def test_judges_shows_what_they_see(project, capsys):
+    rewrite(HOME.reference, judges=verdict(second=[]))
+    assert cli.main(["judges"]) == 0
+    told = capsys.readouterr().out
+    assert "| classifiers | 98.0 to 99.0 % |" in told and "| judges without labels |" in told
+
+
+def test_judges_of_an_older_version_are_one_line(project, capsys):
+    assert cli.main(["judges"]) == 1
+    assert "says nothing of the judges; `make repro` measures them" in capsys.readouterr().err

@@ -134,6 +134,11 @@ TRANSLATED = (
 )
 ACCURACY = Column("label accuracy ↑", number("label_accuracy", ".3f"))
 
+SECOND = Column(
+    "second FID ↓",
+    number("second_fid", ".2f"),
+    note="Second FID: by judges of the other kind, which are blind to other things.",
+)
 KID = Column(
     "KID ↓",
     number("kid", ".3f"),
@@ -175,6 +180,7 @@ QUESTIONS = (
             FID,
             Column("over judges", span("fid", ".2f")),
             Column("over trainings", trained("fid", ".2f")),
+            SECOND,
             KID,
             TIE,
             Column(
@@ -424,6 +430,7 @@ QUESTIONS = (
 LEADERS = (
     FID,
     TIE,
+    SECOND,
     KID,
     COVERAGE,
     ACCURACY,

@@ -10,9 +10,9 @@ import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
 from pipeline.core import files, records
 from pipeline.core.errors import PipelineError
@@ -26,6 +26,9 @@ COLUMNS = (
     "fid",
     "fid_min",
     "fid_max",
+    "second_fid",
+    "second_fid_min",
+    "second_fid_max",
     "kid",
     "kid_min",
     "kid_max",
@@ -114,6 +117,7 @@ COSTS = (
 """What every model has, where it stands at all."""
 TOGETHER = (
     ("fid", "fid_min", "fid_max"),
+    ("second_fid", "second_fid_min", "second_fid_max"),
     ("kid", "kid_min", "kid_max"),
     ("coverage", "coverage_min", "coverage_max"),
     ("density", "precision", "recall"),
@@ -135,7 +139,7 @@ TOGETHER = (
 """Either all of these are there, or none."""
 DRAWN = ("fid", "kid", "coverage", "density", "authenticity")
 """What judges say of samples: of these none is null where another is not."""
-RANGES = ("fid", "kid", "coverage")
+RANGES = ("fid", "second_fid", "kid", "coverage")
 """What lies between a ``_min`` and a ``_max``, up to rounding."""
 LARGEST = 1e100
 """No result is larger; what is drawn is computed with."""
@@ -270,20 +274,44 @@ class ReferenceRow(_Measured):
     label: str
 
 
-class Verdict(records.Record):
-    """What the judges were found to be worth; see `pipeline.evaluation.verdict`."""
+Fids = Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
+"""One for each judge, or each way to choose images."""
 
+
+class _Ranking(records.Record):
     ranks: bool
     reasons: list[str]
-    shift: float = Field(ge=0)
-    shifted: bool
-    ladders: dict[str, dict[str, float]]
 
     @model_validator(mode="after")
     def _reasoned(self) -> Self:
         if self.ranks == bool(self.reasons):
             raise ValueError("reasons should be there if ranks is false, and only then")
         return self
+
+
+class OfKind(_Ranking):
+    """What the judges of one kind were found to be worth."""
+
+    kind: Literal["classifier", "label_free"]
+    accuracy: list[Annotated[float, Field(ge=0, le=1)] | None]
+    ladders: dict[str, dict[str, Fids]]
+
+    @field_validator("ladders")
+    @classmethod
+    def _from_real(cls, ladders: dict[str, Any]) -> dict[str, Any]:
+        if len(ladders.get("real", ())) != 1 or not all(ladders.values()):
+            raise ValueError("should have one rung of real images, and no ladder without any")
+        return ladders
+
+
+class Verdict(_Ranking):
+    """What all judges were found to be worth; see `pipeline.evaluation.verdict`."""
+
+    shift: float = Field(ge=0)
+    shifted: bool
+    floor_n: int = Field(ge=1)
+    floor: Fids
+    kinds: list[OfKind] = Field(min_length=1, max_length=2)
 
 
 class Reference(records.Record):
@@ -297,6 +325,7 @@ class Reference(records.Record):
     n_reference: int = Field(ge=1)
     reference_split: str = Field(pattern="^(val|test)$")
     fid_features: str
+    second_features: str | None = None
     judges: Verdict | None = None
     rows: list[ReferenceRow]
 

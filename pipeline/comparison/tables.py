@@ -11,7 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pipeline.comparison import spread, ties
+from pipeline.comparison import opinions, spread, ties
 from pipeline.comparison.collect import COLUMNS, FAILED, OK, OTHER, Row
 from pipeline.comparison.questions import (
     ACCURACY,
@@ -30,6 +30,9 @@ from pipeline.core import paths
 
 MARK = "†"
 """Stands beside a model of which a table's reader must know something; the line below says what."""
+
+FEW = 300
+"""Of fewer images than this, FIDs move so much that it is said."""
 
 
 def ranked(rows: Sequence[Row], key: str, descending: bool = False) -> list[Row]:
@@ -109,7 +112,7 @@ def answers(rows: Sequence[Row], reference: Row) -> list[Answer]:
 def to_markdown(rows: Sequence[Row], reference: Row) -> str:
     """The page for people: a table for each question, and what could not be compared."""
     lines = ["# Comparison", "", measured(reference), ""]
-    lines += [line for caution in cautions(reference) for line in (f"**{caution}**", "")]
+    lines += [line for caution in cautions(reference, rows) for line in (f"**{caution}**", "")]
     failed = [row["model"] for row in rows if row["status"] == FAILED]
     if failed:
         lines += [f"**No metrics**, since they failed or were not run: {', '.join(failed)}.", ""]
@@ -181,20 +184,23 @@ def summary(rows: Sequence[Row]) -> str:
 
 def measured(reference: Row) -> str:
     """One paragraph on what all numbers have in common."""
+    features = reference.get("second_features")
+    second = f", second FID on `{features}`" if features else ""
     return (
         f"{reference['dataset']}: {reference['n_samples']:,} samples of each model against "
         f"{reference['n_reference']:,} images of the {reference['reference_split']} split, FID on "
-        f"`{reference['fid_features']}`, protocol `{reference['protocol']}`. Rows in italics are "
-        "references that need no training: a scale to read the others by. Best first."
+        f"`{reference['fid_features']}`{second}, protocol `{reference['protocol']}`. Rows in "
+        "italics are references that need no training: a scale to read the others by. Best first."
     )
 
 
-def cautions(reference: Row) -> list[str]:
-    """Why the judges' numbers mislead here, a sentence each; mostly there are none."""
+def cautions(reference: Row, rows: Sequence[Row]) -> list[str]:
+    """What a reader must know of the judges and of their numbers here, a sentence each."""
+    differ = opinions.disagreement(rows, reference)
+    found = [differ] if differ else []
     verdict = reference.get("judges")
     if not verdict:
-        return []
-    found = []
+        return found
     if not verdict["ranks"]:
         found.append(
             "These FIDs, and all else that the judges say, rank nothing, because "
@@ -205,6 +211,18 @@ def cautions(reference: Row) -> list[str]:
             f"The {reference['reference_split']} split shows other images than the training split: "
             f"the FID between them is {verdict['shift']:.1f} times that between two halves of the "
             "training images, so that no model that learns these can have a low one."
+        )
+    found += [
+        f"The second FIDs rank nothing, because {'; '.join(each['reasons'])}."
+        for each in verdict["kinds"][1:]
+        if not each["ranks"]
+    ]
+    if verdict["floor_n"] < FEW:
+        low, high = min(verdict["floor"]), max(verdict["floor"])
+        found.append(
+            f"FIDs are of {verdict['floor_n']:,} images: two halves of the training images, of as "
+            f"many each, have {low:.2f} to {high:.2f} themselves, by which images these are. What "
+            "is closer than that is not told apart."
         )
     return found
 

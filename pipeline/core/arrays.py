@@ -1,6 +1,7 @@
 """Arrays on disk: .npy files that are checked before anything is made of them."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,6 +13,8 @@ from pipeline.core import files, records
 
 INDEX = "arrays.json"
 """What a folder says of its arrays."""
+AT_A_TIME = 16_000_000
+"""Bytes of rows that are copied."""
 
 
 class Entry(records.Record):
@@ -48,12 +51,46 @@ class _Plain:
         self.write = stream.write
 
 
-def write(path: Path, array: np.ndarray) -> None:
-    """Write an .npy file, the bytes of ``numpy.save``.
+class Chosen:
+    """Some rows of an array on disk, in an order of their own, read when they are asked for."""
+
+    def __init__(self, array: np.ndarray, index: np.ndarray) -> None:
+        self._array, self._index = array, index
+        self.dtype, self.shape = array.dtype, (len(index), *array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, place: Any) -> np.ndarray:
+        return self._array[self._index[place]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+    def rows(self, index: np.ndarray) -> "Chosen":
+        """Some of them."""
+        return Chosen(self._array, self._index[index])
+
+
+def chosen(array: np.ndarray | Chosen, index: np.ndarray) -> np.ndarray | Chosen:
+    """The rows at ``index``, int64 [N]; of an array on disk none is read yet."""
+    if isinstance(array, Chosen):
+        return array.rows(index)
+    return Chosen(array, index) if isinstance(array, np.memmap) else array[index]
+
+
+def write(path: Path, array: np.ndarray | Chosen) -> None:
+    """Write an .npy file, the bytes of ``numpy.save``; of `Chosen` rows, some at a time.
 
     Raises:
         OSError: if not all of it could be written.
     """
+    if isinstance(array, Chosen):
+        step = max(1, AT_A_TIME // max(1, math.prod(array.shape[1:]) * array.dtype.itemsize))
+        with Rows(path, array.dtype, array.shape[1:], len(array)) as made:
+            for start in range(0, len(array), step):
+                made.append(array[start : start + step])
+        return
     with path.open("wb") as stream:
         np.lib.format.write_array(_Plain(stream), np.asanyarray(array), allow_pickle=False)
 

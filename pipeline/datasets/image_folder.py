@@ -133,12 +133,11 @@ class ImageFolder(Source):
         labels = np.array([place[row["label"]] for row in rows], np.int64)
 
         def part(name: str) -> Labelled | None:
-            chosen = [i for i, row in enumerate(rows) if row["split"] == name]
+            chosen = np.array([i for i, row in enumerate(rows) if row["split"] == name], np.int64)
             if name != "train" and name not in meta.official:
                 return None
-            every = len(chosen) == len(rows)
             return Labelled(
-                images if every else images[chosen],
+                arrays.chosen(images, chosen),
                 labels[chosen],
                 [rows[i]["sha256"] for i in chosen],
             )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.core import seeds
+from pipeline.core import arrays, seeds
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import Data
 from pipeline.datasets import counts
@@ -30,7 +30,7 @@ def split(raw: RawSplits, data: Data) -> dict[str, Split]:
         data: the section of params.yaml.
 
     Returns:
-        ``train``, ``val`` and ``test``.
+        ``train``, ``val`` and ``test``; images that are on disk are read when they are written.
 
     Raises:
         PipelineError: if a class has too few images to be in every split, or a label no class.
@@ -65,7 +65,8 @@ def _by_content(raw: RawSplits, data: Data) -> dict[str, Split]:
             for each, label in zip(source.hashes, source.labels.tolist(), strict=True)
         ]
         order = sorted(chosen.get(part, range(len(keys))), key=keys.__getitem__)
-        found[part] = Split(source.images[order], source.labels[order])
+        index = np.array(order, np.int64)
+        found[part] = Split(arrays.chosen(source.images, index), source.labels[index])
     return found
 
 
@@ -136,7 +137,7 @@ def _take(source: Labelled, index: np.ndarray, data: Data, part: str) -> Split:
     """The images at ``index``, in random order."""
     # Sorted first, so that the order depends on which images these are and on nothing else.
     index = np.sort(index)[_permutation(len(index), data.seed, part, "order")]
-    return Split(source.images[index], source.labels[index])
+    return Split(arrays.chosen(source.images, index), source.labels[index])
 
 
 def _permutation(n: int, *name: int | str) -> np.ndarray:

@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 
 from pipeline import families
-from pipeline.comparison import collect, data_sets, recommendation, tables
+from pipeline.comparison import collect, data_sets, opinions, recommendation, tables
 from pipeline.comparison.collect import FAILED, OTHER, Row
 from pipeline.comparison.questions import (
     BITS,
     BOUND,
-    COVERAGE,
     FID,
     MSE,
+    SECOND,
     TIE,
     Column,
     training_tflop,
@@ -37,6 +37,7 @@ from pipeline.models import entries, weights
 README = Path("README.md")
 RESULTS = Path("docs/results.md")
 GATE = Path("docs/gate.md")
+JUDGES = Path("docs/judges.md")
 OTHERS = Path("docs/results")
 """The folder of a page for each other data set, and of one that lists them."""
 SHOWN = "mnist-5k"
@@ -55,7 +56,7 @@ FIGURES = (
 COLUMNS = (
     FID,
     TIE,
-    COVERAGE,
+    SECOND,
     BITS,
     BOUND,
     MSE,
@@ -184,7 +185,7 @@ def leaders() -> str:
     return "\n".join(
         [
             *lines,
-            *(f"- **{each}**" for each in tables.cautions(reference)),
+            *(f"- **{each}**" for each in tables.cautions(reference, rows)),
             "",
             *tables.markdown(tables.filled(COLUMNS, listed), listed),
             "",
@@ -198,6 +199,15 @@ def results() -> str:
     """comparison.md without its title, its headings one level lower."""
     page = _comparison(params.results(params.read()))
     return f"\n{page.strip()}".replace("\n## ", "\n### ").strip()
+
+
+def evidence() -> str:
+    """What the judges of each data set see of known damage."""
+    found = []
+    for home in data_sets.homes():
+        reference = collect.read_reference(home.reference)
+        found += [f"### {home.title}", "", opinions.evidence(reference, home.reference), ""]
+    return "\n".join(found).strip()
 
 
 def models() -> str:
@@ -324,4 +334,5 @@ DOCUMENTS = {
     README: (part("leaders", leaders),),
     RESULTS: (part("models", models), part("results", results)),
     GATE: (part("sensitivity", sensitivity),),
+    JUDGES: (part("evidence", evidence),),
 }

@@ -82,7 +82,7 @@ def render(raw: dict[str, Any], reference: Row) -> str:
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         dataset=home.title,
         measured=_code(tables.measured(reference)),
-        cautions=tables.cautions(reference),
+        cautions=tables.cautions(reference, rows),
         failed=[row["model"] for row in rows if row["status"] == FAILED],
         recommended=[
             {

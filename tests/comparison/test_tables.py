@@ -470,10 +470,29 @@ def test_judges_that_do_not_judge_are_told_above_all_tables():
 
 
 def test_a_split_of_other_images_is_told():
-    [said] = tables.cautions({**REFERENCE, "judges": verdict(shift=6.7)})
+    [said] = tables.cautions({**REFERENCE, "judges": verdict(shift=6.7)}, [])
     assert "The test split shows other images" in said and "6.7 times" in said
 
 
 def test_good_judges_and_unknown_ones_need_no_words():
-    assert tables.cautions({**REFERENCE, "judges": verdict()}) == []
-    assert tables.cautions(REFERENCE) == []
+    assert tables.cautions({**REFERENCE, "judges": verdict()}, MODELS) == []
+    assert tables.cautions(REFERENCE, MODELS) == []
+
+
+def test_a_second_opinion_that_ranks_nothing_is_told():
+    there = {**REFERENCE, "judges": verdict(second=["they see no blur"])}
+    assert tables.cautions(there, []) == ["The second FIDs rank nothing, because they see no blur."]
+
+
+def test_few_images_are_told_with_their_floor():
+    [said] = tables.cautions({**REFERENCE, "judges": verdict(floor_n=40)}, [])
+    assert "FIDs are of 40 images" in said and "have 0.40 to 0.60 themselves" in said
+
+
+def test_both_kinds_of_judges_have_a_column_and_are_named():
+    features = {"second_features": "label-free-64x3"}
+    second = {"second_fid": 7.25, "second_fid_min": 7.0, "second_fid_max": 8.0}
+    text = tables.to_markdown([model("one", **fid(2.0), **second)], {**REFERENCE, **features})
+    assert "FID on `judge-64x3`, second FID on `label-free-64x3`, protocol" in text
+    assert "| second FID ↓ |" in text and "| 7.25 |" in text
+    assert "second FID" not in tables.to_markdown([model("one", **fid(2.0))], REFERENCE)

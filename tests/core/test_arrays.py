@@ -128,3 +128,21 @@ def test_rows_are_the_bytes_of_the_whole_and_may_be_fewer_than_thought(tmp_path)
         arrays.Rows(tmp_path / "odd.npy", np.uint8, (2, 3), 5) as rows,
     ):
         rows.append(values.astype(np.int64))
+
+
+def test_chosen_rows_of_a_file_are_written_as_if_they_were_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "AT_A_TIME", 100)  # eight rows
+    whole = np.random.default_rng(0).integers(0, 256, (50, 3, 2, 2), dtype=np.uint8)
+    np.save(tmp_path / "whole.npy", whole)
+    there = np.load(tmp_path / "whole.npy", mmap_mode="r")
+    index = np.random.default_rng(1).permutation(50)[:31]
+    some = arrays.chosen(there, index)
+    assert isinstance(some, arrays.Chosen) and len(some) == 31 and some.shape == (31, 3, 2, 2)
+    np.testing.assert_array_equal(some, whole[index])
+    np.testing.assert_array_equal(some[4:9], whole[index[4:9]])
+    again = arrays.chosen(some, np.array([3, 0, 30]))
+    np.testing.assert_array_equal(again, whole[index[[3, 0, 30]]])
+    arrays.write(tmp_path / "some.npy", some)
+    arrays.write(tmp_path / "same.npy", whole[index])
+    assert (tmp_path / "some.npy").read_bytes() == (tmp_path / "same.npy").read_bytes()
+    assert isinstance(arrays.chosen(whole, index), np.ndarray)

@@ -146,7 +146,10 @@ MODEL_FILES = {
     "data/domains/train.others.npy": (("train cyclegan",), ARRAY),
     "data/domains/test.truth_ab.npy": (("evaluate cyclegan",), ARRAY),
     "data/judge/judge.json": (("reference", "evaluate dcgan", "evaluate-images"), RECORD),
-    "data/judge/1.safetensors": (("reference", "evaluate dcgan", "evaluate-images"), BINARY),
+    "data/judge/classifier-1.safetensors": (
+        ("reference", "evaluate dcgan", "evaluate-images"),
+        BINARY,
+    ),
     "data/models/vae/model.json": (("sample vae", "evaluate vae"), RECORD),
     "data/models/vae/weights.safetensors": (("sample vae", "evaluate vae"), BINARY),
     "data/samples/vae/arrays.json": (("evaluate vae", "compare"), RECORD | NO_TYPE),

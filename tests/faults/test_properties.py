@@ -298,7 +298,17 @@ JSON_FILES = {
         "meta.json",
     ),
     "judge": (
-        {"recipe": "r", "features": 64, "judges": [{"seed": 1, "scale": 1.0, "accuracy": 0.9}]},
+        {
+            "features": 64,
+            "why": "",
+            "kinds": [
+                {
+                    "kind": "classifier",
+                    "recipe": "r",
+                    "judges": [{"seed": 1, "scale": 1.0, "accuracy": 0.9}],
+                }
+            ],
+        },
         _judge,
         "judge.json",
     ),

@@ -42,6 +42,7 @@ RUN = {
     "make baseline": (".github/workflows/ci.yml", "make baseline SEEDS=3"),
     "make PYTHON=": ("Makefile", "PYTHON ?="),
     "python -m pipeline inspect": ("tests/orchestration/test_own_images.py", '"inspect"'),
+    "python -m pipeline judges": ("tests/test_commands.py", '["judges"]'),
     "python -m pipeline evaluate-images": (".ci/run", "pipeline evaluate-images"),
     "python -m pipeline gate --all": (".ci/run", "pipeline gate --all"),
     "python -m pipeline gate --accept": ("tests/gate/test_command.py", "accept"),
