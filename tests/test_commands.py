@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from compared import HOME
+from compared import HOME, rewrite, verdict
 from compared import project as project
 from ruamel.yaml import YAML
 
