@@ -26,7 +26,6 @@ BORDER = 48
 """Images whose shorter side has fewer pixels become `SMALL`."""
 KEPT_SIZES = (28, SMALL, MEDIUM)
 """Where all images are squares of one of these sizes, nothing is resized."""
-MOST_SAMPLES = params.Sample.model_fields["n"].default
 TOLD = 3
 """Broken files that are named."""
 WIDTH = 100
