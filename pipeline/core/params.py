@@ -74,7 +74,7 @@ Samples = Annotated[
     Annotated[int, Field(ge=LEAST_SAMPLES, le=1_000_000)] | Literal["auto"],
     WrapValidator(_or_auto),
 ]
-"""How many images each model draws; `pipeline.evaluation.protocol.sample_count` knows what auto is."""
+"""How many images each model draws; `pipeline.evaluation.protocol.sample_count` knows auto."""
 
 
 class Section(BaseModel):
