@@ -204,10 +204,7 @@ def _numbers(
     if not known:
         values["judge.features"] = most
         if most < FEATURES[0]:
-            why.append(
-                f"judge.features {most}, a quarter of sample.n at most: the covariances behind FID "
-                "need images"
-            )
+            why.append(f"judge.features {most}, at most a quarter of sample.n, for covariances")
     features = values.get("judge.features", judge.features)
     if features >= n:
         why.append(

@@ -62,10 +62,11 @@ def apply(name: str, check: Callable[[Path], None], *, write: bool = True) -> No
         PipelineError: if there is no such preset, or params.yaml would be refused.
     """
     raw = params.read()
-    chosen = values(name, raw)
+    data: params.Data = params.section(raw, "data")
+    # Own images are seldom as many as those that the committed number is for.
+    chosen = values(name, raw) | ({"sample.n": "auto"} if data.folder else {})
     if params_text.change(chosen, check, write=write) and not write:
         print(f"{paths.PARAMS}: left as it was; without --dry-run it says so")
-    data: params.Data = params.section(raw, "data")
     if data.folder and of_size(data.size) != name:
         print(
             f"data.size = {data.size} stays as it is; preset {of_size(data.size)} is meant for it"

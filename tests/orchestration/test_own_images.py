@@ -64,7 +64,7 @@ def test_what_is_said_of_a_folder():
         "3 channels, since 121 of 123 images are in colour",
         "preset 64, networks and trainings for images of this size",
         "sample.n auto: 25, all images of the test split",
-        "judge.features 8, a quarter of sample.n at most",
+        "judge.features 8, at most a quarter of sample.n",
     ):
         assert text in told, told
     assert re.search(r"time        about \d+ minutes for all 16 models on \d+ core", told)

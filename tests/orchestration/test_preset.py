@@ -74,7 +74,6 @@ def test_only_what_is_there_is_set(tmp_path):
     models = {"mine": RAW["models"]["vae"], "ae": {**RAW["models"]["ae"], "network": {}}}
     raw = params.read(changed(tmp_path, models=models))
     assert preset.values("64", raw) == {
-        "judge.features": 64,
         "sample.n": "auto",
         "models.ae.training.images": 18000,
     }
@@ -102,6 +101,12 @@ def test_what_would_be_refused_changes_nothing(here):
     assert not list(paths.WORK.glob("*"))
     with pytest.raises(PipelineError, match="unknown preset '33'; known: 28, 32, 64, 128"):
         preset.apply("33", validate)
+
+
+def test_own_images_are_as_many_samples_as_there_are(here):
+    Path("params.yaml").write_text(TEXT.replace('folder: "" ', "folder: x "))
+    preset.apply("28", lambda path: None)
+    assert params.read()["sample"]["n"] == "auto"
 
 
 def test_what_a_preset_is_not_for_is_said(here, tmp_path, capsys):
