@@ -135,6 +135,18 @@ def repro(options: argparse.Namespace) -> None:
     )
 
 
+@command(
+    argument("name", help="28, 32, 64 or 128: the size of the images that it is meant for"),
+    argument("--dry-run", action="store_true", help="show what would change, and change nothing"),
+)
+def preset(options: argparse.Namespace) -> None:
+    """Set networks, trainings and samples in params.yaml for images of a size."""
+    from pipeline.orchestration import preset, repro
+
+    with repro.alone():
+        preset.apply(options.name, validate, write=not options.dry_run)
+
+
 @command()
 def recommend(options: argparse.Namespace) -> None:
     """Say which model to take, for which purpose, and with which caveats."""

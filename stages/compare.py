@@ -24,7 +24,7 @@ def main() -> None:
         with files.together() as made:
             for path, text in (
                 (home.comparison_csv, collect.to_csv(rows)),
-                (home.comparison_md, tables.to_markdown(rows, reference)),
+                (home.comparison_md, tables.to_markdown(rows, reference, home.title)),
                 (home.all_curves, curves),
             ):
                 made.file(path).write_text(text, encoding="utf-8")

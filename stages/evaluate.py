@@ -25,10 +25,11 @@ def main(model: str) -> None:
         raw = params.read()
         home = params.results(raw)
         section: params.Evaluate = params.section(raw, "evaluate")
-        n = params.section(raw, "sample").n
         chosen = entries.read(raw, model, blocks=("network", "scoring"))
         device = stage.prepare_torch(params.section(raw, "runtime"))
         store = Store()
+        n = params.section(raw, "sample").n
+        n = protocol.sample_count(n, store.counts, section.split)
         protocol.check_size(store, section.split, n)
         judges = judge.load(paths.JUDGE, store.spec, device)
         family, facts = weights.load(paths.model_dir(model), chosen, store.spec, device)

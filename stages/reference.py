@@ -10,10 +10,11 @@ def main() -> None:
     with stage.guard("reference") as guard:
         raw = params.read()
         home = params.results(raw)
-        n = params.section(raw, "sample").n
         section: params.Evaluate = params.section(raw, "evaluate")
         device = stage.prepare_torch(params.section(raw, "runtime"))
         store = Store()
+        n = params.section(raw, "sample").n
+        n = protocol.sample_count(n, store.counts, section.split)
         facts = protocol.judge_facts()
         common = protocol.protocol(store, facts, n, section.split, section.seed)
         judges = judge.load(paths.JUDGE, store.spec, device)

@@ -4,6 +4,7 @@ import time
 
 from pipeline.core import arrays, files, params, paths, precision, stage
 from pipeline.datasets.store import Store
+from pipeline.evaluation import protocol
 from pipeline.models import entries, weights
 from pipeline.sampling import drawing, illustration, pictures
 
@@ -18,10 +19,12 @@ def main(model: str) -> None:
         device = stage.prepare_torch(params.section(raw, "runtime"))
         entries.check_device(chosen, device)
         precision.warn_if_emulated(device, chosen.sampling, f"models.{model}.sampling")
+        split = params.section(raw, "evaluate").split
+        n = protocol.sample_count(section.n, Store().counts, split)
         store = Store(paths.DATA / chosen.data)
         family, _ = weights.load(paths.model_dir(model), chosen, store.spec, device)
         started = time.time()
-        drawn = drawing.everything(family, store, section, label=f"sample {model}")
+        drawn = drawing.everything(family, store, section, n, label=f"sample {model}")
         seconds = time.time() - started
         counted = drawing.cost_of(family, store)
         shown = illustration.everything(family, store, drawn, section.seed)

@@ -89,7 +89,7 @@ def draw(name, seed=0):
     weights.save(paths.model_dir(name), family.eval(), FACTS)
     section = params.section(params.read(), "sample")
     paths.samples_dir(name).mkdir(parents=True, exist_ok=True)
-    arrays.save(paths.samples_dir(name), drawing.everything(family, store, section))
+    arrays.save(paths.samples_dir(name), drawing.everything(family, store, section, section.n))
 
 
 def samples(name, kind="samples"):

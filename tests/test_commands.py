@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARIES = ("dvc", "mlflow", "numpy", "pandas", "pydantic", "rich", "torch")
 NEEDED = {
     "inspect": ["photos"],
+    "preset": ["32"],
     "register": ["vae"],
     "verify": ["vae"],
     "floors": ["floors.json"],

@@ -28,6 +28,8 @@ from pipeline.comparison.questions import (
 )
 from pipeline.core import paths
 
+OWN = ("folder", "unpaired-folder")
+"""Data sets that are a person's own, of which the name says nothing."""
 MARK = "†"
 """Stands beside a model of which a table's reader must know something; the line below says what."""
 
@@ -109,9 +111,9 @@ def answers(rows: Sequence[Row], reference: Row) -> list[Answer]:
     return [each for each in found if each is not None]
 
 
-def to_markdown(rows: Sequence[Row], reference: Row) -> str:
+def to_markdown(rows: Sequence[Row], reference: Row, title: str) -> str:
     """The page for people: a table for each question, and what could not be compared."""
-    lines = ["# Comparison", "", measured(reference), ""]
+    lines = ["# Comparison", "", measured(reference, title), ""]
     lines += [line for caution in cautions(reference, rows) for line in (f"**{caution}**", "")]
     failed = [row["model"] for row in rows if row["status"] == FAILED]
     if failed:
@@ -182,12 +184,13 @@ def summary(rows: Sequence[Row]) -> str:
     return tabulate(table, heads, tablefmt="plain", disable_numparse=True)
 
 
-def measured(reference: Row) -> str:
-    """One paragraph on what all numbers have in common."""
+def measured(reference: Row, title: str) -> str:
+    """One paragraph on what all numbers have in common; ``title`` is that of the data set."""
+    name = title if reference["dataset"] in OWN else reference["dataset"]
     features = reference.get("second_features")
     second = f", second FID on `{features}`" if features else ""
     return (
-        f"{reference['dataset']}: {reference['n_samples']:,} samples of each model against "
+        f"{name}: {reference['n_samples']:,} samples of each model against "
         f"{reference['n_reference']:,} images of the {reference['reference_split']} split, FID on "
         f"`{reference['fid_features']}`{second}, protocol `{reference['protocol']}`. Rows in "
         "italics are references that need no training: a scale to read the others by. Best first."

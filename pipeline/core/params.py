@@ -8,7 +8,7 @@ the sections that it depends on and no others; `pipeline.orchestration.check_par
 import difflib
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -57,6 +58,23 @@ def _safe(title: str) -> str:
 
 Title = Annotated[str, AfterValidator(_safe)]
 """The name of a data set's results, and of the folder that they are in."""
+
+
+def _or_auto(value: Any, number: Callable[[Any], Any]) -> Any:
+    # A union would tell what each of its members has against the value.
+    try:
+        return number(value)
+    except ValidationError as error:
+        raise ValueError(f"{error.errors()[0]['msg']}, or auto") from None
+
+
+LEAST_SAMPLES = 6
+"""Coverage looks at 5 neighbours of each image."""
+Samples = Annotated[
+    Annotated[int, Field(ge=LEAST_SAMPLES, le=1_000_000)] | Literal["auto"],
+    WrapValidator(_or_auto),
+]
+"""How many images each model draws; `pipeline.evaluation.protocol.sample_count` knows auto."""
 
 
 class Section(BaseModel):
@@ -140,12 +158,9 @@ class Train(Section):
 
 
 class Sample(Section):
-    """How many images each model draws.
+    """How many images each model draws."""
 
-    There are 6 at the least, since coverage looks at 5 neighbours of each.
-    """
-
-    n: int = Field(1000, ge=6, le=1_000_000)
+    n: Samples = 1000
     seed: Seed = 0
     batch: int = Field(250, ge=1, le=10_000)
 

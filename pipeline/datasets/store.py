@@ -99,6 +99,21 @@ class Store:
         return ImageSpec(*self.meta["shape"], classes=len(self.classes))
 
     @property
+    def counts(self) -> dict[str, int]:
+        """How many images each split has; no array is read for it.
+
+        Raises:
+            PipelineError: if a split is missing.
+        """
+        counts = self.meta["counts"]
+        if not all(counts.get(name, 0) > 0 for name in SPLITS):
+            raise PipelineError(
+                f"{self.folder / 'meta.json'}: counts = {counts}: should name "
+                f"{', '.join(SPLITS)}; {self._remedy}"
+            )
+        return counts
+
+    @property
     def sha256(self) -> str:
         """One hash over all arrays."""
         return files.sha256_of(self.meta["sha256"])

@@ -76,8 +76,8 @@ def evaluate(source: Path, name: str, labels: Path | None = None) -> None:
     check(source, name, labels)
     raw = params.read()
     section: params.Evaluate = params.section(raw, "evaluate")
-    n = params.section(raw, "sample").n
     store = Store()
+    n = protocol.sample_count(params.section(raw, "sample").n, store.counts, section.split)
     colour = params.section(raw, "data").background
     background = image_files.colour(colour, f"{paths.PARAMS}: data.background")
     images = read_images(source, store.spec, background)

@@ -4,19 +4,21 @@ Every result carries these facts and a short hash of them. The reference rows, t
 each model and the comparison all take them from here.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from pipeline.core import files, paths, records, seeds
+from pipeline.core import files, params, paths, records, seeds
 from pipeline.core.errors import PipelineError
 from pipeline.datasets.store import Store
 
 METRIC_VERSION = "1"
 """Raised by hand whenever a metric's code gives other numbers for the same images."""
-
+MOST_SAMPLES = params.Sample.model_fields["n"].default
+"""Where ``sample.n`` is auto."""
 Kind = Literal["classifier", "label_free"]
 """Of judges; see `pipeline.evaluation.judge`."""
 FEATURES: dict[Kind, str] = {"classifier": "judge", "label_free": "label-free"}
@@ -45,6 +47,31 @@ class Judges(records.Record):
     features: int = Field(ge=1)
     why: str
     kinds: list[OfKind] = Field(min_length=1, max_length=2)
+
+
+def sample_count(n: int | Literal["auto"], counts: Mapping[str, int], split_name: str) -> int:
+    """How many images each model draws and is judged by, where ``sample.n`` is ``n``.
+
+    A number is what it is. ``auto`` is as many as there are images to compare them with, of the
+    split and of train, whose images stand beside the samples; at most `MOST_SAMPLES`.
+
+    Args:
+        n: ``sample.n``.
+        counts: how many images each split has.
+        split_name: ``evaluate.split``.
+
+    Raises:
+        PipelineError: if auto would be fewer than metrics need.
+    """
+    if n != "auto":
+        return n
+    found, name = min((counts[each], each) for each in (split_name, "train"))
+    if found < params.LEAST_SAMPLES:
+        raise PipelineError(
+            f"{paths.PARAMS}: sample.n = 'auto': the {name} split has only {found} images, and "
+            f"metrics need {params.LEAST_SAMPLES}; add images"
+        )
+    return min(found, MOST_SAMPLES)
 
 
 def reference_images(store: Store, split_name: str, n: int, seed: int) -> np.ndarray:

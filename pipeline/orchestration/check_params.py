@@ -110,6 +110,11 @@ class Images:
         self.name, self.spec, self.by_class = name, expected.spec, expected.by_class
         self.classes = [str(label) for label in range(expected.spec.classes)]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images each split will have."""
+        return {name: sum(counts) for name, counts in self.by_class.items()}
+
     def split(self, name: str) -> Split:
         """As many labels of each class as there will be, and images of one pixel."""
         counts = self.by_class[name]
@@ -175,12 +180,12 @@ def _of_images(images: Images, shared: dict[str, Any], path: Path) -> list[str]:
     """What is wrong with the shared sections for these images, one line for each mistake."""
     problems = []
     n, split, batch = shared["sample"].n, shared["evaluate"].split, shared["judge"].batch
-    for name in dict.fromkeys([split, "train"]):  # real images of both stand beside the samples
-        try:
+    try:
+        n = protocol.sample_count(n, images.counts, split)
+        for name in dict.fromkeys([split, "train"]):  # images of both stand beside the samples
             protocol.check_size(images, name, n)
-        except PipelineError as error:
-            problems.append(str(error))
-            break
+    except PipelineError as error:
+        problems.append(str(error))
     count = sum(images.by_class["train"])
     kind, classes = shared["judge"].kind, images.spec.classes
     if kind == "classifier" and classes < 2:
@@ -201,7 +206,7 @@ def _of_images(images: Images, shared: dict[str, Any], path: Path) -> list[str]:
             f"{height}x{width} images, which stand beside the models, take {needed / 1e9:,.1f} GB, "
             f"and there are {there / 1e9:,.1f} GB here; make it smaller"
         )
-    needed = KERNELS * FLOAT * n**2
+    needed = 0 if n == "auto" else KERNELS * FLOAT * n**2
     if needed > there:
         problems.append(
             f"{path}: sample.n = {n}: comparing all pairs for KID takes {needed / 1e9:,.1f} GB, "

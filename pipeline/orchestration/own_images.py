@@ -1,22 +1,23 @@
 """Somebody's own folder of images: what is in it, what is chosen for it, and params.yaml for it."""
 
-import difflib
 import os
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.core import files, params, paths
+from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets import folder_layout, folder_scan, image_files, image_folder, sources
-from pipeline.orchestration import estimate, params_text, plan
+from pipeline.evaluation import protocol
+from pipeline.orchestration import estimate, params_text, plan, preset
 
 LOOKED_AT = 1000
 """As many headers, evenly spread, decide on the size."""
@@ -26,7 +27,9 @@ BORDER = 48
 """Images whose shorter side has fewer pixels become `SMALL`."""
 KEPT_SIZES = (28, SMALL, MEDIUM)
 """Where all images are squares of one of these sizes, nothing is resized."""
-MOST_SAMPLES = params.Sample.model_fields["n"].default
+FEATURES = (64, 32, 16, 8)
+PER_FEATURE = 4
+"""As many images of each feature of the judges make a covariance that is far from singular."""
 TOLD = 3
 """Broken files that are named."""
 WIDTH = 100
@@ -63,6 +66,19 @@ class Folder:
     models: int
 
 
+@contextmanager
+def _as_given(folder: str) -> Iterator[None]:
+    """Have mistakes name a folder that params.yaml does not as the person wrote it."""
+    try:
+        yield
+    except PipelineError as error:
+        text = str(error)
+        for each in (folder, os.path.expanduser(folder)):
+            named = image_files.shown(Path(folder)) if folder else "''"
+            text = text.replace(f"{paths.PARAMS}: data.folder = {each!r}: ", f"{named}: ")
+        raise PipelineError(text) from None
+
+
 def inspect(folder: str, raw: dict[str, Any]) -> Folder:
     """Read all images of a folder, and choose parameters for them.
 
@@ -76,6 +92,11 @@ def inspect(folder: str, raw: dict[str, Any]) -> Folder:
     Raises:
         PipelineError: if there is no such folder, no image in it, or it is owned by the tools.
     """
+    with _as_given(folder):
+        return _inspect(folder, raw)
+
+
+def _inspect(folder: str, raw: dict[str, Any]) -> Folder:
     present: params.Data = params.section(raw, "data")
     known = present.name == image_folder.NAME and _same_folder(present.folder, folder)
     why = []
@@ -108,13 +129,23 @@ def inspect(folder: str, raw: dict[str, Any]) -> Folder:
         f"data.{key}": getattr(data, key)
         for key in ("name", "folder", "labels", "size", "fit", "channels")
     }
-    if not known:
-        values["data.title"] = slug(source.folder)
-    n = params.section(raw, "sample").n
+    if known:
+        name = preset.present(raw)
+        what = f"preset {name}" if name else "networks and trainings of no preset"
+        why.append(f"{what}, as {paths.PARAMS} has it")
+    else:
+        name = preset.of_size(data.size)
+        values |= {**preset.values(name, raw), "data.title": slug(source.folder)}
+        why.append(f"preset {name}, networks and trainings for images of this size")
+    n = 0
     if counted:
-        n, batch, more = _numbers(counted, raw, known)
-        values |= {"sample.n": n, "judge.batch": batch}
-        why += more
+        try:
+            n, more, reasons = _numbers(counted, raw, known)
+            values |= more
+            why += reasons
+        except PipelineError as error:
+            problem = str(error)
+    raw = params_text.with_values(raw, values)
     models = params.model_blocks(raw)
     slots, _ = plan.default_jobs()
     spec = ImageSpec(scan.channels, data.size, data.size, len(layout.classes))
@@ -148,22 +179,39 @@ def _size(found: Sequence[Path]) -> tuple[int, str]:
 
 def _numbers(
     counted: dict[str, int], raw: dict[str, Any], known: bool
-) -> tuple[int, int, list[str]]:
-    """``sample.n`` and ``judge.batch`` that so many images allow, and why."""
+) -> tuple[int, dict[str, Any], list[str]]:
+    """How many samples are judged, what so many images allow by key of params.yaml, and why."""
     split = params.section(raw, "evaluate").split
+    asked = params.section(raw, "sample").n if known else "auto"
     allowed = min(counted[split], counted["train"])
-    n = min(params.section(raw, "sample").n if known else MOST_SAMPLES, allowed)
-    batch = params.section(raw, "judge").batch
-    default = batch if known else params.Judge.model_fields["batch"].default
-    fitting = default
-    while fitting > counted["train"] and fitting > 2:
-        fitting //= 2
+    n = protocol.sample_count(asked, counted, split)
+    if n > allowed:
+        asked = n = allowed
     name = split if counted[split] == allowed else "train"
     of = "all images" if n == allowed else f"of {allowed:,} images"
-    why = [f"sample.n {n:,}, {of} of the {name} split"]
-    if fitting != default:
+    auto = "auto: " if asked == "auto" else ""
+    why = [f"sample.n {auto}{n:,}, {of} of the {name} split"]
+    judge: params.Judge = params.section(raw, "judge")
+    default = params.Judge.model_fields
+    batch = judge.batch if known else default["batch"].default
+    fitting = batch
+    while fitting > counted["train"] and fitting > 2:
+        fitting //= 2
+    if fitting != batch:
         why.append(f"judge.batch {fitting}, since there are {counted['train']:,} training images")
-    return n, fitting, why
+    values = {"sample.n": asked, "judge.batch": fitting}
+    most = next((each for each in FEATURES if PER_FEATURE * each <= n), FEATURES[-1])
+    if not known:
+        values["judge.features"] = most
+        if most < FEATURES[0]:
+            why.append(f"judge.features {most}, at most a quarter of sample.n, for covariances")
+    features = values.get("judge.features", judge.features)
+    if features >= n:
+        why.append(
+            f"judge.features {features}, not below sample.n: covariances of {n:,} images are "
+            f"singular then, and FIDs uncertain{f'; {most} would be better' * (most < features)}"
+        )
+    return n, values, why
 
 
 def slug(folder: Path) -> str:
@@ -282,30 +330,7 @@ def adopt(folder: str, check: Callable[[Path], None]) -> None:
     print(told(found), end="\n\n", flush=True)
     if found.problem:
         raise PipelineError(found.problem)
-    before = files.read_text(paths.PARAMS)
-    after = params_text.edited(before, found.values)
-    if after == before:
-        print(f"{paths.PARAMS} says so already.\n", flush=True)
-        return
-    candidate = paths.WORK / paths.PARAMS.name
-    files.write_text(candidate, after)
-    try:
-        check(candidate)
-    except PipelineError as error:
-        text = str(error).replace(str(candidate), str(paths.PARAMS))
-        raise PipelineError(f"{text}\n{paths.PARAMS}: left as it was") from None
-    finally:
-        files.remove(candidate)
-    files.write_text(paths.PARAMS, after)
-    lines = difflib.unified_diff(
-        before.splitlines(),
-        after.splitlines(),
-        str(paths.PARAMS),
-        str(paths.PARAMS),
-        n=0,
-        lineterm="",
-    )
-    print(*(line for line in lines if not line.startswith("@@")), "", sep="\n", flush=True)
+    params_text.change(found.values, check)
 
 
 def introduce() -> None:
@@ -313,4 +338,4 @@ def introduce() -> None:
     raw = params.read()
     data: params.Data = params.section(raw, "data")
     if data.name == image_folder.NAME:
-        print(told(inspect(data.folder, raw)), end="\n\n", flush=True)
+        print(told(_inspect(data.folder, raw)), end="\n\n", flush=True)

@@ -174,7 +174,8 @@ def _text(path: Path, remedy: str) -> str:
 def leaders() -> str:
     """What to take, and the table of all models that it rests on, at most eight columns wide."""
     raw = params.read()
-    reference = collect.read_reference(params.results(raw).reference)
+    home = params.results(raw)
+    reference = collect.read_reference(home.reference)
     rows = collect.project_rows(raw, reference)
     listed = [
         row for row in tables.standing(rows) if row["kind"] == "model" or row["model"] in SCALE
@@ -189,8 +190,8 @@ def leaders() -> str:
             "",
             *tables.markdown(tables.filled(COLUMNS, listed), listed),
             "",
-            f"{tables.measured(reference)} Models that share a letter are a tie: their 95 % "
-            "intervals over trainings overlap.",
+            f"{tables.measured(reference, home.title)} Models that share a letter are a tie: their "
+            "95 % intervals over trainings overlap.",
         ]
     )
 

@@ -81,7 +81,7 @@ def render(raw: dict[str, Any], reference: Row) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         dataset=home.title,
-        measured=_code(tables.measured(reference)),
+        measured=_code(tables.measured(reference, home.title)),
         cautions=tables.cautions(reference, rows),
         failed=[row["model"] for row in rows if row["status"] == FAILED],
         recommended=[

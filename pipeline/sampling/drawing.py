@@ -18,7 +18,7 @@ COUNTED = 2
 
 
 def everything(
-    family: Family, store: Store, section: params.Sample, label: str = "sample"
+    family: Family, store: Store, section: params.Sample, n: int, label: str = "sample"
 ) -> dict[str, np.ndarray]:
     """The arrays that a model gives, by name.
 
@@ -30,10 +30,10 @@ def everything(
     if isinstance(family, Samples):
         if family.conditional:
             counts = np.bincount(store.split("train").labels, minlength=store.spec.classes)
-            found["labels"] = balanced_labels(section.n, counts)
+            found["labels"] = balanced_labels(n, counts)
         found["samples"] = draw(
             family,
-            section.n,
+            n,
             seed=section.seed,
             batch=section.batch,
             labels=found.get("labels"),

@@ -138,6 +138,7 @@ class Follower:
             return None  # the judges are still in training
         evaluate: params.Evaluate = params.section(raw, "evaluate")
         n = params.section(raw, "sample").n
+        n = protocol.sample_count(n, store.counts, evaluate.split)
         common = protocol.protocol(store, facts, n, evaluate.split, evaluate.seed)
         told = {**common, "protocol": protocol.protocol_id(common)}
         return mirror.experiment(client, self.uri, params.results(raw).title, told)

@@ -79,7 +79,7 @@ ROWS = MODELS + REFERENCES
 
 
 def page(rows=ROWS):
-    return tables.to_markdown(rows, REFERENCE)
+    return tables.to_markdown(rows, REFERENCE, "toys")
 
 
 def body(markdown, title):
@@ -113,6 +113,15 @@ def test_fids_are_sorted_with_the_references_in_their_place():
     ]  # fmt: skip
     assert table[1] == ["exact", "3.50", "3.15 to 3.85", "a"]
     assert table[-1] == ["broken", "no metrics", "", ""]
+
+
+def test_own_images_are_called_by_their_title():
+    """What they are told of, `folder`, is the same for all of them."""
+    named = {**REFERENCE, "dataset": "mnist"}
+    assert tables.measured(named, "digits").startswith("mnist: ")
+    for dataset in ("folder", "unpaired-folder"):
+        told = tables.to_markdown(ROWS, {**REFERENCE, "dataset": dataset}, "my-photos")
+        assert told.startswith("# Comparison\n\nmy-photos: ")
 
 
 def test_a_table_lists_who_has_the_value_and_names_the_others_below():
@@ -194,7 +203,7 @@ def test_ties_are_by_intervals_over_trainings_where_there_are_some():
         model("zeta", **fid(6.0), fid_trained_low=5.9, fid_trained_high=6.1),
         model("alpha", **fid(5.8), fid_trained_low=5.7, fid_trained_high=5.8),
     ]
-    table = section(tables.to_markdown(near, REFERENCE), SAMPLES)
+    table = section(tables.to_markdown(near, REFERENCE, "toys"), SAMPLES)
     assert [(row[0], row[3], row[4]) for row in table] == [
         ("alpha", "5.70 to 5.80", "a"),
         ("zeta", "5.90 to 6.10", "b"),
@@ -210,7 +219,7 @@ def test_likelihoods_tie_by_intervals_and_are_not_marked_without():
               bits_per_dim_trained_high=1.3),
         model("z", **bits(1.25, "exact")),
     ]  # fmt: skip
-    table = section(tables.to_markdown(rows, REFERENCE), LIKELIHOOD)
+    table = section(tables.to_markdown(rows, REFERENCE, "toys"), LIKELIHOOD)
     assert [row[5] for row in table] == ["a", "a", ""]
     assert [row[3] for row in table] == ["0.020 ± 0.003", "n/a", "n/a"]
 
@@ -424,7 +433,7 @@ def test_own_errors_rank_nothing_and_summands_of_likelihoods_are_no_errors():
         model("began", **fid(4.0), discriminator_error=0.0212345),
         model("vae", **fid(5.0), likelihood_kl_nats=30.5, reference_seed=3, label_accuracy=None),
     ]
-    found = tables.to_markdown(rows, {**REFERENCE, "reference_seed": 3})
+    found = tables.to_markdown(rows, {**REFERENCE, "reference_seed": 3}, "toys")
     assert section(found, OWN) == [["began", "discriminator error", "0.021234"]]
     assert OWN not in page()
     assert "30.5" not in found
@@ -463,7 +472,7 @@ def test_problems_name_the_models_that_are_not_ranked():
 
 def test_judges_that_do_not_judge_are_told_above_all_tables():
     blind = {**REFERENCE, "judges": verdict("they see no blur", "they disagree")}
-    told = tables.to_markdown(ROWS, blind)
+    told = tables.to_markdown(ROWS, blind, "toys")
     said = "rank nothing, because they see no blur; they disagree."
     assert said in told and told.index(said) < told.index("## ")
     assert "another split" not in told
@@ -492,7 +501,9 @@ def test_few_images_are_told_with_their_floor():
 def test_both_kinds_of_judges_have_a_column_and_are_named():
     features = {"second_features": "label-free-64x3"}
     second = {"second_fid": 7.25, "second_fid_min": 7.0, "second_fid_max": 8.0}
-    text = tables.to_markdown([model("one", **fid(2.0), **second)], {**REFERENCE, **features})
+    text = tables.to_markdown(
+        [model("one", **fid(2.0), **second)], {**REFERENCE, **features}, "toy"
+    )
     assert "FID on `judge-64x3`, second FID on `label-free-64x3`, protocol" in text
     assert "| second FID ↓ |" in text and "| 7.25 |" in text
-    assert "second FID" not in tables.to_markdown([model("one", **fid(2.0))], REFERENCE)
+    assert "second FID" not in tables.to_markdown([model("one", **fid(2.0))], REFERENCE, "toy")

@@ -279,6 +279,7 @@ def test_every_block_refuses_unknown_keys_and_what_is_no_block(schema, block, wh
             "inception.weigths = '': unknown key 'weigths'; did you mean 'weights'",
         ),
         ("  n: 1000", "  n: 5", "sample.n = 5: should be greater than or equal to 6"),
+        ("  n: 1000", "  n: many", "sample.n = 'many': should be a valid integer, or auto"),
         ("threads: 1 ", "threads: 1025 ", "threads = 1025: should be less than or equal to 1024"),
         ("    - 102\n", "    - -1\n", "judge.seeds.1 = -1: should be greater than or equal to 0"),
         ("budget: 1.0", "budget: .inf", "train.budget = inf: should be a finite number"),

@@ -12,6 +12,7 @@ from pipeline.evaluation.protocol import (
     protocol_id,
     reference_images,
     reference_index,
+    sample_count,
 )
 
 JUDGE = {
@@ -66,6 +67,28 @@ def test_a_subset_is_no_memory_map(store):
 def test_too_few_images_name_the_parameter(store):
     with pytest.raises(PipelineError, match=r"params.yaml: sample.n = 21: .* only 20 images"):
         reference_images(store, "test", 21, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("n", "counts", "split", "found"),
+    [
+        (9, (30, 5, 20), "test", 9),
+        (9, (5, 5, 5), "test", 9),  # that these are too few is told elsewhere
+        ("auto", (30, 7, 20), "test", 20),
+        ("auto", (30, 7, 20), "val", 7),
+        ("auto", (8, 7, 20), "test", 8),
+        ("auto", (5000, 500, 5000), "test", 1000),
+    ],
+)
+def test_auto_is_what_the_splits_give(n, counts, split, found):
+    counts = dict(zip(("train", "val", "test"), counts, strict=True))
+    assert sample_count(n, counts, split) == found
+
+
+def test_auto_needs_what_metrics_need(store):
+    assert sample_count("auto", store.counts, "test") == 20
+    with pytest.raises(PipelineError, match=r"sample.n = 'auto': the val split has only 5 images"):
+        sample_count("auto", store.counts, "val")
 
 
 def test_the_images_are_those_of_the_index(store):

@@ -267,6 +267,14 @@ def test_samples_are_no_more_than_training_images_either(tmp_path, digits):
     assert "sample.n = 1000: the train split of mnist-5k has only 400 images" in line
 
 
+def test_auto_is_as_many_samples_as_there_are_images(tmp_path, digits):
+    digits([40] * 10, [10] * 10, [100] * 10)
+    validate(changed(tmp_path, **only("vae", tmp_path, sample__n="auto")))
+    digits([40] * 10, [10] * 10, [0] * 9 + [5])
+    line = told(tmp_path, **only("vae", tmp_path, sample__n="auto"))
+    assert "sample.n = 'auto': the test split has only 5 images, and metrics need 6" in line
+
+
 def test_images_that_the_reference_rows_cannot_hold_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(check_params.entries, "memory", lambda device=None: 10_000_000_000)
     line = complaint(changed(tmp_path, **own(tmp_path, 1024))).splitlines()[0]

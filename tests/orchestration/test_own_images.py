@@ -1,5 +1,6 @@
 """What `inspect` says of a folder, what is chosen for it, and how params.yaml comes to say so."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from ruamel.yaml import YAML
 from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
-from pipeline.orchestration import estimate, own_images
+from pipeline.orchestration import estimate, own_images, params_text, preset
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +62,9 @@ def test_what_is_said_of_a_folder():
         "1 file that is no image",
         "size 64, since the shorter sides of the images have 50 pixels",
         "3 channels, since 121 of 123 images are in colour",
-        "sample.n 25, all images of the test split",
+        "preset 64, networks and trainings for images of this size",
+        "sample.n auto: 25, all images of the test split",
+        "judge.features 8, at most a quarter of sample.n",
     ):
         assert text in told, told
     assert re.search(r"time        about \d+ minutes for all 16 models on \d+ core", told)
@@ -99,11 +102,14 @@ def test_params_name_the_folder_and_what_it_allows(capsys):
     own_images.adopt("../photos", validate)
     raw = YAML(typ="safe").load(Path("params.yaml").read_text())
     wanted = YAML(typ="safe").load(COMMITTED.read_text())
+    wanted = params_text.with_values(wanted, preset.values("64", wanted))
     wanted["data"] |= {"name": "folder", "title": "photos", "folder": "../photos"}
-    wanted["sample"]["n"] = 24
+    wanted["judge"]["features"] = 8  # of sample.n: auto, here 24
     assert raw == wanted
+    assert raw["models"]["vae"]["network"]["latent"] == 64
     told = capsys.readouterr().out
-    assert "-  n: 1000" in told and "+  n: 24  " in told
+    assert "@ sample\n-  n: 1000" in told and "+  n: auto  " in told
+    assert "@ models.vae.network\n-      latent: 24" in told
     validate(Path("params.yaml"))
     before = Path("params.yaml").read_text()
     own_images.adopt(str(Path("../photos").resolve()), validate)
@@ -115,10 +121,19 @@ def test_what_a_person_set_for_the_folder_stays():
     put("", 120)
     own_images.adopt("../photos", validate)
     text = Path("params.yaml").read_text()
-    text = text.replace("size: 64 ", "size: 32 ").replace("n: 24 ", "n: 9 ")
+    text = text.replace("size: 64 ", "size: 32 ").replace("n: auto ", "n: 9 ")
+    text = text.replace("features: 8 ", "features: 9 ").replace("latent: 64 ", "latent: 5 ")
     Path("params.yaml").write_text(text)
     own_images.adopt("../photos", validate)
     assert Path("params.yaml").read_text() == text
+    told = own_images.told(inspected())
+    assert "networks and trainings of no preset, as params.yaml has it" in told
+    assert "sample.n 9, of 24 images of the test split" in told
+    assert "judge.features 9, not below sample.n: covariances of 9 images are" in told
+    assert "8 would be better" in told
+    Path("params.yaml").write_text(text.replace("n: 9 ", "n: 99 "))
+    own_images.adopt("../photos", validate)
+    assert params.section(params.read(), "sample").n == 24  # more cannot be had
 
 
 def test_few_images_take_a_smaller_batch_of_the_judge(capsys):
@@ -141,7 +156,7 @@ def test_what_check_refuses_leaves_everything_as_it_was():
 @pytest.mark.parametrize("place", ["data/raw", "metrics", "work/mine", "."])
 def test_what_the_tools_own_is_refused(place):
     Path(place).mkdir(parents=True, exist_ok=True)
-    with pytest.raises(PipelineError, match=r"data\.folder = .*removes"):
+    with pytest.raises(PipelineError, match=rf"^{place}: it (is|lies in|contains) .*removes"):
         own_images.adopt(place, validate)
 
 
@@ -153,8 +168,9 @@ def test_home_is_known_and_odd_names_are_shown(monkeypatch):
     found = inspected("../a\nb #1: 'x'")
     assert own_images.told(found).splitlines()[0] == "../a\\nb #1: 'x': 20 images"
     assert own_images.slug(Path("../a\nb #1: 'x'")) == "a-b-1-x"
-    with pytest.raises(PipelineError, match="there is no such folder"):
-        inspected("~/nowhere")
+    for folder in ("~/nowhere", "/nowhere"):
+        with pytest.raises(PipelineError, match=f"^{folder}: there is no such folder"):
+            inspected(folder)
 
 
 def test_a_run_begins_with_what_is_in_the_folder(capsys):
@@ -164,7 +180,38 @@ def test_a_run_begins_with_what_is_in_the_folder(capsys):
     own_images.adopt("../photos", validate)
     capsys.readouterr()
     own_images.introduce()
-    assert capsys.readouterr().out.startswith("../photos: 120 images\n")
+    told = capsys.readouterr().out
+    assert told.startswith("../photos: 120 images\n")
+    assert "preset 64, as params.yaml has it" in told
+    assert "sample.n auto: 24, all images of the test split" in told
+    Path("../photos").rename("../elsewhere")
+    with pytest.raises(PipelineError, match=r"^params.yaml: data\.folder = '../photos': there is"):
+        own_images.introduce()
+
+
+def test_the_time_is_of_what_params_will_say():
+    put("", 60, (160, 150))
+    before = inspected().seconds
+    text = COMMITTED.read_text().replace("images: 52000", "images: 900000")
+    Path("params.yaml").write_text(text)
+    assert inspected().seconds == before  # the preset has 52,000
+    own_images.adopt("../photos", lambda path: None)
+    assert inspected().seconds == before
+    text = Path("params.yaml").read_text().replace("images: 52000", "images: 900000")
+    Path("params.yaml").write_text(text)
+    assert inspected().seconds > 3 * before
+
+
+@pytest.mark.parametrize(
+    ("n", "features"), [(1000, 64), (256, 64), (255, 32), (128, 32), (64, 16), (32, 8), (7, 8)]
+)
+def test_few_images_take_fewer_features(n, features):
+    counted = {"train": 4 * n, "val": n, "test": n}
+    found, values, why = own_images._numbers(counted, params.read(), known=False)
+    assert found == n
+    assert values["sample.n"] == "auto" and values["judge.features"] == features
+    assert any("judge.features" in each for each in why) == (features < 64)
+    assert any("not below" in each for each in why) == (n < 8)
 
 
 def test_larger_and_more_images_take_longer():
@@ -193,6 +240,10 @@ def test_one_command_from_a_folder_to_results(tmp_path):
     command = ("pipeline", "repro", "--images", "../photos", "--models", "ae")
     told = clone.run(*command).stdout
     assert "labels      2 classes, the folders cat (40) and dog (40)" in told
+    assert "+  n: auto" in told
+    metrics = json.loads(clone.text("metrics/photos/models/ae.json"))
+    assert metrics["n_samples"] == metrics["n_reference"] == 16
+    assert clone.text("metrics/photos/comparison.md").startswith("# Comparison\n\nphotos: 16 ")
     assert "ae " in told and "the report: " in told
     before = clone.text("dvc.lock")
     again = clone.run(*command).stdout

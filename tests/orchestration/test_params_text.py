@@ -4,7 +4,7 @@ import pytest
 from params_files import COMMITTED
 from ruamel.yaml import YAML
 
-from pipeline.orchestration.params_text import edited
+from pipeline.orchestration.params_text import difference, edited, with_values
 
 TEXT = COMMITTED.read_text()
 TRICKY = [
@@ -51,6 +51,29 @@ def test_comments_keep_their_columns():
     assert new.partition("#")[2] == old.partition("#")[2]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("models.ddpm.training.images", 7),
+        ("models.vae.network.latent", 123_456),  # and not that of another model
+        ("models.ae.training.floor", 0.5),
+        ("judge.label_free.steps", 9),
+        ("evaluate.inception.weights", "a # b"),
+        ("evaluate.imagenet", True),
+        ("gate.metrics.kid.relative", 1e-05),
+    ],
+)
+def test_keys_of_any_depth_are_edited_in_their_line(key, value):
+    made = edited(TEXT, {key: value})
+    assert load(made) == with_values(load(TEXT), {key: value}) != load(TEXT)
+    before, after = TEXT.split("\n"), made.split("\n")
+    [(old, new)] = [(x, y) for x, y in zip(before, after, strict=True) if x != y]
+    assert new.partition("#")[2].endswith(old.partition("#")[2])
+    assert edited(made, {key: value}) == made
+    *block, _ = key.split(".")
+    assert difference(TEXT, made)[2:] == [f"@ {'.'.join(block)}", f"-{old}", f"+{new}"]
+
+
 def test_what_is_the_same_is_left_alone():
     assert edited(TEXT, {"data.size": 64, "data.labels": "auto", "data.folder": ""}) == TEXT
     plain = "data:\n  size: 64   # x\n"
@@ -62,6 +85,14 @@ def test_keys_that_are_missing_are_added_to_their_section():
     made = edited(text, {"data.folder": "b", "sample.seed": 3, "data.name": "c"})
     assert load(made) == {"data": {"name": "c", "folder": "b"}, "sample": {"n": 1, "seed": 3}}
     assert "# x" in made and "# y" in made
+
+
+def test_deep_keys_are_added_where_their_block_is():
+    text = "a:\n  b:\n    c: 1 # x\n    d:\n      e: 2\n  f: 3\n"
+    made = edited(text, {"a.b.g": 4, "a.b.d.h": 5, "a.i": 6})
+    assert load(made) == {"a": {"b": {"c": 1, "d": {"e": 2, "h": 5}, "g": 4}, "f": 3, "i": 6}}
+    assert "c: 1 # x\n" in made and len(made.split("\n")) == len(text.split("\n")) + 3
+    assert load(edited(text, {"a.new.k": 1, "b.k": 2}))["a"]["new"] == {"k": 1}
 
 
 @pytest.mark.parametrize(

@@ -131,17 +131,17 @@ def test_labels_are_for_conditional_models_and_for_no_other():
 
 
 def test_what_a_model_gives_depends_on_what_it_can_do(data):
-    section = params.Sample(n=10, seed=0, batch=4)
-    assert drawing.everything(Painting(), data, section).keys() == {"samples"}
-    found = drawing.everything(Obeying(), data, section)
+    section = params.Sample(n="auto", seed=0, batch=4)
+    assert drawing.everything(Painting(), data, section, 10).keys() == {"samples"}
+    found = drawing.everything(Obeying(), data, section, 10)
     assert np.bincount(found["labels"]).tolist() == [6, 3, 1]
     np.testing.assert_array_equal(found["samples"][:, 0, 0, 0], found["labels"])
-    assert drawing.everything(Mute(), data, section) == {}
+    assert drawing.everything(Mute(), data, section, 10) == {}
 
 
 def test_a_translator_gives_the_test_images_of_either_domain_as_of_the_other(data):
     model, test = Inverting(), data.split("test")
-    found = drawing.everything(model, data, params.Sample(n=10, seed=0, batch=4))
+    found = drawing.everything(model, data, params.Sample(seed=0, batch=4), 10)
     assert found.keys() == {"a_to_b", "b_to_a"}
     np.testing.assert_array_equal(found["a_to_b"], 255 - test.images)
     np.testing.assert_array_equal(found["b_to_a"], test.others // 2)
