@@ -68,19 +68,28 @@ def switch(title: str) -> str:
         if home is None:
             titles = [each.title for each in homes()]
             raise PipelineError(f"--switch: {params.one_of('data set', title, titles)}")
-        if title == before.title:
-            return title
-        try:
-            text = files.read_text(home.params)
-        except FileNotFoundError:
-            raise PipelineError(
-                f"{home.params}: no such file; `git checkout {paths.PARAMS}` if that is of "
-                f"{title}, or set data.title and what else is to be of it yourself"
-            ) from None
-        if params.results(params.read(home.params), home.params).title != title:
-            raise PipelineError(f"{home.params}: data.title: should be {title}, as its folder is")
-        present = files.read_text(paths.PARAMS)
-        with files.together() as made:
-            made.file(before.params).write_text(present, encoding="utf-8")
-            made.file(paths.PARAMS).write_text(text, encoding="utf-8")
+        if title != before.title:
+            restore(home)
         return before.title
+
+
+def restore(home: paths.Results) -> None:
+    """Make params.yaml what it was for these results, and keep it beside those that it is of.
+
+    Raises:
+        PipelineError: if it was not kept, or either file cannot be read; nothing is changed.
+    """
+    before = params.results(params.read())
+    try:
+        text = files.read_text(home.params)
+    except FileNotFoundError:
+        raise PipelineError(
+            f"{home.params}: no such file; `git checkout {paths.PARAMS}` if that is of "
+            f"{home.title}, or set data.title and what else is to be of it yourself"
+        ) from None
+    if params.results(params.read(home.params), home.params).title != home.title:
+        raise PipelineError(f"{home.params}: data.title: should be {home.title}, as its folder is")
+    present = files.read_text(paths.PARAMS)
+    with files.together() as made:
+        made.file(before.params).write_text(present, encoding="utf-8")
+        made.file(paths.PARAMS).write_text(text, encoding="utf-8")

@@ -94,6 +94,8 @@ class Data(Section):
     title: Title = "mnist-5k"
     seed: Seed = 0
     val_fraction: float = Field(0.1, gt=0, lt=0.5)
+    limit: int = Field(0, ge=0, le=10**9)
+    test_limit: int = Field(0, ge=0, le=10**9)
     folder: str = ""
     labels: Literal["auto", "folders", "none"] = "auto"
     size: int = Field(64, ge=8, le=1024)

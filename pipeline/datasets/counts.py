@@ -24,6 +24,34 @@ def carved(n: int, fraction: float, name: str, part: str, data: Data) -> int:
     return out
 
 
+def limited(by_class: Sequence[int], most: int) -> list[int]:
+    """How many images of each class are left of ``most``, in the shares that classes have.
+
+    Whole numbers by largest remainders, the first class first among equals; no class that has
+    images is left without, if ``most`` allows. With 0, or a number that is not below what there
+    is, all are.
+    """
+    total = sum(by_class)
+    if not most or most >= total:
+        return list(by_class)
+    least = [min(1, n) for n in by_class]
+    if sum(least) > most:
+        least = [0] * len(by_class)
+    shares = [max(each, most * n / total) for each, n in zip(least, by_class, strict=True)]
+    found = [int(each) for each in shares]
+    by_rest = sorted(range(len(found)), key=lambda i: found[i] - shares[i])
+    for i in by_rest[: max(0, most - sum(found))]:
+        found[i] += 1
+    while sum(found) > most:  # rare classes took from the frequent ones
+        found[max(range(len(found)), key=found.__getitem__)] -= 1
+    return found
+
+
+def limits(data: Data) -> dict[str, int]:
+    """The largest number of images of each split; 0: all."""
+    return {"train": data.limit, "val": 0, "test": data.test_limit}
+
+
 def of_splits(
     train: Sequence[int], test: Sequence[int] | None, classes: list[str], data: Data
 ) -> dict[str, list[int]]:

@@ -3,7 +3,7 @@
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from pipeline.core import paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.core.params import Data, one_of
+from pipeline.datasets import counts
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,23 @@ class Source(ABC):
         return self
 
     def expected(self, data: Data) -> Expected | None:
-        """What preprocess will make of it, of a source that is `configured`; None if unknown.
+        """What there is of it, of a source that is `configured`; None if unknown.
 
         Raises:
             PipelineError: if preprocess is known to refuse it.
         """
         return None
+
+    def limited(self, data: Data) -> Expected | None:
+        """What is `expected`, within ``data.limit`` and ``data.test_limit``."""
+        found = self.expected(data)
+        if found is None:
+            return None
+        limits = counts.limits(data)
+        return replace(
+            found,
+            by_class={name: counts.limited(n, limits[name]) for name, n in found.by_class.items()},
+        )
 
     def inputs(self) -> dict[str, Path]:
         """The user's files that `fetch` will read, by name: none, where there is no own folder.

@@ -25,6 +25,9 @@ def split(raw: RawSplits, data: Data) -> dict[str, Split]:
 
     Where images have hashes, these decide (see `of_content`): neither names nor their order do.
 
+    ``data.limit`` and ``data.test_limit`` leave so many images of train and test, as many of each
+    class as its share; those of a smaller limit are among those of a larger one, up to rounding.
+
     Args:
         raw: images uint8 [N, C, H, W] and labels int64 [N], each label an index of ``classes``.
         data: the section of params.yaml.
@@ -37,8 +40,15 @@ def split(raw: RawSplits, data: Data) -> dict[str, Split]:
     """
     if not np.isin(raw.train.labels, range(len(raw.classes))).all():
         raise PipelineError(f"{data.name}: there are labels that stand for no class")
-    if raw.train.hashes is not None:
-        return _by_content(raw, data)
+    parts = _by_content(raw, data) if raw.train.hashes is not None else _by_place(raw, data)
+    limits = counts.limits(data)
+    return {
+        name: _limited(part, limits[name], len(raw.classes), data, name)
+        for name, part in parts.items()
+    }
+
+
+def _by_place(raw: RawSplits, data: Data) -> dict[str, Split]:
     rest = np.arange(len(raw.train.labels))
     if raw.test is None:
         rest, index = _carve(rest, raw, counts.TEST_FRACTION, data, "test")
@@ -51,6 +61,21 @@ def split(raw: RawSplits, data: Data) -> dict[str, Split]:
         "val": _take(raw.train, val, data, "val"),
         "test": test,
     }
+
+
+def _limited(part: Split, most: int, classes: int, data: Data, name: str) -> Split:
+    """At most so many images of a split, in their order."""
+    left = counts.limited(np.bincount(part.labels, minlength=classes).tolist(), most)
+    if sum(left) == len(part):
+        return part
+    keep = []
+    for place in _permutation(len(part), data.seed, name, "limit"):
+        label = part.labels[place]
+        if left[label]:
+            left[label] -= 1
+            keep.append(place)
+    index = np.sort(keep)
+    return Split(arrays.chosen(part.images, index), part.labels[index])
 
 
 def _by_content(raw: RawSplits, data: Data) -> dict[str, Split]:

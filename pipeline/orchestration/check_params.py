@@ -129,7 +129,7 @@ def images_of(data: params.Data, path: Path) -> Images | None:
         PipelineError: if the section does not describe one, or `preprocess` would refuse it.
     """
     source = sources.load(data.name, path).configured(data, path)
-    found = source.expected(data)
+    found = source.limited(data)
     return None if found is None else Images(data.name, found)
 
 

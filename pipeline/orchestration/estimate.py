@@ -39,12 +39,13 @@ JUDGING = 5.0
 
 
 class Durations:
-    """Seconds that stages took in this folder, remembered below ``work/``."""
+    """Seconds that stages took for a data set in this folder, remembered below ``work/``."""
 
     def __init__(self, home: paths.Results) -> None:
         """``home`` has the metrics of the last run, by which trainings are guessed."""
         self.home = home
-        known = _read(paths.DURATIONS)
+        self.place = paths.DURATIONS / f"{home.title}.json"
+        known = _read(self.place)
         self.known = {name: value for name, value in known.items() if _is_number(value)}
         self._guessed = 0.0
         self._measured = 0.0
@@ -67,7 +68,7 @@ class Durations:
     def save(self) -> None:
         """Keep it for the next run, if it can be written: all that is lost are estimates."""
         with suppress(PipelineError):
-            files.write_json(paths.DURATIONS, self.known)
+            files.write_json(self.place, self.known)
 
 
 def guess(stage: str, home: paths.Results) -> float:

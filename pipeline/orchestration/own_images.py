@@ -5,17 +5,18 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.comparison import data_sets
 from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
-from pipeline.datasets import folder_layout, folder_scan, image_files, image_folder, sources
+from pipeline.datasets import counts, folder_layout, folder_scan, image_files, image_folder, sources
 from pipeline.evaluation import protocol
 from pipeline.orchestration import estimate, params_text, plan, preset
 
@@ -119,7 +120,8 @@ def _inspect(folder: str, raw: dict[str, Any]) -> Folder:
     try:
         image_folder.accept(scan, data)
         parts = folder_layout.by_part(scan.rows, layout, data)
-        counted = {name: len(rows) for name, rows in parts.items()}
+        limits = counts.limits(data)
+        counted = {name: min(len(rows), limits[name] or len(rows)) for name, rows in parts.items()}
     except PipelineError as error:
         problem = str(error)
     colour = sum(not row.grey for row in scan.rows)
@@ -135,7 +137,7 @@ def _inspect(folder: str, raw: dict[str, Any]) -> Folder:
         why.append(f"{what}, as {paths.PARAMS} has it")
     else:
         name = preset.of_size(data.size)
-        values |= {**preset.values(name, raw), "data.title": slug(source.folder)}
+        values |= {**preset.values(name, raw), "data.title": _title(source.folder)}
         why.append(f"preset {name}, networks and trainings for images of this size")
     n = 0
     if counted:
@@ -151,6 +153,27 @@ def _inspect(folder: str, raw: dict[str, Any]) -> Folder:
     spec = ImageSpec(scan.channels, data.size, data.size, len(layout.classes))
     seconds = estimate.of_all(raw, spec, sum(counted.values()), n, slots)
     return Folder(data, scan, layout, counted, problem, values, why, seconds, slots, len(models))
+
+
+def _title(folder: Path) -> str:
+    """A name that no results have yet."""
+    name, title, k = slug(folder), slug(folder), 1
+    while paths.Results(title).folder.exists():
+        k += 1
+        title = f"{name[:36]}-{k}"
+    return title
+
+
+def _earlier(folder: str) -> paths.Results | None:
+    """Where results of this folder are, made before params.yaml went to other images."""
+    for path in sorted(paths.METRICS.glob("*/params.yaml")):
+        with suppress(PipelineError):
+            raw = params.read(path)
+            data: params.Data = params.section(raw, "data", path)
+            own = data.name == image_folder.NAME and data.title == path.parent.name
+            if own and _same_folder(data.folder, folder):
+                return paths.Results(data.title)
+    return None
 
 
 def _same_folder(one: str, other: str) -> bool:
@@ -316,7 +339,8 @@ def _of(n: int, scan: folder_scan.Scan, what: str) -> str:
 def adopt(folder: str, check: Callable[[Path], None]) -> None:
     """Say what is in a folder, and have params.yaml name it with what was chosen for it.
 
-    The file changes as a whole, or, where anything is wrong, not at all.
+    Where there are results of this folder, params.yaml becomes what it was for them. The file
+    changes as a whole, or, where anything is wrong, not at all.
 
     Args:
         folder: as the person wrote it.
@@ -326,6 +350,13 @@ def adopt(folder: str, check: Callable[[Path], None]) -> None:
         PipelineError: if the folder cannot be used, or params.yaml would be refused.
     """
     raw = params.read()
+    present: params.Data = params.section(raw, "data")
+    home = _earlier(folder)
+    if home is not None and not _same_folder(present.folder, folder):
+        check(home.params)
+        data_sets.restore(home)
+        print(f"{paths.PARAMS}: as it was for {home.folder}\n", flush=True)
+        raw = params.read()
     found = inspect(folder, raw)
     print(told(found), end="\n\n", flush=True)
     if found.problem:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
 from pipeline.core.params import Data
 from pipeline.datasets import counts
-from pipeline.datasets.sources import Labelled, RawSplits
+from pipeline.datasets.sources import Expected, Labelled, RawSplits, Source
 from pipeline.datasets.splits import split
 
 FROZEN = {
@@ -198,3 +199,55 @@ def test_a_label_of_no_class():
     source = raw([50, 50])
     with pytest.raises(PipelineError, match="labels that stand for no class"):
         split(RawSplits(source.train, None, ["0"]), data())
+
+
+@pytest.mark.parametrize(
+    ("there", "most", "left"),
+    [
+        ([500, 300, 200], 0, [500, 300, 200]),
+        ([500, 300, 200], 1000, [500, 300, 200]),
+        ([500, 300, 200], 100, [50, 30, 20]),
+        ([500, 300, 200], 7, [4, 2, 1]),
+        ([1000, 1, 0], 10, [9, 1, 0]),
+        ([5, 5, 5], 2, [1, 1, 0]),
+        ([3, 3, 3], 4, [2, 1, 1]),
+    ],
+)
+def test_a_limit_leaves_classes_in_their_shares(there, most, left):
+    assert counts.limited(there, most) == left
+
+
+@pytest.mark.parametrize("test_counts", [None, [40, 20]])
+def test_limits_leave_so_many_images_of_train_and_of_test(test_counts):
+    whole = split(raw([400, 200], test_counts), data())
+    limit = {"limit": 60, "test_limit": 15}
+    parts = split(raw([400, 200], test_counts), data().model_copy(update=limit))
+    assert per_class(parts["train"], 2) == [40, 20] and per_class(parts["test"], 2) == [10, 5]
+    np.testing.assert_array_equal(numbers(parts["val"]), numbers(whole["val"]))
+    for name in ("train", "test"):
+        some, every = numbers(parts[name]).tolist(), numbers(whole[name]).tolist()
+        assert some == [each for each in every if each in set(some)], "in the same order"
+
+
+def test_fewer_images_are_among_more_of_them():
+    def taken(limit):
+        return set(numbers(split(raw([400, 200]), data().model_copy(update=limit))["train"]))
+
+    assert taken({"limit": 30}) < taken({"limit": 90}) < taken({"limit": 300}) < taken({})
+    other = split(raw([400, 200]), data(seed=1).model_copy(update={"limit": 30}))["train"]
+    assert set(numbers(other)) != taken({"limit": 30})
+
+
+def test_limited_counts_are_known_without_the_images():
+    class Known(Source):
+        def expected(self, data):
+            spec = ImageSpec(1, 2, 2, 2)
+            return Expected(spec, counts.of_splits([400, 200], None, ["0", "1"], data))
+
+        fetch = read = None
+
+    limited = data().model_copy(update={"limit": 77, "test_limit": 9})
+    parts = split(raw([400, 200]), limited)
+    assert Known().limited(limited).by_class == {
+        name: per_class(part, 2) for name, part in parts.items()
+    }

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pipeline.core import paths
+from pipeline.core import files, paths
 from pipeline.orchestration import estimate
 from pipeline.orchestration.estimate import Durations, clock, left
 
@@ -53,8 +53,7 @@ def test_short_stages_say_nothing_of_long_ones():
     ],
 )
 def test_a_damaged_memory_is_none_and_is_made_anew(text):
-    paths.WORK.mkdir()
-    paths.DURATIONS.write_text(text)
+    files.write_text(paths.DURATIONS / f"{HOME.title}.json", text)
     durations = Durations(HOME)
     assert durations.known == {}
     durations.took("train@vae", 3.0)
@@ -63,8 +62,9 @@ def test_a_damaged_memory_is_none_and_is_made_anew(text):
 
 
 def test_of_a_damaged_memory_the_rest_is_known():
-    paths.WORK.mkdir()
-    paths.DURATIONS.write_text('{"train@vae": 3.0, "judge": "soon"}')
+    text = '{"train@vae": 3.0, "judge": "soon"}'
+    files.write_text(paths.DURATIONS / f"{HOME.title}.json", text)
+    assert Durations(paths.Results("other")).known == {}
     assert Durations(HOME).known == {"train@vae": 3.0}
 
 

@@ -117,6 +117,44 @@ def test_params_name_the_folder_and_what_it_allows(capsys):
     assert Path("params.yaml").read_text() == before
 
 
+def test_a_folder_with_results_comes_back_as_it_was(capsys):
+    put("", 120)
+    own_images.adopt("../photos", validate)
+    mine = Path("params.yaml").read_text().replace("latent: 64 ", "latent: 5 ")
+    home = paths.Results("photos")
+    home.folder.mkdir(parents=True)
+    home.params.write_text(mine)
+    shutil.copy(COMMITTED, "params.yaml")
+    own_images.adopt("../photos/.", validate)
+    assert Path("params.yaml").read_text() == mine
+    assert "params.yaml: as it was for metrics/photos" in capsys.readouterr().out
+    assert Path("metrics/mnist-5k/params.yaml").read_text() == COMMITTED.read_text()
+
+
+def test_another_folder_of_the_same_name_has_another_title():
+    put("", 120)
+    own_images.adopt("../photos", validate)
+    paths.Results("photos").folder.mkdir(parents=True)
+    shutil.copy("params.yaml", paths.Results("photos").params)
+    shutil.copy(COMMITTED, "params.yaml")
+    Path("../more").mkdir()
+    shutil.copytree("../photos", "../more/photos")
+    own_images.adopt("../more/photos", validate)
+    assert params.section(params.read(), "data").title == "photos-2"
+
+
+def test_a_limit_is_counted_with():
+    put("", 120)
+    own_images.adopt("../photos", validate)
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(
+        re.sub("limit: 0 ", "limit: 50 ", text, count=1).replace("test_limit: 0 ", "test_limit: 9 ")
+    )
+    found = inspected()
+    assert found.splits["train"] == 50 and found.splits["test"] == 9
+    assert "sample.n auto: 9, all images of the test split" in own_images.told(found)
+
+
 def test_what_a_person_set_for_the_folder_stays():
     put("", 120)
     own_images.adopt("../photos", validate)
