@@ -161,14 +161,28 @@ def recommend(options: argparse.Namespace) -> None:
     print(recommendation.text(rows))
 
 
-@command()
+@command(
+    argument(
+        "--two-sample",
+        action="store_true",
+        help="also have a classifier tell each model's samples from real images (a minute)",
+    )
+)
 def judges(options: argparse.Namespace) -> None:
     """Show what each kind of judge sees of known damage to the images of params.yaml."""
     from pipeline.comparison import collect, opinions
     from pipeline.core import params
 
-    home = params.results(params.read())
-    print(opinions.evidence(collect.read_reference(home.reference), home.reference))
+    raw = params.read()
+    home = params.results(raw)
+    reference = collect.read_reference(home.reference)
+    print(opinions.evidence(reference, home.reference))
+    if options.two_sample:
+        from pipeline.evaluation import two_sample
+
+        rows = collect.project_rows(raw, reference)
+        rows = [row for row in rows if row["status"] == collect.OK]
+        print("\n" + opinions.beside(rows, two_sample.of_models(rows, raw)))
 
 
 @command(JOBS)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -309,6 +310,19 @@ def test_judges_shows_what_they_see(project, capsys):
     assert cli.main(["judges"]) == 0
     told = capsys.readouterr().out
     assert "| classifiers | 98.0 to 99.0 % |" in told and "| judges without labels |" in told
+
+
+def test_judges_are_held_against_a_classifier(project, capsys):
+    rewrite(HOME.reference, judges=verdict(second=[]))
+    raw = YAML(typ="safe").load(paths.PARAMS.read_text())
+    raw |= {"runtime": {}, "evaluate": {}}
+    paths.PARAMS.write_text(json.dumps(raw))
+    assert cli.main(["judges", "--two-sample"]) == 0
+    told = capsys.readouterr().out
+    assert "| model | told apart | FID |" in told
+    assert re.search(r"\| alpha \| 0\.\d{3} \| 5\.00 \|", told), told
+    assert "stranger" not in told and "broken" not in told
+    assert re.search(r"correlation with it: FID -?[01]\.\d\d\.$", told.strip())
 
 
 def test_judges_of_an_older_version_are_one_line(project, capsys):

@@ -5,7 +5,7 @@ differently, the reader has to know it. What each of them sees of damage in know
 evidence for both, and for the choice between them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,38 @@ def evidence(reference: Row, path: Path) -> str:
     if len(kinds) > 1:
         one, other = ([_mean(fids) for _, _, fids in _damage(each["ladders"])] for each in kinds)
         lines += ["", f"Spearman's correlation of the two over damage: {spearman(one, other):.2f}."]
+    return "\n".join(lines)
+
+
+def beside(rows: Sequence[Row], told_apart: Mapping[str, float]) -> str:
+    """A Markdown table of FIDs beside how well a classifier tells samples from real images.
+
+    Args:
+        rows: from `pipeline.comparison.collect.project_rows`.
+        told_apart: by model, from `pipeline.evaluation.two_sample`.
+    """
+    listed = sorted(
+        (row for row in rows if row["kind"] == "model" and row["model"] in told_apart),
+        key=lambda row: told_apart[row["model"]],
+    )
+    keys = [key for key in ("fid", "second_fid") if all(row.get(key) for row in listed)]
+    titles = {"fid": "FID", "second_fid": "second FID"}
+    lines = ["| model | told apart | " + " | ".join(titles[key] for key in keys) + " |"]
+    lines.append("|---|---:|" + "---:|" * len(keys))
+    for row in listed:
+        cells = [f"{told_apart[row['model']]:.3f}", *(f"{row[key]:.2f}" for key in keys)]
+        lines.append(f"| {row['model']} | {' | '.join(cells)} |")
+    areas = [told_apart[row["model"]] for row in listed]
+    lines += [
+        "",
+        "Told apart: the share of pairs of a sample and a real image in which a classifier that "
+        "was trained on others of both takes the right one for real, 0.5 if it cannot tell. "
+        "Spearman's correlation with it: "
+        + ", ".join(
+            f"{titles[key]} {spearman(areas, [row[key] for row in listed]):.2f}" for key in keys
+        )
+        + ".",
+    ]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,47 +18,48 @@ from pipeline.evaluation import judge, protocol
 from stages import judge as stage
 
 ROOT = Path(__file__).parents[2]
-SPEC = ImageSpec(1, 16, 12, 1)
-BOTH = [stage.HEADLINE, *({"classifier", "label_free"} - {stage.HEADLINE})]
+SPEC = {1: ImageSpec(1, 16, 12, 1), 3: ImageSpec(3, 16, 12, 1)}
 
 
-def stored(labels):
+def stored(labels, channels):
     """A data set of noise, brighter in the second class if labels are ``learnable``."""
     splits = {}
     for seed, name in enumerate(("train", "val", "test")):
         given = np.arange(64) % (1 if labels == "none" else 2)
         light = 100 * given[:, None, None, None] * (labels == "learnable")
-        noise = some_images(64, SPEC, seed).numpy() // 8
+        noise = some_images(64, SPEC[channels], seed).numpy() // 8
         splits[name] = Split((noise + light).astype(np.uint8), given)
     write(paths.PROCESSED, "toy", ["a"] if labels == "none" else ["a", "b"], splits)
 
 
 @pytest.mark.parametrize(
-    ("kind", "labels", "expected", "why"),
+    ("kind", "labels", "channels", "expected", "why"),
     [
-        ("auto", "learnable", BOTH, "labels that can be learnt"),
-        ("auto", "none", ["label_free"], "no labels"),
-        ("auto", "random", ["label_free"], "cannot be learnt: classifiers name .* % of the test"),
-        ("label_free", "learnable", ["label_free", "classifier"], "params.yaml says so"),
-        ("classifier", "learnable", ["classifier", "label_free"], "params.yaml says so"),
-        ("classifier", "random", ["classifier", "label_free"], "params.yaml says so"),
+        ("auto", "learnable", 1, ["label_free", "classifier"], "can be learnt .* grey"),
+        ("auto", "learnable", 3, ["classifier", "label_free"], "can be learnt .* in colour"),
+        ("auto", "none", 3, ["label_free"], "no labels"),
+        ("auto", "random", 3, ["label_free"], "cannot be learnt: classifiers name .* of the test"),
+        ("label_free", "learnable", 3, ["label_free", "classifier"], "params.yaml says so"),
+        ("classifier", "learnable", 1, ["classifier", "label_free"], "params.yaml says so"),
+        ("classifier", "random", 1, ["classifier", "label_free"], "params.yaml says so"),
     ],
 )
-def test_the_stage_takes_judges_that_can_judge(tmp_path, monkeypatch, kind, labels, expected, why):
+def test_the_stage_takes_judges_that_can_judge(
+    tmp_path, monkeypatch, kind, labels, channels, expected, why
+):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
     settings = {"kind": kind, "seeds": [1], "batch": 16}
     settings |= {"classifier": {"steps": 24, "learning_rate": 0.01}}
     settings |= {"label_free": {"steps": 2, "learning_rate": 0.01}}
     changed(tmp_path, **{f"judge__{key}": value for key, value in settings.items()})
-    stored(labels)
+    stored(labels, channels)
     stage.main()
     found = protocol.judge_facts()
     assert [each["kind"] for each in found["kinds"]] == expected
     assert re.search(why, found["why"])
     for each in found["kinds"]:
         assert (each["judges"][0]["accuracy"] is None) == (labels == "none")
-    loaded = judge.load(
-        paths.JUDGE, ImageSpec(1, 16, 12, 1 if labels == "none" else 2), torch.device("cpu")
-    )
+    spec = replace(SPEC[channels], classes=1 if labels == "none" else 2)
+    loaded = judge.load(paths.JUDGE, spec, torch.device("cpu"))
     assert [len(loaded.headline), len(loaded.second)] == ([1, 1] if expected[1:] else [1, 0])
