@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forks
 from builders import TINY
 from ruamel.yaml import YAML
 
@@ -68,14 +69,7 @@ class Clone:
             "DVC_NO_ANALYTICS": "1",
             "PYTHONPATH": str(self.folder),
         }
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
+        done = forks.run(command, cwd=self.folder, env=environment)
         if check:
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done

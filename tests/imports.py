@@ -1,6 +1,7 @@
 """Which project files a file imports, transitively, read from its syntax tree."""
 
 import ast
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -25,15 +26,21 @@ def closure(root: Path, start: str, family: str | None = None) -> set[str]:
         if name in seen or not (root / name).exists():
             continue
         seen.add(name)
-        text = (root / name).read_text()
-        tree = ast.parse(text)
-        if not (Path(name).name == "__init__.py" and _is_empty(tree)):
+        empty, files, loads_sources = _looked_at((root / name).read_text())
+        if not (Path(name).name == "__init__.py" and empty):
             found.add(name)
         waiting += [f"{parent}/__init__.py" for parent in Path(name).parents if str(parent) != "."]
-        waiting += _files(imported(tree))
-        if "sources.load(" in text:
+        waiting += files
+        if loads_sources:
             waiting += [f"pipeline/datasets/{module}.py" for module in _source_modules(root)]
     return found
+
+
+@functools.cache
+def _looked_at(text: str) -> tuple[bool, list[str], bool]:
+    """Of a file's text: whether it does nothing, what it may import, whether it loads sources."""
+    tree = ast.parse(text)
+    return _is_empty(tree), _files(imported(tree)), "sources.load(" in text
 
 
 def _is_empty(tree: ast.Module) -> bool:

@@ -184,9 +184,10 @@ def artifacts(run_id: str, folder: str | None = None) -> list[str]:
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store; making one takes seconds."""
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    sqlite_file.create(path)
+    """An empty store; making one takes seconds, and each module of tests asks for it anew."""
+    path = tmp_path_factory.getbasetemp() / "template" / "mlflow.db"
+    path.parent.mkdir(exist_ok=True)
+    sqlite_file.create(path)  # nothing to do if it is there
     return path
 
 

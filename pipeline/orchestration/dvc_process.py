@@ -35,18 +35,16 @@ END = "\x02"
 STAGE = re.compile(r"python -m (stages\.\w+)((?: \w+)*)")
 PROJECT = ("pipeline", "stages")
 """Packages that a stage imports afresh, as they are when it starts."""
-PRELOADED = (
-    "numpy",
+COMPUTING = ("stages.judge", "stages.reference", "stages.train", "stages.sample", "stages.evaluate")
+"""Stages that import torch."""
+TORCH = (
     "torch",
     # Its compiler, which nothing here uses: every optimiser imports it, and so does every count of
     # operations, which takes as long as torch itself.
     "torch._dynamo",
-    "pydantic",
-    "ruamel.yaml",
     "safetensors.torch",
-    "tqdm",
-    "PIL.Image",
 )
+PRELOADED = ("numpy", "pydantic", "ruamel.yaml", "tqdm", "PIL.Image")
 """What most stages import and nobody edits."""
 
 
@@ -150,7 +148,7 @@ def _copying(slowly: Callable[..., Any]) -> Callable[..., Any]:
         if found is None or not _copies_well():
             slowly(executable, cmd, **options)
             return
-        for name in PRELOADED:
+        for name in (*PRELOADED, *(TORCH if found[1] in COMPUTING else ())):
             importlib.import_module(name)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -5,6 +5,7 @@ What is said of a file is what holds of it: in use, not to be opened, of another
 Only what is damaged or empty is to be moved away, and then it is said what would be lost.
 """
 
+import functools
 import os
 import shlex
 import sqlite3
@@ -12,12 +13,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
 from pipeline.core import files
 from pipeline.core.errors import PipelineError
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 BUSY_SECONDS = 5.0
 """How long to wait for another process."""
@@ -235,7 +240,6 @@ def _refuse_access(*needed: Path) -> None:
 
 def _check_schema(database: sqlite3.Connection, path: Path, uri: str) -> None:
     import mlflow
-    from alembic.script import ScriptDirectory
 
     tables = _tables(database)
     if not tables:
@@ -243,12 +247,11 @@ def _check_schema(database: sqlite3.Connection, path: Path, uri: str) -> None:
     if "experiments" not in tables and "alembic_version" not in tables:
         some = ", ".join(sorted(tables)[:3])
         raise PipelineError(f"{path}: not a store of MLflow's (it holds {some}); name another file")
-    migrations = Path(mlflow.__file__).parent / "store" / "db_migrations"
-    scripts = ScriptDirectory(str(migrations))
     stored = None
     if "alembic_version" in tables:
         found = database.execute("select version_num from alembic_version").fetchone()
         stored = found[0] if found else None
+    scripts = _migrations()
     if stored == scripts.get_current_head():
         return
     if not any(
@@ -268,6 +271,15 @@ def _check_schema(database: sqlite3.Connection, path: Path, uri: str) -> None:
         f"{path}: written by a newer MLflow (schema {stored}, which {mlflow.__version__} does not "
         "know); install that one"
     )
+
+
+@functools.cache
+def _migrations() -> "ScriptDirectory":
+    """MLflow's migrations, whose scripts are imported one by one, once."""
+    import mlflow
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
 
 
 def _tables(database: sqlite3.Connection) -> set[str]:
