@@ -127,7 +127,11 @@ def verdict(*reasons, shift=1.0, second=None, floor_n=1000):
 
     With ``second``, there are judges of another kind, too, with these reasons.
     """
-    ladders = {"real": {"real": [0.5, 0.6]}, "noise": {"a little": [0.7, 0.8], "much": [3.0, 5.0]}}
+    rungs = [
+        {"ladder": "real", "label": "real", "fid": [0.5, 0.6]},
+        {"ladder": "noise", "label": "some", "fid": [0.7, 0.8]},
+        {"ladder": "noise", "label": "much", "fid": [3.0, 5.0]},
+    ]
     opinions = {"classifier": reasons} | ({} if second is None else {"label_free": second})
     return {
         "ranks": not reasons,
@@ -142,7 +146,7 @@ def verdict(*reasons, shift=1.0, second=None, floor_n=1000):
                 "accuracy": [0.98, 0.99],
                 "ranks": not why,
                 "reasons": list(why),
-                "ladders": ladders,
+                "rungs": rungs,
             }
             for kind, why in opinions.items()
         ],

@@ -75,20 +75,20 @@ def evidence(reference: Row, path: Path) -> str:
     kinds = verdict["kinds"]
     lines = ["| judges | right | in order | weakest: last rung over real |", "|---|---:|---:|---|"]
     for each in kinds:
-        kept, pairs = _in_order(each["ladders"])
-        factor, label = _weakest(each["ladders"])
+        kept, pairs = _in_order(_ladders(each))
+        factor, label = _weakest(_ladders(each))
         lines.append(
             f"| {NAMES[each['kind']]} | {_shares(each['accuracy'])} | {kept} of {pairs} | "
             f"{factor:.1f}x, {label} |"
         )
     lines += ["", "| damage | " + " | ".join(NAMES[each["kind"]] for each in kinds) + " |"]
     lines.append("|---|" + "---:|" * len(kinds))
-    for ladder, rungs in kinds[0]["ladders"].items():
+    for ladder, rungs in _ladders(kinds[0]).items():
         for label in rungs:
-            cells = [_cell(each["ladders"], ladder, label) for each in kinds]
+            cells = [_cell(_ladders(each), ladder, label) for each in kinds]
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
     if len(kinds) > 1:
-        one, other = ([_mean(fids) for _, _, fids in _damage(each["ladders"])] for each in kinds)
+        one, other = ([_mean(fids) for fids in _damage(_ladders(each))] for each in kinds)
         lines += ["", f"Spearman's correlation of the two over damage: {spearman(one, other):.2f}."]
     return "\n".join(lines)
 
@@ -123,6 +123,14 @@ def beside(rows: Sequence[Row], told_apart: Mapping[str, float]) -> str:
         + ".",
     ]
     return "\n".join(lines)
+
+
+def _ladders(of_kind: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """FIDs of each rung, by ladder and label, from the least damage to the most."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for rung in of_kind["rungs"]:
+        found.setdefault(rung["ladder"], {})[rung["label"]] = rung["fid"]
+    return found
 
 
 def _cell(ladders: dict[str, Any], ladder: str, label: str) -> str:
@@ -160,13 +168,8 @@ def _weakest(ladders: dict[str, Any]) -> tuple[float, str]:
     )
 
 
-def _damage(ladders: dict[str, Any]) -> list[tuple[str, str, list[float]]]:
-    return [
-        (name, label, fids)
-        for name, rungs in ladders.items()
-        if name != REAL
-        for label, fids in rungs.items()
-    ]
+def _damage(ladders: dict[str, Any]) -> list[list[float]]:
+    return [fids for name, rungs in ladders.items() if name != REAL for fids in rungs.values()]
 
 
 def _shares(accuracy: Sequence[float | None]) -> str:

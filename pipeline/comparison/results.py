@@ -289,19 +289,29 @@ class _Ranking(records.Record):
         return self
 
 
+class Rung(records.Record):
+    """What judges said of one step of known damage."""
+
+    ladder: str
+    label: str
+    fid: Fids
+
+
 class OfKind(_Ranking):
     """What the judges of one kind were found to be worth."""
 
     kind: Literal["classifier", "label_free"]
     accuracy: list[Annotated[float, Field(ge=0, le=1)] | None]
-    ladders: dict[str, dict[str, Fids]]
+    rungs: list[Rung]
 
-    @field_validator("ladders")
+    @field_validator("rungs")
     @classmethod
-    def _from_real(cls, ladders: dict[str, Any]) -> dict[str, Any]:
-        if len(ladders.get("real", ())) != 1 or not all(ladders.values()):
-            raise ValueError("should have one rung of real images, and no ladder without any")
-        return ladders
+    def _from_real(cls, rungs: list[Rung]) -> list[Rung]:
+        if [each.ladder for each in rungs].count("real") != 1 or len(rungs) < 2:
+            raise ValueError("should be real images, once, and damage to them")
+        if len({len(each.fid) for each in rungs}) > 1:
+            raise ValueError("should have FIDs of as many judges each")
+        return rungs
 
 
 class Verdict(_Ranking):

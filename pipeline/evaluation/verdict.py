@@ -60,7 +60,12 @@ class OfKind:
             "accuracy": self.accuracy,
             "ranks": not self.reasons,
             "reasons": self.reasons,
-            "ladders": self.ladders,
+            # A list, whose order a file keeps.
+            "rungs": [
+                {"ladder": ladder, "label": label, "fid": fids}
+                for ladder, rungs in self.ladders.items()
+                for label, fids in rungs.items()
+            ],
         }
 
 

@@ -74,9 +74,9 @@ def test_spearman_is_that_of_scipy():
 
 def test_the_evidence_shows_both_kinds_beside_each_other():
     found = verdict(second=[])
-    better = {"much": [9.0, 1.0], "a little": [0.3, 0.9]}
-    ladders = {"real": {"real": [0.5, 0.5]}, "noise": dict(reversed(better.items()))}
-    found["kinds"][1] |= {"ladders": ladders, "accuracy": [None, None]}
+    other = {"real": [0.5, 0.5], "some": [0.3, 0.9], "much": [9.0, 1.0]}
+    rungs = [{**each, "fid": other[each["label"]]} for each in found["kinds"][0]["rungs"]]
+    found["kinds"][1] |= {"rungs": rungs, "accuracy": [None, None]}
     text = opinions.evidence({"judges": found}, FILE)
     assert "| classifiers | 98.0 to 99.0 % | 4 of 4 | 7.1x, much |" in text
     # Of the other kind one judge of two has both steps in order, the other one neither.

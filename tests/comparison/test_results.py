@@ -1,9 +1,10 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
-from compared import HOME, NOTHING, PROTOCOL, metrics, reference, rewrite
+from compared import HOME, NOTHING, PROTOCOL, metrics, reference, rewrite, verdict
 
 from pipeline.comparison import results
 from pipeline.core.errors import PipelineError
@@ -278,3 +279,21 @@ def test_a_folder_is_no_curve(tmp_path):
 @pytest.mark.parametrize("path", sorted((ROOT / "metrics/mnist-5k/curves").glob("*.csv")), ids=str)
 def test_committed_curves_are_curves(path):
     assert len(results.curve(path)) > 10
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda kind: kind["rungs"].pop(0), "should be real images, once, and damage to them"),
+        (lambda kind: kind["rungs"][2]["fid"].pop(), "should have FIDs of as many judges each"),
+        (lambda kind: kind["rungs"][1].update(fid=[-1.0, 1.0]), "fid.0 = -1.0: should be greater"),
+        (lambda kind: kind.update(ranks=False), "reasons should be there if ranks is false"),
+    ],
+)
+def test_a_verdict_on_judges_that_cannot_be_is_refused(tmp_path, spoil, told):
+    found = verdict(second=[])
+    spoil(found["kinds"][1])
+    path = tmp_path / "reference.json"
+    path.write_text(json.dumps(reference() | {"judges": found}))
+    with pytest.raises(PipelineError, match=re.escape(told)):
+        results.of_references(path)

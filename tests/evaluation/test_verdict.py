@@ -79,8 +79,8 @@ def test_judges_that_see_everything_judge(store):
     assert found.shift == pytest.approx(1, abs=0.5)
     [of_kind] = facts["kinds"]
     assert of_kind["kind"] == "classifier" and of_kind["accuracy"] == [0.5, 0.6]
-    assert all(len(fids) == 2 for rungs in of_kind["ladders"].values() for fids in rungs.values())
-    assert list(of_kind["ladders"]) == [
+    assert all(len(each["fid"]) == 2 for each in of_kind["rungs"])
+    assert list(dict.fromkeys(each["ladder"] for each in of_kind["rungs"])) == [
         "real",
         "noise",
         "blur",
@@ -156,7 +156,7 @@ def test_both_kinds_are_judged_and_the_headline_decides(store):
     assert [each["ranks"] for each in found["kinds"]] == [True, False]
     turned = judged(store, ShortSighted(), second=(Sharp(),)).facts()
     assert turned["ranks"] is False and turned["reasons"] == turned["kinds"][0]["reasons"]
-    assert turned["kinds"][0]["ladders"] == found["kinds"][1]["ladders"]
+    assert turned["kinds"][0]["rungs"] == found["kinds"][1]["rungs"]
 
 
 def test_the_floor_is_what_halves_of_the_training_images_have(store):
