@@ -9,7 +9,7 @@ from pipeline.comparison import results, ties
 from pipeline.core import files, params, paths, records
 from pipeline.core.errors import PipelineError
 
-DISTANCES = ("fid", "class_fid", "translation_fid_ab", "translation_fid_ba")
+DISTANCES = ("fid", "second_fid", "class_fid", "translation_fid_ab", "translation_fid_ba")
 """What spreads in proportion to its size."""
 SPREAD = (
     *DISTANCES,

@@ -18,6 +18,8 @@ COLUMNS = {
     "geometric mean over the judges; **lower** is better",
     "eval/fid_min": "the lowest of the judges' distances",
     "eval/fid_max": "the highest of them; distances whose ranges overlap do not rank models",
+    "eval/second_fid": "the same by judges of the other kind (tag `second_features`), which are "
+    "blind to other things: compare ranks, not values; **lower** is better",
     "eval/kid": "kernel distance on the same features, about 0 for real images; **lower** is "
     "better",
     "eval/coverage": "share of real images with a sample nearer than their fifth neighbour; "
@@ -63,6 +65,7 @@ COLUMNS = {
 """How to read the metrics."""
 LEADING = (
     "eval/fid",
+    "eval/second_fid",
     "eval/kid",
     "eval/coverage",
     "eval/label_accuracy",
