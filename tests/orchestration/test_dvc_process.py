@@ -188,6 +188,16 @@ def test_a_stage_that_fails_fails_the_call_and_not_the_worker(project):
     assert "error: as asked" in done.stderr
 
 
+def test_torch_is_imported_ahead_for_those_stages_alone_that_need_it_at_once():
+    graph = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+    others = {f"stages.{name}" for name in graph} - set(dvc_process.COMPUTING)
+    assert len(others) == len(graph) - len(dvc_process.COMPUTING)
+    for name in dvc_process.COMPUTING:
+        assert "torch" in (ROOT / f"{name.replace('.', '/')}.py").read_text()
+    code = f"import sys, {', '.join(others)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 def test_with_arguments_it_is_dvc(project):
     done = run(project, "pipeline.orchestration.dvc_process", "repro", "--dry", "one")
     assert done.returncode == 0

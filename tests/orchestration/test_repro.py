@@ -25,6 +25,9 @@ def shown(tmp_path, monkeypatch):
 
 def test_what_was_shown_is_not_shown_again(shown):
     assert repro._shown() == repro._remembered() != {}
+    dvc = Dvc()
+    repro._show(dvc)
+    assert dvc.ran == []
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,9 @@ def test_what_was_shown_is_not_shown_again(shown):
 def test_what_changed_or_is_gone_is_shown_again(shown, change):
     change()
     assert repro._shown() != repro._remembered()
+    dvc = Dvc()
+    repro._show(dvc)
+    assert dvc.ran == ["report", "track"]
 
 
 def test_a_server_is_asked_each_time(shown, monkeypatch):
