@@ -445,6 +445,7 @@ LEADERS = (
 
 TERMINAL = (
     Column("FID", number("fid", ".2f")),
+    Column("2nd FID", number("second_fid", ".2f")),
     TIE,
     # Without its standard error, whose sign is not ASCII.
     Column("bits/dim", lambda row: number("bits_per_dim", ".3f")(row).partition(" ")[0]),
