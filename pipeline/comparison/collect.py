@@ -295,7 +295,8 @@ def _shown(
     known = arrays.names(folder, again)
     judged = row["status"] == OK and row["family"] != EXTERNAL
     for name, key in MEASURED.items() if judged else ():
-        _measured(row, folder, metrics, known, name, key)
+        if name != "labels" or _judges_know_labels(row):
+            _measured(row, folder, metrics, known, name, key)
     if "samples" in known:
         wanted = (row.get("n_samples"), *shape) if judged else (None,) * 4
         images = _images(folder, "samples", wanted)
@@ -307,6 +308,12 @@ def _shown(
     if "b_to_a" in known:
         return "B to A", np.array(_images(folder, "b_to_a", (None,) * 4)[:PICTURED])
     return "no samples", None
+
+
+def _judges_know_labels(row: Row) -> bool:
+    """Whether there are classifiers among them; see `pipeline.evaluation.protocol.FEATURES`."""
+    features = (row.get(key) or "" for key in ("fid_features", "second_features"))
+    return any(each.startswith("judge-") for each in features)
 
 
 def _images(folder: Path, name: str, shape: tuple[int | None, ...]) -> np.ndarray:

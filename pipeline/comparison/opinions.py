@@ -44,12 +44,12 @@ def disagreement(rows: Sequence[Row], reference: Row) -> str:
     )
     if not moved:
         return ""
-    named = [f"{name} {_th(b)} and not {_th(a)}" for _, a, b, name in moved[:NAMED]]
+    named = [f"{name} is {_th(b)}, not {_th(a)}" for _, a, b, name in moved[:NAMED]]
     others = len(moved) - len(named)
-    more = f", and {others} more by {APART} places or more" if others else ""
+    more = f"; and {others} more by {APART} places or more" if others else ""
     return (
         "The two kinds of judges rank these models differently: by second FID "
-        f"({reference['second_features']}) {', '.join(named)}{more}; Spearman's correlation "
+        f"({reference['second_features']}) {'; '.join(named)}{more}. Spearman's correlation is "
         f"{_correlation(first, second):.2f} over {len(judged)} models."
     )
 

@@ -291,6 +291,19 @@ def test_samples_that_were_not_judged_are_named(project, made, told):
     assert not any(path.exists() for path in OUTPUTS)
 
 
+def test_where_judges_know_no_labels_none_are_judged(rows):
+    """As of images that have none: a conditional model is asked for the one class there is."""
+    made = {"samples": images(20, 11), "labels": np.zeros(20, np.int64)}
+    arrays.save(paths.samples_dir("alpha"), made)
+    real = images(20, 1)
+    unknown = change(rows, "alpha", fid_features="label-free-64x3", second_features=None)
+    found = collect.pictured(unknown, paths.samples_dir, HOME.model_metrics, real)
+    assert len(dict(found)["alpha (by class)"]) == 1
+    second = change(rows, "alpha", fid_features="label-free-64x3", second_features="judge-64x3")
+    with pytest.raises(PipelineError, match="label_accuracy is missing"):
+        collect.pictured(second, paths.samples_dir, HOME.model_metrics, real)
+
+
 def test_labels_of_another_count_are_named(rows):
     made = {"samples": images(20, 11), "labels": np.arange(19)}
     arrays.save(paths.samples_dir("alpha"), made)

@@ -32,9 +32,9 @@ def test_kinds_that_agree_by_and_large_need_no_words():
 
 def test_models_that_the_other_kind_places_elsewhere_are_named_with_both_places():
     said = opinions.disagreement(TURNED, REFERENCE)
-    assert "by second FID (label-free-64x3) a 4th and not 1st;" in said
+    assert "by second FID (label-free-64x3) a is 4th, not 1st." in said
     expected = spearmanr([1, 2, 3, 4], [9, 3, 4, 5])[0]
-    assert f"correlation {expected:.2f} over 4 models" in said
+    assert f"correlation is {expected:.2f} over 4 models" in said
     assert "\n" not in said
 
 
@@ -42,7 +42,7 @@ def test_the_farthest_come_first_and_not_all_are_named():
     n = 12
     turned = rows(*((f"m{i}", float(i), float(n - i)) for i in range(n)))
     said = opinions.disagreement(turned, REFERENCE)
-    named = re.findall(r"(m\d+) (\d+)[a-z]+ and not (\d+)", said)
+    named = re.findall(r"(m\d+) is (\d+)[a-z]+, not (\d+)", said)
     moves = [abs(int(a) - int(b)) for _, a, b in named]
     assert len(named) == opinions.NAMED and moves == sorted(moves, reverse=True) and moves[0] == 11
     moved = sum(abs(n - 1 - 2 * i) >= opinions.APART for i in range(n))
