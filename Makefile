@@ -90,6 +90,6 @@ lint: $(STAMP) ## style, which room imports which, what is unsafe here or in a p
 clean: ## remove the installation, results that DVC can make again, and work files
 	rm -rf $(VENV) generative_families.egg-info .pytest_cache .ruff_cache .hypothesis
 	rm -rf $(addprefix data/,inputs.json raw processed domains judge models samples scores)
-	rm -rf $(addprefix work/,folders locks timings replicas features logs gate verify)
+	rm -rf $(addprefix work/,durations folders locks timings replicas features logs gate verify)
 	rm -f $(addprefix work/,durations.json shown.json inputs.json skipped.csv *-????????????????.ckpt .*.tmp.ckpt .*.tmp.json *-????????????????.damaged)
 	@rmdir data work 2>/dev/null || true
