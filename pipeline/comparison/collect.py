@@ -273,10 +273,11 @@ def pictured(
     for row in rows:
         if row["kind"] != "model":
             continue
+        if row["status"] == FAILED:  # what lies there may be of other images
+            found.append((f"{row['model']} ({FAILED})", found[0][1][:0]))
+            continue
         what, images = _shown(row, samples(row["model"]), metrics(row["model"]), real.shape[1:])
-        if row["status"] == FAILED:
-            what = FAILED
-        elif images is not None and images.shape[1:] != real.shape[1:]:
+        if images is not None and images.shape[1:] != real.shape[1:]:
             what, images = "another shape", None
         label = f"{row['model']} ({what})" if what else row["model"]
         found.append((label, found[0][1][:0] if images is None else images))

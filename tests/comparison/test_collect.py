@@ -291,6 +291,16 @@ def test_samples_that_were_not_judged_are_named(project, made, told):
     assert not any(path.exists() for path in OUTPUTS)
 
 
+def test_a_model_that_was_not_run_shows_nothing_of_other_images(rows):
+    """What it drew of another data set may lie there, of any shape."""
+    for size in (28, 64):
+        drawn = np.zeros((20, 1, size, size), np.uint8)
+        arrays.save(paths.samples_dir("broken"), {"samples": drawn})
+        found = collect.pictured(rows, paths.samples_dir, HOME.model_metrics, images(20, 1))
+        assert dict(found)["broken (no metrics)"].shape == (0, 1, 28, 28)
+        labelled_rows(found)
+
+
 def test_where_judges_know_no_labels_none_are_judged(rows):
     """As of images that have none: a conditional model is asked for the one class there is."""
     made = {"samples": images(20, 11), "labels": np.zeros(20, np.int64)}
