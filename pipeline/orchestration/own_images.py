@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.comparison import data_sets
-from pipeline.core import params, paths
+from pipeline.core import files, params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets import counts, folder_layout, folder_scan, image_files, image_folder, sources
@@ -361,7 +361,10 @@ def adopt(folder: str, check: Callable[[Path], None]) -> None:
     print(told(found), end="\n\n", flush=True)
     if found.problem:
         raise PipelineError(found.problem)
+    before, text = params.results(raw), files.read_text(paths.PARAMS)
     params_text.change(found.values, check)
+    if params.results(params.read()).title != before.title and before.folder.exists():
+        files.write_text(before.params, text)  # what a way back comes to, `datasets --switch`
 
 
 def introduce() -> None:

@@ -293,6 +293,7 @@ def test_samples_that_were_not_judged_are_named(project, made, told):
 
 def test_a_model_that_was_not_run_shows_nothing_of_other_images(rows):
     """What it drew of another data set may lie there, of any shape."""
+    paths.samples_dir("broken").mkdir(parents=True)
     for size in (28, 64):
         drawn = np.zeros((20, 1, size, size), np.uint8)
         arrays.save(paths.samples_dir("broken"), {"samples": drawn})

@@ -131,6 +131,20 @@ def test_a_folder_with_results_comes_back_as_it_was(capsys):
     assert Path("metrics/mnist-5k/params.yaml").read_text() == COMMITTED.read_text()
 
 
+def test_what_params_said_for_other_images_is_kept_with_their_results():
+    put("", 120)
+    Path("metrics/mnist-5k").mkdir(parents=True)
+    own_images.adopt("../photos", validate)
+    assert Path("metrics/mnist-5k/params.yaml").read_text() == COMMITTED.read_text()
+    mine = Path("params.yaml").read_text()
+    Path("metrics/photos").mkdir()  # of a run that failed, so that nothing else is there
+    shutil.copytree("../photos", "../more")
+    own_images.adopt("../more", validate)
+    assert Path("metrics/photos/params.yaml").read_text() == mine
+    own_images.adopt("../photos", validate)
+    assert Path("params.yaml").read_text() == mine
+
+
 def test_another_folder_of_the_same_name_has_another_title():
     put("", 120)
     own_images.adopt("../photos", validate)
