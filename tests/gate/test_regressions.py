@@ -37,5 +37,5 @@ def test_a_quarter_of_a_budget_and_lost_statistics_are_stopped(tmp_path):
     assert done.returncode == 1, done.stdout + done.stderr
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     assert any("gpt: bits_per_dim" in line and "worse by" in line for line in failed)
-    assert any("dcgan: fid" in line and "worse by" in line for line in failed)
+    assert any("dcgan: second_fid" in line and "worse by" in line for line in failed)
     assert all(" gpt: " in line or " dcgan: " in line for line in failed)
