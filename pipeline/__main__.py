@@ -165,7 +165,7 @@ def recommend(options: argparse.Namespace) -> None:
     argument(
         "--two-sample",
         action="store_true",
-        help="also have a classifier tell each model's samples from real images (a minute)",
+        help="also have a classifier tell each model's samples from real images (minutes)",
     )
 )
 def judges(options: argparse.Namespace) -> None:

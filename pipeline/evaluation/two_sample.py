@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from pipeline.core import arrays, params, paths, seeds, stage
@@ -64,7 +65,7 @@ def told_apart(real: np.ndarray, samples: np.ndarray, seed: int, device: torch.d
                 for index, there in in_batches(len(unknown), 250)
             ]
         )
-    return _area(scores.numpy(), labels[unknown].numpy())
+    return float(roc_auc_score(labels[unknown].numpy(), scores.numpy()))
 
 
 def of_models(
@@ -93,11 +94,3 @@ def of_models(
             found[name] = float(np.mean(areas))
             progress.advance()
     return found
-
-
-def _area(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Under the ROC curve: the share of pairs in order; pairs that are equal count half."""
-    ones, zeros = scores[labels == 1], np.sort(scores[labels == 0])
-    below = np.searchsorted(zeros, ones, side="left")
-    upto = np.searchsorted(zeros, ones, side="right")
-    return float((below + upto).mean() / 2 / len(zeros))

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
 
 from pipeline.evaluation import two_sample
 
@@ -35,9 +34,3 @@ def test_it_depends_on_the_seed_alone():
         two_sample.told_apart(blobs(100, 1), blobs(100, 2), seed, CPU) for seed in (0, 0, 1)
     )
     assert one == again != other
-
-
-def test_the_area_is_that_of_sklearn():
-    rng = np.random.default_rng(0)
-    scores, labels = rng.integers(0, 9, 200).astype(float), rng.integers(0, 2, 200)
-    assert two_sample._area(scores, labels) == pytest.approx(roc_auc_score(labels, scores))
