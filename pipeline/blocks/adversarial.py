@@ -1,18 +1,20 @@
 """What families with a generator and an opponent share: networks, samples and pictures.
 
-The convolutional networks are those of Radford et al. 2016, arXiv:1511.06434, with two halvings
-in place of four, since the images are small.
+The convolutional networks are those of Radford et al. 2016, arXiv:1511.06434: from 4x4
+positions (for 28x28 images 7x7) up to the images and down again, in as many steps as that takes
+(`blocks.nets.halvings`).
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.blocks import inversion
-from pipeline.blocks.nets import great_circle, quarter
+from pipeline.blocks.convolutional import maps
+from pipeline.blocks.nets import doubled, great_circle, halvings
 from pipeline.core.contract import Batch, Family, to_uint8
 from pipeline.core.images import ImageSpec
 from pipeline.core.seeds import ImageNoise
@@ -54,24 +56,30 @@ class ConvolutionalGenerator(nn.Module):
     """Values [B, inputs] to images in -1..1, [B, C, H, W]."""
 
     def __init__(self, spec: ImageSpec, *, inputs: int, channels: int) -> None:
-        """A dense layer and two transposed convolutions.
+        """A dense layer and transposed convolutions.
 
         Args:
             spec: the images.
             inputs: size of the noise and of what is laid beside it.
-            channels: at half the images' height and width; twice as many at a quarter.
+            channels: at half the images' height and width; doubled with each halving.
         """
         super().__init__()
         self.spec = spec
-        height, breadth = quarter(spec.height), quarter(spec.width)
+        widths, height, breadth = maps(spec, channels)
+        layers: list[nn.Module] = [
+            nn.Linear(inputs, widths[-1] * height * breadth, bias=False),
+            Unflatten(widths[-1], height, breadth),
+            nn.BatchNorm2d(widths[-1]),
+            nn.ReLU(),
+        ]
+        for wide_in, wide_out in pairwise(reversed(widths)):
+            layers += [
+                nn.ConvTranspose2d(wide_in, wide_out, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(wide_out),
+                nn.ReLU(),
+            ]
         self.layers = nn.Sequential(
-            nn.Linear(inputs, 2 * channels * height * breadth, bias=False),
-            Unflatten(2 * channels, height, breadth),
-            nn.BatchNorm2d(2 * channels),
-            nn.ReLU(),
-            nn.ConvTranspose2d(2 * channels, channels, 4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
+            *layers,
             nn.ConvTranspose2d(channels, spec.channels, 4, stride=2, padding=1),
             nn.Tanh(),
         )
@@ -87,26 +95,28 @@ class ConvolutionalFeatures(nn.Sequential):
     size: int
 
     def __init__(self, spec: ImageSpec, *, channels: int, normalise: bool) -> None:
-        """Two strided convolutions.
+        """Strided convolutions; what they end in is one map for a last convolution of its size.
 
         Args:
             spec: the images.
-            channels: at half the images' height and width; twice as many at a quarter.
-            normalise: put BatchNorm after the second convolution, as DCGAN does. Every image's
-                features then depend on its batch, which a penalty on each image's own gradient
-                does not allow.
+            channels: at half the images' height and width; doubled with each halving.
+            normalise: put BatchNorm after each convolution but the first, as DCGAN does. Every
+                image's features then depend on its batch, which a penalty on each image's own
+                gradient does not allow.
         """
-        normalisation = [nn.BatchNorm2d(2 * channels)] if normalise else []
-        super().__init__(
+        count = halvings(spec.height, spec.width)
+        widths = doubled(channels, count)
+        layers: list[nn.Module] = [
             nn.Conv2d(spec.channels, channels, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1, bias=not normalise),
-            *normalisation,
-            nn.LeakyReLU(0.2),
-            Flatten(),
-        )
-        # These convolutions round down, unlike `quarter`.
-        self.size = 2 * channels * (spec.height // 4) * (spec.width // 4)
+        ]
+        for wide_in, wide_out in pairwise(widths):
+            layers.append(nn.Conv2d(wide_in, wide_out, 4, stride=2, padding=1, bias=not normalise))
+            layers += [nn.BatchNorm2d(wide_out)] if normalise else []
+            layers.append(nn.LeakyReLU(0.2))
+        super().__init__(*layers, Flatten())
+        # These convolutions round down, unlike `halved`.
+        self.size = widths[-1] * (spec.height >> count) * (spec.width >> count)
         self.apply(init_dcgan)
 
 
@@ -118,7 +128,7 @@ class Opponent(nn.Module):
     """
 
     def __init__(self, features: nn.Module, *, classes: int = 0) -> None:
-        """Put a linear layer on top of ``features``.
+        """Put a linear layer, DCGAN's last convolution, on top of ``features``.
 
         Args:
             features: images to features [B, features.size].

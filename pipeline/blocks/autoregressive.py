@@ -38,8 +38,6 @@ from pipeline.core.seeds import ImageNoise
 REACH = 3
 """A first layer sees REACH + 1 rows above, REACH columns to either side there, and REACH + 1
 pixels to the left."""
-DILATIONS = (1, 1, 2)
-"""Of the layers that follow it, in turn: each sees as many more rows and columns."""
 NIBBLE = 16
 COMPLETIONS = 4
 """Pictures of how an upper half goes on."""
@@ -50,6 +48,22 @@ class AutoregressiveTraining(TrainingParams):
 
     clip: float = Field(1.0, gt=0, le=1e6)
     ema: Decay = 0.99
+
+
+def dilations(layers: int, extent: int) -> list[int]:
+    """How many rows or columns further each layer sees that follows the first one.
+
+    Powers of 2 in their order, the smallest with which all of them together cover images of
+    ``extent`` rows or columns, where so many layers can: no layer sees further than those before
+    it together, which would leave gaps.
+    """
+    needed = extent - 1 - (REACH + 1)
+    every: list[int] = []
+    for leading in range(layers, 1 - (REACH + 1).bit_length(), -1):
+        every = [2 ** max(0, i - leading + 1) for i in range(layers)]
+        if sum(every) >= needed:
+            break
+    return every
 
 
 def places(height: int, width: int) -> Tensor:

@@ -1,10 +1,20 @@
-"""Encoders and decoders of images, for the families that have one."""
+"""Encoders and decoders of images, for the families that have one.
+
+They grow with the images: down to maps of 4x4 to 7x7 positions (`blocks.nets.halvings`), which is
+all that dense layers see.
+"""
+
+import math
+from itertools import pairwise
 
 import torch.nn as nn
 from torch import Tensor
 
-from pipeline.blocks.nets import quarter
+from pipeline.blocks.nets import doubled, halved, halvings
 from pipeline.core.images import ImageSpec
+
+SILU_GAIN = 1.68
+"""One over the root mean square of SiLU of a standard normal variate."""
 
 
 class Encoder(nn.Module):
@@ -13,25 +23,24 @@ class Encoder(nn.Module):
     def __init__(
         self, spec: ImageSpec, *, inputs: int, channels: int, hidden: int | None, outputs: int
     ) -> None:
-        """Two strided convolutions and one or two dense layers.
+        """Strided convolutions, as many as `halvings` says, and one or two dense layers.
 
         Args:
             spec: the images.
             inputs: channels of the input: the images' own, and what is laid beside them.
-            channels: of the first convolution; doubled at the second.
+            channels: of the first convolution; doubled at each that follows (`doubled`).
             hidden: width between the dense layers, or None for one layer in place of two.
             outputs: values per image.
         """
         super().__init__()
-        height, breadth = quarter(spec.height), quarter(spec.width)
+        widths, height, breadth = maps(spec, channels)
+        layers: list[nn.Module] = []
+        for wide_in, wide_out in pairwise([inputs, *widths]):
+            layers += [nn.Conv2d(wide_in, wide_out, 3, stride=2, padding=1), nn.SiLU()]
         self.layers = nn.Sequential(
-            nn.Conv2d(inputs, channels, 3, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Flatten(),
-            *dense(2 * channels * height * breadth, hidden, outputs),
+            *layers, nn.Flatten(), *dense(widths[-1] * height * breadth, hidden, outputs)
         )
+        init_deep(self.layers, len(widths))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)
@@ -46,20 +55,49 @@ class Decoder(nn.Module):
         """The mirror image of `Encoder`; see there."""
         super().__init__()
         self.spec = spec
-        height, breadth = quarter(spec.height), quarter(spec.width)
+        widths, height, breadth = maps(spec, channels)
+        layers = [
+            *dense(inputs, hidden, widths[-1] * height * breadth),
+            nn.SiLU(),
+            nn.Unflatten(1, (widths[-1], height, breadth)),
+        ]
+        for wide_in, wide_out in pairwise(reversed(widths)):
+            layers += [nn.ConvTranspose2d(wide_in, wide_out, 4, stride=2, padding=1), nn.SiLU()]
         self.layers = nn.Sequential(
-            *dense(inputs, hidden, 2 * channels * height * breadth),
-            nn.SiLU(),
-            nn.Unflatten(1, (2 * channels, height, breadth)),
-            nn.ConvTranspose2d(2 * channels, channels, 4, stride=2, padding=1),
-            nn.SiLU(),
+            *layers,
             # Four pixels per position: cheaper than a layer at the full resolution.
             nn.Conv2d(channels, 4 * outputs, 3, padding=1),
             nn.PixelShuffle(2),
         )
+        init_deep(self.layers, len(widths))
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.layers(codes)[:, :, : self.spec.height, : self.spec.width]
+
+
+def init_deep(layers: nn.Sequential, halvings: int) -> None:
+    """Weights that keep the variance of what passes, where there are more than two halvings.
+
+    He et al. 2015, arXiv:1502.01852, for SiLU. By torch's own, each layer weakens it to less than
+    a third, so that deep networks hardly begin to learn; shallow ones learn digits faster by them.
+    """
+    if halvings <= 2:
+        return
+    weighted = [each for each in layers if isinstance(each, nn.Linear | nn.Conv2d)]
+    weighted += [each for each in layers if isinstance(each, nn.ConvTranspose2d)]
+    for layer in weighted:
+        # A value of a transposed convolution of stride 2 is a sum over a quarter of its kernel.
+        transposed = isinstance(layer, nn.ConvTranspose2d)
+        fan_in = layer.weight[:, 0].numel() / 4 if transposed else layer.weight[0].numel()
+        first = layer is layers[0]
+        nn.init.normal_(layer.weight, 0.0, (1.0 if first else SILU_GAIN) / math.sqrt(fan_in))
+        nn.init.zeros_(layer.bias)
+
+
+def maps(spec: ImageSpec, channels: int) -> tuple[list[int], int, int]:
+    """Channels of the maps from half the images' size down, and height and width of the last."""
+    count = halvings(spec.height, spec.width)
+    return doubled(channels, count), halved(spec.height, count), halved(spec.width, count)
 
 
 def dense(inputs: int, hidden: int | None, outputs: int) -> list[nn.Module]:

@@ -6,6 +6,7 @@ whatever the parameters (Salimans et al. 2017, "PixelCNN++", section 2.1).
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +108,81 @@ def logistic_mixture_mean(params: Tensor) -> Tensor:
     below_black = F.softplus((-1 - means) / scales)
     clipped = (1 - scales * (below_white - below_black)).clamp(-1, 1)
     return (torch.softmax(logits, dim=1) * clipped).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class PixelMixture:
+    """p(x) of images whose pixels are independent, and whose channels follow one another.
+
+    Each channel of a pixel is a mixture of K discretised logistics, whose means move in a line with
+    the channels before it (PixelCNN++, section 2.2): of colours, green is given red, and blue is
+    given both. Other than there, each channel has a choice of component of its own.
+
+    Attributes:
+        params: float [B, 3K, C, H, W]; see `split_mixture`.
+        slopes: float [B, K, C (C - 1) / 2, H, W], or None of one channel: of channel 1 on 0, of 2
+            on 0 and 1, and so on.
+    """
+
+    params: Tensor
+    slopes: Tensor | None
+
+    @staticmethod
+    def values(channels: int, mixtures: int) -> int:
+        """How many numbers per pixel `split` takes."""
+        return mixtures * (3 * channels + channels * (channels - 1) // 2)
+
+    @classmethod
+    def split(cls, values: Tensor, channels: int) -> "PixelMixture":
+        """From a network's outputs, float [B, values, H, W]; slopes are between -1 and 1."""
+        pairs = channels * (channels - 1) // 2
+        mixtures = values.shape[1] // (3 * channels + pairs)
+        params = values[:, : 3 * mixtures * channels].unflatten(1, (-1, channels))
+        if not pairs:
+            return cls(params, None)
+        slopes = values[:, 3 * mixtures * channels :].unflatten(1, (mixtures, pairs))
+        return cls(params, torch.tanh(slopes.float()))
+
+    def log_prob(self, images: Tensor) -> Tensor:
+        """log P(level | channels before) in nats, float32 [B, C, H, W], of uint8 images."""
+        if self.slopes is None:
+            return logistic_mixture_log_prob(images, self.params)
+        given, every = to_signed(images), range(images.shape[1])
+        moved = torch.cat([self._moved(c, given[:, :c]) for c in every], dim=2)
+        return logistic_mixture_log_prob(images, moved)
+
+    def mean(self) -> Tensor:
+        """Means, float32 [B, C, H, W]: of a channel given the means of those before it.
+
+        That is the mean of the mixture (`logistic_mixture_mean`), but for what clipping to -1..1
+        bends.
+        """
+        if self.slopes is None:
+            return logistic_mixture_mean(self.params)
+        means = self.slopes[:, 0, :0]
+        for c in range(self.params.shape[2]):
+            means = torch.cat([means, logistic_mixture_mean(self._moved(c, means))], dim=1)
+        return means
+
+    def sample(self, choice: Tensor, position: Tensor) -> Tensor:
+        """Levels, uint8 [B, C, H, W], from uniform variates of that shape; one after the other."""
+        if self.slopes is None:
+            return logistic_mixture_sample(self.params, choice, position)
+        drawn = torch.empty_like(choice[:, :0], dtype=torch.uint8)
+        for c in range(self.params.shape[2]):
+            here = slice(c, c + 1)
+            moved = self._moved(c, to_signed(drawn))
+            found = logistic_mixture_sample(moved, choice[:, here], position[:, here])
+            drawn = torch.cat([drawn, found], dim=1)
+        return drawn
+
+    def _moved(self, channel: int, before: Tensor) -> Tensor:
+        """`params` of a channel, [B, 3K, 1, H, W], given those before, -1..1 [B, channel, H, W]."""
+        logits, means, log_scales = self.params[:, :, channel : channel + 1].float().chunk(3, dim=1)
+        first = channel * (channel - 1) // 2
+        slopes = self.slopes[:, :, first : first + channel]
+        means = means + (slopes * before[:, None]).sum(dim=2, keepdim=True)
+        return torch.cat([logits, means, log_scales], dim=1)
 
 
 def gaussian_interval_log_prob(images: Tensor, means: Tensor, log_scale: Tensor) -> Tensor:

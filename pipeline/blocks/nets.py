@@ -68,9 +68,28 @@ def sinusoidal(positions: Tensor, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def quarter(size: int) -> int:
-    """Height or width after two halvings that round up."""
-    return -(-size // 4)
+SMALLEST_MAP = 4
+"""Convolutional networks go down to maps whose shorter side is this to 7 positions."""
+WIDEST = 8
+"""Channels double with each halving, up to this many times those next to the images."""
+
+
+def halvings(height: int, width: int) -> int:
+    """How often images are halved down to the smallest maps, at least once.
+
+    28 pixels twice (to 7), 32, 64 and 128 pixels 3, 4 and 5 times (to 4).
+    """
+    return max(1, (min(height, width) // SMALLEST_MAP).bit_length() - 1)
+
+
+def halved(size: int, times: int) -> int:
+    """Height or width after so many halvings that round up."""
+    return -(-size // 2**times)
+
+
+def doubled(channels: int, levels: int) -> list[int]:
+    """Channels of so many levels, each half as large as the one before; see `WIDEST`."""
+    return [channels * min(2**level, WIDEST) for level in range(levels)]
 
 
 def great_circle(start: Tensor, end: Tensor, steps: int) -> Tensor:

@@ -13,12 +13,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.blocks.autoregressive import (
-    DILATIONS,
     REACH,
     Autoregressive,
     Canvas,
     Head,
     Memory,
+    dilations,
     features,
     places,
 )
@@ -70,7 +70,7 @@ class RowDecoder(nn.Module):
         self.above = nn.Conv2d(seen, width, (REACH + 1, 2 * REACH + 1), padding=(REACH + 1, REACH))
         self.left = nn.Conv2d(seen, width, (1, REACH + 1), padding=(0, REACH + 1))
         self.layers = nn.ModuleList(
-            RowLayer(width, DILATIONS[i % len(DILATIONS)]) for i in range(network.layers)
+            RowLayer(width, dilation) for dilation in dilations(network.layers, spec.width)
         )
         self.heads = nn.ModuleList(
             Head(width, earlier, network.hidden) for earlier in range(spec.channels)

@@ -6,7 +6,8 @@
   al. 2017, arXiv:1611.07004.
 
 Departures, for minutes on a processor instead of days on a GPU: the generators see patches of
-pixels as one position, which makes their convolutions cheap; their outputs are not squashed by
+pixels as one position, which makes their convolutions cheap, and have 10 to 19 positions a side
+in their residual blocks; their outputs are not squashed by
 tanh, which has no gradient at the blackest level, where most pixels of drawings are, and left them
 black for good (images are clipped when they are made uint8); normalisation is over the channels of
 each position, since the paper's instance normalisation is slow on processors; borders are padded
@@ -15,6 +16,7 @@ the final generators are averages over training. Learning rates stay constant fo
 training and then fall to 0 in a line, as in the paper.
 """
 
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
@@ -22,12 +24,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.blocks.nets import ChannelNorm
+from pipeline.blocks import nets
+from pipeline.blocks.nets import ChannelNorm, doubled
 from pipeline.core.contract import Batch, Family, Group, TrainingParams, Update, to_signed, to_uint8
 from pipeline.core.images import ImageSpec
 from pipeline.core.params import Decay, ModelParams, Rate, Section
 
 Direction = Literal["ab", "ba"]
+
+LOWEST = 20
+"""Positions a side from which on a generator's residual blocks would see too little."""
 
 
 class CycleGanNetwork(Section):
@@ -74,17 +80,30 @@ class ResidualBlock(nn.Module):
 class Generator(nn.Module):
     """Images in -1..1 of one domain to images of the other, float32 [B, C, H, W], not clipped.
 
-    A residual network over patches of pixels; images are padded with black to whole patches.
+    Convolutions over patches of pixels that halve the height and width, as often as `halvings`
+    says, a residual network, and convolutions that double them again, as in the appendix of the
+    paper; images are padded with black to what divides so.
     """
 
     def __init__(self, spec: ImageSpec, network: CycleGanNetwork) -> None:
         super().__init__()
         self.patch, self.spec = network.patch, spec
         values = spec.channels * self.patch**2
-        self.layers = nn.Sequential(
+        widths = doubled(network.channels, 1 + halvings(spec, self.patch))
+        self.multiple = self.patch << (len(widths) - 1)
+        layers: list[nn.Module] = [
             nn.PixelUnshuffle(self.patch),
             nn.Conv2d(values, network.channels, 3, padding=1),
-            *(ResidualBlock(network.channels) for _ in range(network.blocks)),
+        ]
+        for wide, below in pairwise(widths):
+            layers += [ChannelNorm(wide), nn.ReLU()]
+            layers.append(nn.Conv2d(wide, below, 3, stride=2, padding=1))
+        layers += [ResidualBlock(widths[-1]) for _ in range(network.blocks)]
+        for below, wide in pairwise(reversed(widths)):
+            layers += [ChannelNorm(below), nn.ReLU()]
+            layers.append(nn.ConvTranspose2d(below, wide, 4, stride=2, padding=1))
+        self.layers = nn.Sequential(
+            *layers,
             ChannelNorm(network.channels),
             nn.ReLU(),
             nn.Conv2d(network.channels, values, 3, padding=1),
@@ -92,7 +111,7 @@ class Generator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        right, below = -self.spec.width % self.patch, -self.spec.height % self.patch
+        right, below = -self.spec.width % self.multiple, -self.spec.height % self.multiple
         found = self.layers(F.pad(images, (0, right, 0, below), value=-1.0))
         return found[:, :, : self.spec.height, : self.spec.width].float()
 
@@ -100,20 +119,22 @@ class Generator(nn.Module):
 class Critic(nn.Module):
     """Images in -1..1 to one score per patch, float32 [B, 1, h, w]: 1 is real and 0 is fake.
 
-    Each score sees 18 x 18 pixels, a PatchGAN of Isola et al.
+    A PatchGAN of Isola et al. whose scores see about half of the image: 18x18 pixels up to 32x32,
+    38x38 of 64x64 and 78x78 of 128x128, by 2, 3 and 4 halvings.
     """
 
     def __init__(self, spec: ImageSpec, network: CycleGanNetwork) -> None:
         super().__init__()
-        width = network.critic_channels
-        self.layers = nn.Sequential(
-            nn.Conv2d(spec.channels, width, 4, stride=2, padding=1),
+        count = max(2, nets.halvings(spec.height, spec.width) - 1)
+        widths = doubled(network.critic_channels, count)
+        layers: list[nn.Module] = [
+            nn.Conv2d(spec.channels, widths[0], 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
-            ChannelNorm(2 * width),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 1, 3, padding=1),
-        )
+        ]
+        for wide_in, wide_out in pairwise(widths):
+            layers.append(nn.Conv2d(wide_in, wide_out, 4, stride=2, padding=1))
+            layers += [ChannelNorm(wide_out), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images).float()
@@ -244,6 +265,15 @@ class CycleGan(Family):
             "a_to_b_to_a": there_and_back(batch.images, "ab", "ba"),
             "b_to_a_to_b": there_and_back(batch.others, "ba", "ab"),
         }
+
+
+def halvings(spec: ImageSpec, patch: int) -> int:
+    """How often a generator halves patches: until less than `LOWEST` are left of the shorter side.
+
+    So residual blocks see far, and what they say of a position is of few pixels still.
+    """
+    side = min(spec.height, spec.width) // patch
+    return max(0, (side // LOWEST).bit_length())
 
 
 def least_squares(scores: Tensor, target: float) -> Tensor:

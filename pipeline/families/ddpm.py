@@ -42,16 +42,23 @@ from pipeline.core.images import ImageSpec
 from pipeline.core.params import Decay, ModelParams, Section
 from pipeline.core.seeds import ImageNoise
 
+LOWEST = 4
+"""Positions per side at the U-Net's lowest resolution, at most."""
 DENOISED = 10
-INVERSION_STEPS = 100
 """States in the picture of denoising."""
+INVERSION_STEPS = 100
 
 
 class DdpmNetwork(Section):
-    """The U-Net and the diffusion process that it inverts."""
+    """The U-Net and the diffusion process that it inverts.
+
+    ``attention_heads`` at the lowest resolution; 0 leaves attention out, which on 4x4 positions of
+    small images convolutions do without.
+    """
 
     channels: int = Field(32, ge=8, le=4096)
     patch: int = Field(2, ge=1, le=64)
+    attention_heads: int = Field(0, ge=0, le=1024)
     time_features: int = Field(64, ge=4, le=4096, multiple_of=2)
     steps: int = Field(1000, ge=2, le=10_000)
     schedule: Literal["cosine", "linear"] = "cosine"
@@ -112,8 +119,34 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + self.conv2(F.silu(h))
 
 
+class Attention(nn.Module):
+    """Self-attention between all positions, added to what it is given; at first it adds nothing."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nets.ChannelNorm(channels)
+        self.queries_keys_values = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same."""
+        split = self.queries_keys_values(self.norm(x)).flatten(2).transpose(1, 2)
+        queries, keys, values = split.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        # Written out: the fused kernels have no deterministic gradient on GPUs.
+        scores = queries @ keys.transpose(2, 3) / math.sqrt(queries.shape[3])
+        found = (scores.softmax(dim=3) @ values).transpose(1, 2).flatten(2)
+        return x + self.out(found.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
 class UNet(nn.Module):
-    """Three resolutions of patches of ``network.patch`` pixels."""
+    """Resolutions of patches of ``network.patch`` pixels, halved down to 4 positions a side.
+
+    The highest has ``network.channels``, all others twice as many. The lowest has two residual
+    blocks, with attention between them.
+    """
 
     def __init__(self, spec: ImageSpec, network: DdpmNetwork) -> None:
         super().__init__()
@@ -126,15 +159,21 @@ class UNet(nn.Module):
         # One row more than there are classes: what is known when no label is told.
         self.label = nn.Embedding(spec.classes + 1, time) if network.conditional else None
         self.stem = nn.Conv2d(values, width, 3, padding=1)
-        self.high_down = ResidualBlock(width, width, time)
-        self.to_middle = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
-        self.middle_down = ResidualBlock(2 * width, 2 * width, time)
-        self.to_low = nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1)
+        side = max(spec.height, spec.width) / self.patch
+        halvings = max(1, math.ceil(math.log2(side / LOWEST)))
+        widths = [width, *[2 * width] * halvings]
+        # A block and a convolution to the next resolution for each; on the way up likewise.
+        self.down = nn.ModuleList()
+        for wide, below in pairwise(widths):
+            self.down.append(ResidualBlock(wide, wide, time))
+            self.down.append(nn.Conv2d(wide, below, 3, stride=2, padding=1))
         self.low = nn.ModuleList(ResidualBlock(2 * width, 2 * width, time) for _ in range(2))
-        self.from_low = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
-        self.middle_up = ResidualBlock(4 * width, 2 * width, time)
-        self.from_middle = nn.Conv2d(2 * width, width, 3, padding=1)
-        self.high_up = ResidualBlock(2 * width, width, time)
+        heads = network.attention_heads
+        self.attention = Attention(2 * width, heads) if heads else nn.Identity()
+        self.up = nn.ModuleList()
+        for below, wide in pairwise(reversed(widths)):
+            self.up.append(nn.Conv2d(below, wide, 3, padding=1))
+            self.up.append(ResidualBlock(2 * wide, wide, time))
         self.norm = nets.ChannelNorm(width)
         self.output = nn.Conv2d(width, values, 3, padding=1)
 
@@ -143,15 +182,17 @@ class UNet(nn.Module):
         time = self.time(nets.sinusoidal(t, self.time_features))
         if self.label is not None:
             time = time + self.label(labels)
-        high = self.high_down(self.stem(F.pixel_unshuffle(x, self.patch)), time)
-        middle = self.middle_down(self.to_middle(high), time)
-        h = self.to_low(middle)
-        for block in self.low:
-            h = block(h, time)
-        h = self.from_low(F.interpolate(h, size=middle.shape[2:], mode="nearest"))
-        h = self.middle_up(torch.cat([h, middle], dim=1), time)
-        h = self.from_middle(F.interpolate(h, size=high.shape[2:], mode="nearest"))
-        h = self.high_up(torch.cat([h, high], dim=1), time)
+        h = self.stem(F.pixel_unshuffle(x, self.patch))
+        skipped = []
+        for block, to_lower in zip(self.down[::2], self.down[1::2], strict=True):
+            skipped.append(block(h, time))
+            h = to_lower(skipped[-1])
+        first, second = self.low
+        h = second(self.attention(first(h, time)), time)
+        for from_lower, block in zip(self.up[::2], self.up[1::2], strict=True):
+            skip = skipped.pop()
+            h = from_lower(F.interpolate(h, size=skip.shape[2:], mode="nearest"))
+            h = block(torch.cat([h, skip], dim=1), time)
         h = self.output(F.silu(self.norm(h)))
         return F.pixel_shuffle(h, self.patch).float()
 
@@ -173,6 +214,12 @@ class Ddpm(Family):
             raise PipelineError(
                 f"{paths.PARAMS}: models.{params.name}.network.patch = {patch}: does not divide "
                 f"images of {spec.height}x{spec.width}; 1 always does"
+            )
+        heads = params.network.attention_heads
+        if heads and 2 * params.network.channels % heads:
+            raise PipelineError(
+                f"{paths.PARAMS}: models.{params.name}.network.attention_heads = {heads}: must "
+                f"divide twice the channels, {2 * params.network.channels}"
             )
         self.conditional = params.network.conditional
         self.diffusion = Diffusion(params.network.schedule, params.network.steps)

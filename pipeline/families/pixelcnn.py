@@ -20,12 +20,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.blocks.autoregressive import (
-    DILATIONS,
     REACH,
     Autoregressive,
     Canvas,
     Head,
     Memory,
+    dilations,
     features,
     places,
 )
@@ -95,7 +95,8 @@ class PixelCnn(Autoregressive):
         )
         self.first_horizontal = nn.Conv2d(seen, width, (1, REACH + 1), padding=(0, REACH + 1))
         self.layers = nn.ModuleList(
-            Layer(width, DILATIONS[i % len(DILATIONS)]) for i in range(params.network.layers)
+            Layer(width, dilation)
+            for dilation in dilations(params.network.layers, max(spec.height, spec.width))
         )
         self.heads = nn.ModuleList(
             Head(width, earlier, params.network.hidden) for earlier in range(spec.channels)
@@ -137,8 +138,8 @@ class PixelCnn(Autoregressive):
         """
         n, _, height, width = canvas.shape
         wide = self.params.network.channels
-        dilations = [layer.dilation for layer in self.layers]
-        rows = Memory(dilations, torch.zeros(n, wide, 1, width, device=self.device))
+        reaches = [layer.dilation for layer in self.layers]
+        rows = Memory(reaches, torch.zeros(n, wide, 1, width, device=self.device))
         drawing = Canvas(canvas, self.place)
         for row in range(height):
             v = F.conv2d(drawing.above(row), self.first_vertical.weight, self.first_vertical.bias)
@@ -149,7 +150,7 @@ class PixelCnn(Autoregressive):
             if row < start_row:
                 drawing.keep_row(row)
                 continue
-            pixels = Memory(dilations, torch.zeros(n, wide, device=self.device))
+            pixels = Memory(reaches, torch.zeros(n, wide, device=self.device))
 
             def context(
                 left: Tensor, column: int, down: list[Tensor] = down, pixels: Memory = pixels

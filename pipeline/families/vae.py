@@ -12,9 +12,10 @@
   its codes (Hoffman & Johnson 2016, "ELBO surgery"), here a mixture of Gaussians for each label.
 
 The decoder is a mixture of discretised logistics over the 256 levels (Salimans et al. 2017,
-arXiv:1701.05517), so the ELBO bounds the log-probability of the image as it is stored and can stand
-beside the exact values of autoregressive models. The same draws give the tighter bound of Burda et
-al. 2016, "Importance Weighted Autoencoders", arXiv:1509.00519.
+arXiv:1701.05517), in colour of green given red and of blue given both, so the ELBO bounds the
+log-probability of the image as it is stored and can stand beside the exact values of autoregressive
+models. The same draws give the tighter bound of Burda et al. 2016, "Importance Weighted
+Autoencoders", arXiv:1509.00519.
 """
 
 import math
@@ -67,7 +68,7 @@ class VaeNetwork(Section):
 
     latent: int = Field(24, ge=1, le=4096)
     channels: int = Field(16, ge=4, le=4096)
-    hidden: int = Field(256, ge=4, le=65_536)
+    hidden: int = Field(256, ge=0, le=65_536)
     mixtures: int = Field(4, ge=1, le=256)
     conditional: bool = False
     prior: Literal["standard", "label"] = "standard"
@@ -114,7 +115,7 @@ class Vae(Family):
         super().__init__(spec, params)
         network = params.network
         self.conditional = network.conditional
-        size = {"channels": network.channels, "hidden": network.hidden}
+        size = {"channels": network.channels, "hidden": network.hidden or None}
         self.encoder = convolutional.Encoder(
             spec,
             inputs=spec.channels + network.conditional,
@@ -124,7 +125,7 @@ class Vae(Family):
         self.decoder = convolutional.Decoder(
             spec,
             inputs=network.latent + (spec.classes if network.conditional else 0),
-            outputs=spec.channels * 3 * network.mixtures,
+            outputs=distributions.PixelMixture.values(spec.channels, network.mixtures),
             **size,
         )
         self.prior = (
@@ -166,12 +167,12 @@ class Vae(Family):
         mean, log_var = self.encoder(x).float().chunk(2, dim=1)
         return mean, log_var.clamp(*LOG_VARIANCES)
 
-    def decode(self, codes: Tensor, labels: Tensor | None) -> Tensor:
-        """Mixture parameters [B, 3K, C, H, W] of p(x|z,y) for codes [B, latent]."""
+    def decode(self, codes: Tensor, labels: Tensor | None) -> distributions.PixelMixture:
+        """p(x|z,y) for codes [B, latent]."""
         if self.conditional:
             told = F.one_hot(labels, self.spec.classes).to(codes.dtype)
             codes = torch.cat([codes, told], dim=1)
-        return self.decoder(codes).unflatten(1, (-1, self.spec.channels))
+        return distributions.PixelMixture.split(self.decoder(codes), self.spec.channels)
 
     def groups(self) -> dict[str, Group]:
         training = self.params.training
@@ -205,12 +206,11 @@ class Vae(Family):
 
     def _reconstruction(self, images: Tensor, codes: Tensor, labels: Tensor | None) -> Tensor:
         """log p(x|z,y) in nats [B]."""
-        params = self.decode(codes, labels)
-        return distributions.logistic_mixture_log_prob(images, params).flatten(1).sum(1)
+        return self.decode(codes, labels).log_prob(images).flatten(1).sum(1)
 
-    def _pixels(self, params: Tensor) -> Tensor:
+    def _pixels(self, decoded: distributions.PixelMixture) -> Tensor:
         """The mean of p(x|z,y) as uint8 [B, C, H, W]."""
-        return to_uint8(distributions.logistic_mixture_mean(params))
+        return to_uint8(decoded.mean())
 
     @torch.no_grad()
     def finish(self, batches: Iterator[Batch], rng: torch.Generator) -> None:
@@ -252,11 +252,10 @@ class Vae(Family):
         """z from the prior, then x as ``sampling.pixels`` says; see `core.contract.Samples`."""
         noise = ImageNoise(seeds, self.device)
         codes = self._draw_codes(noise, labels)
-        params = self.decode(codes, labels)
+        decoded = self.decode(codes, labels)
         if self.params.sampling.pixels == "mean":
-            return self._pixels(params)
-        choice, position = noise.uniform(2, *self.spec.shape).unbind(dim=1)
-        return distributions.logistic_mixture_sample(params, choice, position)
+            return self._pixels(decoded)
+        return decoded.sample(*noise.uniform(2, *self.spec.shape).unbind(dim=1))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, labels: Tensor | None) -> Tensor:
