@@ -61,23 +61,24 @@ class Counter(TorchDispatchMode):
 class Clock:
     """Seconds since it was made, with those of steps that `clocked` left out; no `Counter`."""
 
-    def __init__(self) -> None:
-        self._began, self._left_out = _now(), 0.0
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        """``now`` tells the seconds, of the clock on the wall or of this process alone."""
+        self._now = now
+        self._began, self._left_out = self._read(), 0.0
 
     @property
     def total(self) -> float:
         """Seconds."""
-        return _now() - self._began + self._left_out
+        return self._read() - self._began + self._left_out
 
     def add(self, seconds: float) -> None:
         """Count what was left out."""
         self._left_out += seconds
 
-
-def _now() -> float:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    def _read(self) -> float:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return self._now()
 
 
 _meter: Counter | Clock | None = None
@@ -106,9 +107,9 @@ def shortened() -> Iterator[Counter]:
 
 
 @contextmanager
-def clocked() -> Iterator[Clock]:
+def clocked(now: Callable[[], float] = time.perf_counter) -> Iterator[Clock]:
     """As `shortened`, but a `Clock`."""
-    with _counting(Clock()) as clock:
+    with _counting(Clock(now)) as clock:
         yield clock
 
 

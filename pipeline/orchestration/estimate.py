@@ -37,8 +37,11 @@ SCORING = 10.0
 """Microseconds for each pixel of a sample that is judged, of the likelihoods of images, too."""
 LOOKING = 2.0
 """Likewise without the likelihoods."""
-JUDGING = 5.0
-"""Microseconds for each pixel of all images, for the judges and the reference rows."""
+JUDGING = 40_000.0
+"""Microseconds for each pixel of an image, for the judges, whose cost is the same for any number of
+images."""
+REFERENCES = 1.0
+"""Microseconds for each pixel of all images, for the reference rows."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,11 @@ def looking(load: Load) -> float:
 
 def of_judges(spec: ImageSpec, images: int) -> dict[str, float]:
     """Seconds of the stages of judges, roughly, by name; ``images`` are those of all splits."""
-    both = JUDGING * 1e-6 * spec.height * spec.width * images
-    return {"judge": STARTING + 0.8 * both, "reference": STARTING + 0.2 * both}
+    pixels = 1e-6 * spec.height * spec.width
+    return {
+        "judge": STARTING + JUDGING * pixels,
+        "reference": STARTING + REFERENCES * pixels * images,
+    }
 
 
 class Expects(Protocol):

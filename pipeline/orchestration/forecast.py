@@ -15,6 +15,7 @@ from pipeline.orchestration.pace import Paces
 LONG = 600.0
 """Seconds. What is guessed to be shorter, such as the committed run, is not worth measuring, which
 takes half a minute; and where the guess is good, at 28x28, it is shorter."""
+JUDGE = plan.JUDGE_STAGES[0]
 WORTH_HALVING = 300.0
 """Of a run that takes less seconds nobody asks for half."""
 SMALLER = (128, 64, 32)
@@ -44,14 +45,18 @@ class Forecast:
         """Models of which this run trains but a part, if it goes on with what is there."""
 
     def measured(self, stage: str) -> float | None:
-        """Seconds of a model's stage, if its pace is known."""
+        """Seconds of a model's stage, or of the judges' training, if their pace is known."""
+        if not self.known(stage):
+            return None
         kind, _, model = stage.partition("@")
-        return self._of(kind, model, self.paces[model]) if self.known(stage) else None
+        if stage == JUDGE:
+            return STARTING + self.paces[plan.JUDGES].train
+        return self._of(kind, model, self.paces[model])
 
     def known(self, stage: str) -> bool:
-        """Whether it is a model's stage, and how fast that is here was measured."""
-        model = stage.partition("@")[2]
-        return bool(model) and self.paces[model].train is not None
+        """Whether it is one of those, and how long they take here was measured."""
+        name = whose(stage)
+        return bool(name) and self.paces[name].train is not None
 
     def rough(self, stage: str) -> float | None:
         """Seconds of a model's or the judges' stage, as on the machine of the committed run."""
@@ -66,28 +71,33 @@ class Forecast:
     def took(self, stage: str, seconds: float) -> None:
         """Keep the pace of a real stage, in which all its parts were as they are."""
         kind, _, model = stage.partition("@")
-        if not model:
-            return
         spent = max(0.0, seconds - STARTING)
+        if stage == JUDGE:
+            self.paces.keep(plan.JUDGES, Pace(train=spent))
         if kind == "train" and model not in self.resumed:
             self.paces.keep(model, Pace(train=spent / estimate.images_of(self.raw, model)))
-        elif kind == "sample":
+        if kind == "sample":
             self.paces.keep(model, Pace(draw=spent / self.load.drawn, show=0.0))
-        elif kind == "evaluate":
+        if kind == "evaluate":
             looking = estimate.looking(self.load)
             self.paces.keep(model, Pace(score=max(0.0, spent - looking) / self.load.scored))
         self.paces.save()
 
-    def measure(self, models: Sequence[str], slots: int) -> None:
-        """Find the paces of models that have none, as far as half a minute allows."""
+    def measure(self, stages: Sequence[str], slots: int) -> None:
+        """Find the paces of those whose trainings these are, as far as half a minute allows."""
         with suppress(Exception):  # where it cannot, guesses are left
-            self.paces.measure(models, slots)
+            self.paces.measure([whose(stage) for stage in stages], slots)
         self.paces.save()
-        found = [f"train@{model}" for model in models if self.known(f"train@{model}")]
+        found = [stage for stage in stages if stage != JUDGE and self.known(stage)]
         self.factor = 1.0
         if found:
             guessed = sum(self.rough(stage) for stage in found)
             self.factor = sum(self.measured(stage) for stage in found) / guessed
+
+
+def whose(stage: str) -> str:
+    """The model of a stage, `plan.JUDGES` of their training, or ''."""
+    return plan.JUDGES if stage == JUDGE else stage.partition("@")[2]
 
 
 class Run:
@@ -171,25 +181,26 @@ def announce(
 def _told(
     found: Forecast, chains: Mapping[str, Sequence[str]], home: paths.Results, slots: int
 ) -> Iterator[str]:
-    training = [stage for chain in chains.values() for stage in chain if stage.startswith("train@")]
-    if not training:
+    stages = [stage for chain in chains.values() for stage in chain]
+    if not any(stage.startswith("train@") for stage in stages):
         return
+    training = [stage for stage in stages if stage.startswith("train@") or stage == JUDGE]
     unknown = [stage for stage in training if not found.known(stage)]
     run = Run(chains, Durations(home, found), slots)
     how = ""
     if unknown and run.total() > LONG:
         yield "Measuring how fast these models are here, half a minute at most ..."
-        found.measure([stage.partition("@")[2] for stage in unknown], slots)
+        found.measure(unknown, slots)
         run = Run(chains, Durations(home, found), slots)
         unknown = [stage for stage in unknown if not found.known(stage)]
         if unknown:
-            names = ", ".join(stage.partition("@")[2] for stage in unknown)
+            names = ", ".join(map(whose, unknown))
             how = f"; not measured, being slow, and guessed by the others: {names}"
     elif unknown:
         how = " (roughly, as on another machine)"
     yield _wrapped(
         f"This will take about {estimate.roughly(run.total())}, {slots} "
-        f"model{'s' * (slots > 1)} at a time{_longest(run)}{how}."
+        f"model{'s' * (slots > 1)} at a time and nothing else computing{_longest(run)}{how}."
     )
     if run.total() > WORTH_HALVING:
         data: params.Data = params.section(found.raw, "data")

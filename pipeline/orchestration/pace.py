@@ -24,14 +24,17 @@ from pipeline.core import cost, files, params, paths, stage
 from pipeline.core.contract import Batch, Family, HasLikelihood, Samples, Translates
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
-from pipeline.evaluation import likelihood
+from pipeline.evaluation import classifier, label_free, likelihood
 from pipeline.models import entries, weights
 from pipeline.orchestration.estimate import Pace
+from pipeline.orchestration.plan import JUDGES
 from pipeline.sampling import drawing, illustration
 from pipeline.training.trainer import Trainer
 
 STEPS = 8
 """Of a training, at most; its first is not counted."""
+JUDGED = 3
+"""Steps of a judge."""
 ENOUGH = 0.6
 """Seconds for each of training, drawing and scoring, about."""
 SLOW = 4.0
@@ -46,7 +49,10 @@ KEPT = 500
 
 
 class Paces:
-    """Paces of models of params.yaml, remembered in a file."""
+    """Paces of models of params.yaml, and of the judges, remembered in a file.
+
+    Of `plan.JUDGES`, ``train`` are the seconds of all their trainings.
+    """
 
     def __init__(self, raw: dict[str, Any], spec: ImageSpec) -> None:
         """``raw`` is params.yaml's, which `check_params` accepts; ``spec`` that of the images."""
@@ -79,14 +85,18 @@ class Paces:
     def _key(self, model: str) -> str:
         """All that a pace depends on: network, batches, images, device, threads and code."""
         if model not in self._keys:
-            entry = params.entry(self.raw, model)
-            training = entry["training"] if isinstance(entry["training"], dict) else {}
-            training = {k: v for k, v in training.items() if k not in NO_MATTER}
+            if model == JUDGES:
+                entry, code = self.raw["judge"], [paths.CODE / "evaluation"]
+            else:
+                entry = params.entry(self.raw, model)
+                training = entry["training"] if isinstance(entry["training"], dict) else {}
+                training = {k: v for k, v in training.items() if k not in NO_MATTER}
+                family = paths.CODE / "families" / f"{entry['family']}.py"
+                entry, code = {**entry, "training": training}, [paths.CODE / "blocks", family]
             runtime: params.Runtime = params.section(self.raw, "runtime")
-            code = (paths.CODE / "blocks", paths.CODE / "families" / f"{entry['family']}.py")
             self._keys[model] = files.sha256_of(
                 [
-                    {**entry, "training": training},
+                    entry,
                     list(self.spec.shape),
                     self.spec.classes,
                     params.section(self.raw, "sample").batch,
@@ -164,7 +174,11 @@ def main() -> None:
     device = stage.prepare_torch(params.section(raw, "runtime"))
     end = time.monotonic() + LAST
     # Trainings first: they are most of a run, and of many models the rest is short.
-    models = [entries.read(raw, name) for name in task["models"]]
+    names = task["models"]
+    if JUDGES in names:
+        with suppress(Exception):
+            print(json.dumps([JUDGES, {"train": _judges(raw, spec, device)}]), flush=True)
+    models = [entries.read(raw, name) for name in names if name != JUDGES]
     longest = sorted(models, key=lambda model: not _has_likelihood(model))
     for part, order in ((_trained, models), (_used, longest)):
         for model in order:
@@ -175,6 +189,36 @@ def main() -> None:
             with suppress(Exception):
                 for found in part(weights.build(short, spec, 0, device), raw):
                     print(json.dumps([model.name, found]), flush=True)
+
+
+def _seconds_of(raw: dict[str, Any], device: torch.device) -> Callable[[], float]:
+    """The clock to time with.
+
+    That of the process where it computes in one thread: whatever else the machine does just now
+    says nothing of the hour to come.
+    """
+    alone = device.type == "cpu" and params.section(raw, "runtime").threads == 1
+    return time.process_time if alone else time.perf_counter
+
+
+def _judges(raw: dict[str, Any], spec: ImageSpec, device: torch.device) -> float:
+    """Seconds in which the judges are trained, by some steps of one of each kind."""
+    section: params.Judge = params.section(raw, "judge")
+    images = torch.zeros(section.batch, *spec.shape, dtype=torch.uint8)
+    labels = torch.arange(section.batch) % spec.classes
+    seconds = 0.0
+    for kind in ("label_free", "classifier")[: 1 + (spec.classes > 1)]:
+        chosen = getattr(section, kind).model_copy(update={"steps": JUDGED})
+        short = section.model_copy(update={kind: chosen})
+        for _ in range(2):  # the first time is slow
+            clock = cost.Clock(_seconds_of(raw, device))
+            if kind == "classifier":
+                classifier.train(images, labels, spec, short, 0, device)
+            else:
+                label_free.train(images, spec, short, 0, device)
+            took = clock.total
+        seconds += took / JUDGED * getattr(section, kind).steps * len(section.seeds)
+    return seconds
 
 
 def _has_likelihood(model: params.ModelParams) -> bool:
@@ -198,15 +242,16 @@ def _trained(family: Family, raw: dict[str, Any]) -> Iterator[dict[str, float]]:
         seed=0,
         steps=STEPS + 1,  # so that none is the last, which more would follow
     )
+    now = _seconds_of(raw, family.device)
     took: dict[str, list[float]] = {}
     order: list[str] = []
     spent = 0.0
     while len(order) < STEPS and spent < (SLOW if len(order) < 2 else ENOUGH):
         before = dict(trainer.kinds)
-        clock = cost.Clock()
+        clock, began = cost.Clock(now), time.monotonic()
         trainer.run(stop_at=trainer.step + 1)
         seconds = clock.total
-        spent += seconds
+        spent += time.monotonic() - began
         order += [kind for kind, n in trainer.kinds.items() if n > before.get(kind, 0)]
         took.setdefault(order[-1], []).append(seconds)
     first = took[order[0]]
@@ -220,6 +265,7 @@ def _trained(family: Family, raw: dict[str, Any]) -> Iterator[dict[str, float]]:
 def _used(family: Family, raw: dict[str, Any]) -> Iterator[dict[str, float]]:
     """What of a `Pace` is not its training's, one after the other."""
     spec = family.eval().spec
+    now = _seconds_of(raw, family.device)
 
     def labels(n: int) -> np.ndarray:
         return np.arange(n) % spec.classes
@@ -235,16 +281,16 @@ def _used(family: Family, raw: dict[str, Any]) -> Iterator[dict[str, float]]:
         shares = np.full(spec.classes, 1 / spec.classes)
         likelihood.measure(family, _noise(family, n).numpy(), labels(n), shares, seed=0, batch=n)
 
-    drawn, took = _each(draw, params.section(raw, "sample").batch)
+    drawn, took = _each(draw, params.section(raw, "sample").batch, now)
     yield {"draw": drawn}
     if _has_likelihood(family.params):
-        yield {"score": _each(score, params.section(raw, "evaluate").batch)[0]}
+        yield {"score": _each(score, params.section(raw, "evaluate").batch, now)[0]}
     n = illustration.EXAMPLES
     if n * took > ENOUGH:
         yield {"show": n * drawn}  # most of them show samples on their way
         return
     given = Batch(_noise(family, n), torch.from_numpy(labels(n)), _noise(family, n))
-    with cost.clocked() as clock:
+    with cost.clocked(now) as clock:
         illustration.pictures(family, given, 0)
         yield {"show": clock.total}
 
@@ -256,7 +302,9 @@ class _Uncounted(Trainer):
         pass
 
 
-def _each(call: Callable[[int], None], most: int) -> tuple[float, float]:
+def _each(
+    call: Callable[[int], None], most: int, now: Callable[[], float] = time.perf_counter
+) -> tuple[float, float]:
     """Seconds for an image, in all and without those for steps that a `cost.Clock` leaves out.
 
     Of as many images as can be tried, since what the first few take is mostly the same for any
@@ -265,14 +313,15 @@ def _each(call: Callable[[int], None], most: int) -> tuple[float, float]:
     Args:
         call: does it for so many images.
         most: as many at a time.
+        now: tells the seconds.
     """
     n, again = min(2, most), False
     while True:
-        began = time.perf_counter()
-        with cost.clocked() as clock:
+        began = now()
+        with cost.clocked(now) as clock:
             call(n)
             seconds = clock.total
-        took = time.perf_counter() - began
+        took = now() - began
         # Of many small steps those that are executed take little longer for many images.
         small = seconds > 2 * took
         more = most if small else min(most, max(2 * n, int(n * ENOUGH / took)))

@@ -89,6 +89,7 @@ def test_what_a_run_takes_is_known_in_the_next_with_another_budget():
     durations.took("sample@vae", 15.0)
     durations.took("judge", 50.0)
     again = known()
+    assert again.measured("judge") == pytest.approx(50.0)
     assert again.measured("train@vae") == pytest.approx(105.0)
     assert again.measured("sample@vae") == pytest.approx(15.0)
     again.raw["train"]["budget"] = 0.1
@@ -114,7 +115,7 @@ def test_models_that_were_not_measured_follow_those_that_were(monkeypatch):
             "vae", Pace(train=(3 * before[1] - STARTING) / estimate.images_of(found.raw, "vae"))
         ),
     )
-    found.measure(["vae", "gan"], 2)
+    found.measure(["judge", "train@vae", "train@gan"], 2)
     assert found.rough("train@gan") == pytest.approx(3 * before[0])
 
 
@@ -191,15 +192,18 @@ def test_without_a_training_nothing_is_said(never, capsys):
 
 def test_a_short_run_is_guessed(never, capsys):
     announce(known(), chains("ae"), HOME, 2)
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert said.startswith("This will take about ") and "(roughly, as on another machine)" in said
 
 
 def test_what_is_known_is_not_measured_again(never, capsys):
-    announce(known(vae=0.1, gan=0.001), chains("vae", "gan"), HOME, 2)
+    found = known(vae=0.1, gan=0.001)
+    found.paces.keep(plan.JUDGES, Pace(train=60.0))
+    announce(found, chains("vae", "gan"), HOME, 2)
     said = " ".join(capsys.readouterr().out.split())
     hour = estimate.roughly(known(vae=0.1).measured("train@vae") + 40)
-    assert f"This will take about {hour}, 2 models at a time; longest: vae {hour}, gan " in said
+    assert f"This will take about {hour}, 2 models at a time and nothing else computing; " in said
+    assert f"longest: vae {hour}, gan " in said
     assert "roughly" not in said and "Half of that: train.budget: 0.4" in said
 
 
@@ -208,11 +212,12 @@ def test_a_long_run_is_measured_first(monkeypatch, capsys):
 
     def measure(self, models, slots):
         asked.append((models, slots))
+        self.keep(plan.JUDGES, Pace(train=60.0))
         self.keep("ddpm", Pace(train=0.1, draw=0.1, show=1.0, score=0.1))
 
     monkeypatch.setattr(forecast.Paces, "measure", measure)
     announce(known(vae=0.01), chains("ddpm", "vae", "gpt"), HOME, 2)
-    assert asked == [(["ddpm", "gpt"], 2)]
+    assert asked == [([plan.JUDGES, "ddpm", "gpt"], 2)]
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith("Measuring how fast these models are here, half a minute at most ... ")
     assert "longest: ddpm 85 minutes" in said

@@ -7,17 +7,20 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from builders import TINY, Stub, tiny_model, tiny_params
 
 from pipeline.core import cost, files, params, paths
 from pipeline.core.images import ImageSpec
 from pipeline.models import entries
-from pipeline.orchestration import pace
+from pipeline.orchestration import pace, plan
 from pipeline.orchestration.estimate import Pace
 from pipeline.orchestration.pace import Paces
 
 ROOT = Path(__file__).parents[2]
 RAW = params.read(ROOT / "params.yaml")
+WALL = {**RAW, "runtime": {**RAW["runtime"], "threads": 2}}
+"""With several threads the clock on the wall counts, also what a test sleeps."""
 SPEC = ImageSpec(1, 8, 8, 10)
 
 
@@ -51,8 +54,9 @@ def test_models_of_all_kinds_are_measured_and_nothing_is_written(files_of):
     """One of each kind: alternating players, phases, a second domain, pixels in turn, chains."""
     names = ("wgan_gp", "began", "cyclegan", "gpt", "ddpm", "cvae", "ae")
     found = Paces(small(*names), SPEC)
-    found.measure(names, 2)
+    found.measure([plan.JUDGES, *names], 2)
     assert files_of() == []
+    assert found[plan.JUDGES].train > 1
     for name in names:
         assert 0 < found[name].train < 1, name
         # An autoencoder draws from what is fitted when its training ends.
@@ -173,15 +177,34 @@ class Slow(Stub):
 
 def test_a_pace_is_the_mean_over_kinds_of_steps_without_the_first(monkeypatch):
     monkeypatch.setattr(pace, "ENOUGH", 10.0)
-    (found, *_) = pace._trained(Slow(), RAW)
+    (found, *_) = pace._trained(Slow(), WALL)
     assert found["train"] == pytest.approx(0.04 / 8, rel=0.3)
 
 
 def test_a_step_that_takes_long_is_not_repeated(monkeypatch):
     monkeypatch.setattr(pace, "SLOW", 0.1)
     family = Slow()
-    (found, *_) = pace._trained(family, RAW)
+    (found, *_) = pace._trained(family, WALL)
     assert len(family.seen) == 1 and found["train"] > 0.2 / 8
+
+
+def test_what_else_the_machine_does_is_no_part_of_a_pace():
+    family = Slow()  # as if it waited for a processor
+    (found, *_) = pace._trained(family, RAW)
+    assert found["train"] < 0.01 / 8 and len(family.seen) > 2
+
+
+def test_judges_are_timed_by_kind_and_seed():
+    raw = small("ae")
+    cpu = torch.device("cpu")
+    one = pace._judges(raw, SPEC, cpu)
+    raw["judge"]["seeds"] = [*range(30)]
+    assert pace._judges(raw, SPEC, cpu) == pytest.approx(10 * one, rel=0.7)
+    raw["judge"]["classifier"]["steps"] = 100_000
+    many = pace._judges(raw, SPEC, cpu)
+    assert many > 10 * one
+    # Where there is nothing to tell apart, there is one kind alone.
+    assert pace._judges(raw, ImageSpec(1, 8, 8, 1), cpu) < many / 2
 
 
 def test_phases_of_a_training_are_as_long_as_in_the_whole(monkeypatch):
