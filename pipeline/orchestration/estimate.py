@@ -37,7 +37,7 @@ SCORING = 10.0
 """Microseconds for each pixel of a sample that is judged, of the likelihoods of images, too."""
 LOOKING = 2.0
 """Likewise without the likelihoods."""
-JUDGING = 40_000.0
+JUDGING = 32_000.0
 """Microseconds for each pixel of an image, for the judges, whose cost is the same for any number of
 images."""
 REFERENCES = 1.0
