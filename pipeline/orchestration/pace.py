@@ -39,7 +39,7 @@ ENOUGH = 0.6
 """Seconds for each of training, drawing and scoring, about."""
 SLOW = 4.0
 """Seconds after which nothing is repeated that gets quicker when it is."""
-LAST = 20.0
+LAST = 25.0
 """Seconds after which no further model is begun."""
 DEADLINE = 35.0
 """Seconds after which what is not measured stays so."""
