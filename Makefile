@@ -91,5 +91,5 @@ clean: ## remove the installation, results that DVC can make again, and work fil
 	rm -rf $(VENV) generative_families.egg-info .pytest_cache .ruff_cache .hypothesis
 	rm -rf $(addprefix data/,inputs.json raw processed domains judge models samples scores)
 	rm -rf $(addprefix work/,durations folders locks timings replicas features logs gate verify)
-	rm -f $(addprefix work/,durations.json shown.json inputs.json skipped.csv *-????????????????.ckpt .*.tmp.ckpt .*.tmp.json *-????????????????.damaged)
+	rm -f $(addprefix work/,durations.json paces.json shown.json inputs.json skipped.csv *-????????????????.ckpt .*.tmp.ckpt .*.tmp.json *-????????????????.damaged)
 	@rmdir data work 2>/dev/null || true

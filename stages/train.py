@@ -9,7 +9,7 @@ import torch
 from pipeline.core import files, params, paths, precision, stage
 from pipeline.datasets.store import Store
 from pipeline.models import entries, weights
-from pipeline.training.trainer import Trainer, steps_of
+from pipeline.training.trainer import Trainer
 
 
 def main(model: str) -> None:
@@ -19,7 +19,9 @@ def main(model: str) -> None:
         home = params.results(raw)
         shared: params.Train = params.section(raw, "train")
         runtime: params.Runtime = params.section(raw, "runtime")
-        chosen = entries.read(raw, model, blocks=("network", "training"))
+        chosen = entries.scaled(
+            entries.read(raw, model, blocks=("network", "training")), shared.budget
+        )
         device = stage.prepare_torch(runtime)
         entries.check_device(chosen, device)
         precision.warn_if_emulated(device, chosen.training, f"models.{model}.training")
@@ -33,7 +35,7 @@ def main(model: str) -> None:
             torch.from_numpy(np.array(split.labels)),
             others=None if split.others is None else torch.from_numpy(np.array(split.others)),
             seed=shared.seed,
-            steps=steps_of(chosen.training, shared.budget),
+            steps=chosen.training.steps,
             checkpoint=checkpoint,
             checkpoint_seconds=runtime.checkpoint_seconds,
             label=f"train {model}",

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import forks
-from builders import TINY
+from builders import TINY, TINY_TRAINING
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +47,7 @@ class Clone:
         for entry in self.params["models"].values():
             family = entry["family"]
             entry["training"] |= {"images": 64, "batch": 16, "precision": "fp32"}
+            entry["training"] |= TINY_TRAINING.get(family, {})
             entry["network"] |= TINY.get(family, {})
             entry["sampling"] |= {"ddpm": {"steps": 3}}.get(family, {})
             entry["scoring"] |= {"ddpm": {"times": 2}, "vae": {"posterior_samples": 2}}.get(

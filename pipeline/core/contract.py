@@ -7,7 +7,7 @@ family cannot do it does not define, and the comparison says n/a: there are no p
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -101,10 +101,31 @@ class NoHyperparameters(Section):
 class TrainingParams(Section):
     """What every family's training block has."""
 
+    counts: ClassVar[Sequence[str]] = ()
+    """Keys of the family's own that count images of the training, as ``images`` does."""
+
     images: int = Field(ge=1, le=10**9)
     batch: int = Field(64, ge=2, le=65_536)
     learning_rate: Rate = 1e-3
     precision: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def steps(self) -> int:
+        """So many batches are as near to ``images`` as can be; at least one."""
+        return max(1, round(self.images / self.batch))
+
+    def scaled(self, budget: float) -> Self:
+        """A copy with all counts of images times ``budget``, which is `core.params.Train`'s.
+
+        ``images`` become whole batches, one at least; the other counts are rounded, and none that
+        is not 0 becomes 0, which may mean something else.
+        """
+        steps = max(1, round(self.images * budget / self.batch))
+        counts = {key: getattr(self, key) for key in self.counts}
+        return self.model_copy(
+            update={key: max(1, round(n * budget)) if n else 0 for key, n in counts.items()}
+            | {"images": steps * self.batch}
+        )
 
 
 class Family(nn.Module, ABC):
@@ -145,7 +166,8 @@ class Family(nn.Module, ABC):
         be set otherwise.
 
         Args:
-            params: the model's; blocks that the caller does not depend on are None.
+            params: the model's; blocks that the caller does not depend on are None, and its
+                training is `TrainingParams.scaled`.
             device: where it is to be trained or sampled.
             images: what it is to be trained on, where that is known.
         """

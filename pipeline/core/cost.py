@@ -3,12 +3,13 @@
 Matrix products, convolutions and recurrent layers count, two for each multiplication with its
 addition, forward and backward; what is done element by element (activations, norms, optimisers)
 does not, as is usual. The numbers are the same on every machine, and no measure of time: small
-products are slower than large ones.
+products are slower than large ones. For times there is a `Clock`, which skips the same steps.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,15 @@ class Counter(TorchDispatchMode):
         super().__init__()
         self.flops = 0
 
+    @property
+    def total(self) -> int:
+        """Operations so far."""
+        return self.flops
+
+    def add(self, flops: int) -> None:
+        """Count what was left out."""
+        self.flops += flops
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -48,8 +58,42 @@ class Counter(TorchDispatchMode):
         return found
 
 
-_shortened: Counter | None = None
-"""What counts in `shortened`, while it does."""
+class Clock:
+    """Seconds since it was made, with those of steps that `clocked` left out; no `Counter`."""
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        """``now`` tells the seconds, of the clock on the wall or of this process alone."""
+        self._now = now
+        self._began, self._left_out = self._read(), 0.0
+
+    @property
+    def total(self) -> float:
+        """Seconds."""
+        return self._read() - self._began + self._left_out
+
+    def add(self, seconds: float) -> None:
+        """Count what was left out."""
+        self._left_out += seconds
+
+    def _read(self) -> float:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return self._now()
+
+
+_meter: Counter | Clock | None = None
+"""What counts in `shortened` and `clocked`, while it does."""
+M = TypeVar("M", Counter, Clock)
+
+
+@contextmanager
+def _counting(meter: M) -> Iterator[M]:
+    global _meter
+    _meter = meter
+    try:
+        yield meter
+    finally:
+        _meter = None
 
 
 @contextmanager
@@ -58,23 +102,25 @@ def shortened() -> Iterator[Counter]:
 
     Its number is that of all steps; what they compute is of no use.
     """
-    global _shortened
-    with Counter() as counter:
-        _shortened = counter
-        try:
-            yield counter
-        finally:
-            _shortened = None
+    with Counter() as counter, _counting(counter):
+        yield counter
+
+
+@contextmanager
+def clocked(now: Callable[[], float] = time.perf_counter) -> Iterator[Clock]:
+    """As `shortened`, but a `Clock`."""
+    with _counting(Clock(now)) as clock:
+        yield clock
 
 
 def alike(steps: int) -> Iterator[int]:
     """``range(steps)`` for a loop whose steps all cost the same, whatever is in the tensors."""
-    if _shortened is None:
+    if _meter is None:
         yield from range(steps)
         return
-    before = _shortened.flops
+    before = _meter.total
     yield 0
-    _shortened.flops += (steps - 1) * (_shortened.flops - before)
+    _meter.add((steps - 1) * (_meter.total - before))
 
 
 def _cpu_recurrent(

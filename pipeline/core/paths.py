@@ -26,12 +26,14 @@ SCORES = DATA / "scores"
 METRICS = Path("metrics")
 
 WORK = Path("work")
+CHECKPOINT = ".ckpt"
 LOCKS = WORK / "locks"
 TIMINGS = WORK / "timings"
 REPLICAS = WORK / "replicas"
 FEATURES = WORK / "features"
 LOGS = WORK / "logs"
 DURATIONS = WORK / "durations"
+PACES = WORK / "paces.json"
 SHOWN = WORK / "shown.json"
 INPUTS_SEEN = WORK / "inputs.json"
 FOLDERS = WORK / "folders"
@@ -134,7 +136,7 @@ def replica(train_seed: int, sample_seed: int) -> Path:
 
 def checkpoint(model: str, fingerprint: str) -> Path:
     """Where a training that was interrupted goes on, keyed by all that it depends on."""
-    return WORK / f"{model}-{fingerprint[:16]}.ckpt"
+    return WORK / f"{model}-{fingerprint[:16]}{CHECKPOINT}"
 
 
 def timing(stage: str, model: str, weights_sha256: str) -> Path:

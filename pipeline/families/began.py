@@ -18,7 +18,6 @@ generator's weights are averaged.
 """
 
 import math
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -29,7 +28,16 @@ from torch import Tensor, nn
 from pipeline.blocks import inversion
 from pipeline.blocks.convolutional import Decoder, Encoder
 from pipeline.blocks.nets import warm_cosine
-from pipeline.core.contract import Batch, Family, Group, TrainingParams, Update, to_signed, to_uint8
+from pipeline.core.contract import (
+    Batch,
+    Family,
+    Group,
+    TrainingImages,
+    TrainingParams,
+    Update,
+    to_signed,
+    to_uint8,
+)
 from pipeline.core.images import ImageSpec
 from pipeline.core.params import Decay, ModelParams, Rate, Section
 from pipeline.core.seeds import ImageNoise
@@ -48,10 +56,12 @@ class BeganTraining(TrainingParams):
     """Optimisers: Adam for both players; and the equilibrium between them.
 
     ``alone`` counts the training images, out of ``images``, that the discriminator sees before the
-    generator starts. ``gamma`` is the ratio of errors on fake and real images that k is steered to,
-    the diversity ratio; ``gain`` is the paper's lambda_k, how fast k follows; ``eta`` the power of
-    the absolute error.
+    generator starts, and is a share of them that ``train.budget`` does not change. ``gamma`` is the
+    ratio of errors on fake and real images that k is steered to, the diversity ratio; ``gain`` is
+    the paper's lambda_k, how fast k follows; ``eta`` the power of the absolute error.
     """
+
+    counts: ClassVar = ("alone",)
 
     alone: int = Field(20_000, ge=0, le=10**9)
     discriminator_learning_rate: Rate = 4e-3
@@ -105,6 +115,23 @@ class Began(Family):
         self.discriminator = Autoencoder(spec, params.network)
         self.register_buffer("k", torch.zeros(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+
+    @classmethod
+    def unsupported(
+        cls, params: ModelParams, device: torch.device, images: TrainingImages | None = None
+    ) -> str | None:
+        """See `Family.unsupported`: the generator has to be trained, too."""
+        training = params.training
+        if training is not None and training.alone > training.batch * (training.steps - 1):
+            remedy = (
+                "lower it, to about half of them" if training.steps > 1 else "raise train.budget"
+            )
+            return (
+                f"training.alone: the discriminator sees {training.alone:,} of the "
+                f"{training.images:,} training images alone (both times train.budget), so that "
+                f"the generator is never trained; {remedy}"
+            )
+        return super().unsupported(params, device, images)
 
     def groups(self) -> dict[str, Group]:
         training = self.params.training
@@ -173,11 +200,6 @@ class Began(Family):
     @torch.no_grad()
     def _start_generator(self) -> None:
         self.generator.load_state_dict(self.discriminator.decoder.state_dict())
-
-    def finish(self, batches: Iterator[Batch], rng: torch.Generator) -> None:
-        """Start the generator if training ended before it was its turn."""
-        if self.seen < self.params.training.alone:
-            self._start_generator()
 
     def _errors(self, images: Tensor) -> Tensor:
         """What the discriminator says about images in -1..1, float32 [B]."""

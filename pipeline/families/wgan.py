@@ -21,7 +21,14 @@ from pipeline.blocks.adversarial import (
     Opponent,
 )
 from pipeline.core import precision
-from pipeline.core.contract import Batch, Group, TrainingParams, Update, to_signed
+from pipeline.core.contract import (
+    Batch,
+    Group,
+    TrainingImages,
+    TrainingParams,
+    Update,
+    to_signed,
+)
 from pipeline.core.images import ImageSpec
 from pipeline.core.params import Decay, ModelParams, Rate, Section
 
@@ -126,6 +133,20 @@ class Wgan(Adversarial):
         self.critic = Opponent(ConvolutionalFeatures(spec, channels=channels, normalise=False))
         # In the checkpoint, so that a resumed training goes on with the right player.
         self.register_buffer("critic_steps", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def unsupported(
+        cls, params: ModelParams, device: torch.device, images: TrainingImages | None = None
+    ) -> str | None:
+        """See `Family.unsupported`: the generator has to be trained, too."""
+        training = params.training
+        if training is not None and training.n_critic > training.steps:
+            return (
+                f"training.n_critic = {training.n_critic}: the critic has only {training.steps} "
+                "steps (training.images times train.budget, in batches), and the generator is "
+                "never trained; lower it, or raise train.budget"
+            )
+        return super().unsupported(params, device, images)
 
     def groups(self) -> dict[str, Group]:
         training = self.params.training

@@ -59,6 +59,11 @@ def read(
     return ModelParams(name=name, family=entry["family"], data=entry["data"], **made)
 
 
+def scaled(model: ModelParams, budget: float) -> ModelParams:
+    """The model as it is trained: the counts of images in its training times ``train.budget``."""
+    return model.model_copy(update={"training": model.training.scaled(budget)})
+
+
 def check_device(
     model: ModelParams,
     device: Any,
@@ -68,7 +73,7 @@ def check_device(
     """Refuse a model that a stage would refuse later (`core.contract.Family.unsupported`).
 
     Args:
-        model: with the blocks that the caller depends on.
+        model: with the blocks that the caller depends on, its training `scaled`.
         device: the ``torch.device``.
         images: what it is to be trained on, where that is known.
         path: the file, for messages.

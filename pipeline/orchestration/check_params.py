@@ -92,6 +92,8 @@ def check(
     for name in models:
         with collected():
             model = entries.read(raw, name, path=path)
+            if "train" in shared:
+                model = entries.scaled(model, shared["train"].budget)
             given = trained_on.get(model.data)
             entries.check_device(model, device, given, path)
             if given is not None:

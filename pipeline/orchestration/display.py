@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.core import files, paths
 from pipeline.orchestration import dvc_output
-from pipeline.orchestration.estimate import Durations, clock, left
+from pipeline.orchestration.estimate import Durations, Expects, clock, left
 
 QUIET_SECONDS = 30.0
 """Without a terminal, the longest time in which nothing is printed."""
@@ -23,12 +23,19 @@ class Display:
     Whatever stages print goes to ``work/logs/``; warnings are shown, and so is why one failed.
     """
 
-    def __init__(self, chains: dict[str, list[str]], slots: int, home: paths.Results) -> None:
+    def __init__(
+        self,
+        chains: dict[str, list[str]],
+        slots: int,
+        home: paths.Results,
+        expects: Expects | None = None,
+    ) -> None:
         """Show the stages of each chain (a model's, or others'), of which ``slots`` run at once.
 
-        ``home`` has the results of the last run, by which times are guessed.
+        ``home`` has the results of the last run, by which times are guessed where ``expects``
+        knows none.
         """
-        self.durations = Durations(home)
+        self.durations = Durations(home, expects)
         self.slots = slots
         self.chains = chains
         self.total = sum(map(len, chains.values()))

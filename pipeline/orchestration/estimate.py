@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.core import files, params, paths
 from pipeline.core.errors import PipelineError
@@ -26,24 +27,121 @@ PER_PIXEL = {
     "vae": (1.3, 0.0),
     "wgan": (1.0, 0.0),
 }
-"""Microseconds for each pixel of a training image, and of a sample, on a core of the committed run;
-`of_all` takes them."""
+"""Microseconds for each pixel of a training image, and of a sample, on a core of the committed run,
+with its networks. They know nothing of others, so that they are rough; `pace` measures instead."""
 BY_CHANNEL = ("gpt", "lstm", "pixelcnn")
 """Families that take one channel after the other."""
 STARTING = 5.0
 """Seconds until a stage does something."""
 SCORING = 10.0
 """Microseconds for each pixel of a sample that is judged, of the likelihoods of images, too."""
-JUDGING = 5.0
-"""Microseconds for each pixel of all images, for the judges and the reference rows."""
+LOOKING = 2.0
+"""Likewise without the likelihoods."""
+JUDGING = 32_000.0
+"""Microseconds for each pixel of an image, for the judges, whose cost is the same for any number of
+images."""
+REFERENCES = 1.0
+"""Microseconds for each pixel of all images, for the reference rows."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a model is here, in seconds; None where that is not known.
+
+    Attributes:
+        train: for an image that it is trained on.
+        draw: for a sample, or a translated image.
+        show: for all its pictures.
+        score: for an image whose likelihood is asked for.
+    """
+
+    train: float | None = None
+    draw: float | None = None
+    show: float | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a run has to do with each model.
+
+    Attributes:
+        spec: of the images.
+        drawn: images that are sampled and judged.
+        scored: images whose likelihood is asked for.
+    """
+
+    spec: ImageSpec
+    drawn: int
+    scored: int
+
+
+def images_of(raw: dict[str, Any], model: str) -> float:
+    """How many images a model of params.yaml is trained on, with repetition."""
+    training = params.entry(raw, model)["training"]
+    images = training.get("images") if isinstance(training, dict) else None
+    budget = params.section(raw, "train").budget
+    return budget * (float(images) if _is_number(images) else 20_000.0)
+
+
+def of_model(
+    raw: dict[str, Any], model: str, load: Load, pace: Pace | None = None
+) -> dict[str, float]:
+    """Seconds of each stage of a model, by kind: by its pace, or roughly where that is unknown."""
+    entry = params.entry(raw, model)
+    pace = pace or Pace()
+    train, draw = PER_PIXEL.get(entry["family"], (2.0, 5.0))
+    in_turn = load.spec.channels if entry["family"] in BY_CHANNEL else 1
+    pixels = 1e-6 * load.spec.height * load.spec.width
+    train, draw, score = (pixels * in_turn * each for each in (train, draw, SCORING))
+    drawing = draw if pace.draw is None else pace.draw
+    scoring = score * load.drawn
+    if pace.score is not None:
+        scoring = looking(load) + pace.score * load.scored
+    return {
+        "train": STARTING + (train if pace.train is None else pace.train) * images_of(raw, model),
+        "sample": STARTING + drawing * load.drawn + (pace.show or 0.0),
+        "evaluate": STARTING + scoring,
+    }
+
+
+def looking(load: Load) -> float:
+    """Seconds of what judges all models alike with, which no likelihood is."""
+    return LOOKING * 1e-6 * load.spec.height * load.spec.width * load.drawn
+
+
+def of_judges(spec: ImageSpec, images: int) -> dict[str, float]:
+    """Seconds of the stages of judges, roughly, by name; ``images`` are those of all splits."""
+    pixels = 1e-6 * spec.height * spec.width
+    return {
+        "judge": STARTING + JUDGING * pixels,
+        "reference": STARTING + REFERENCES * pixels * images,
+    }
+
+
+class Expects(Protocol):
+    """What knows stages better than their names tell."""
+
+    def measured(self, stage: str) -> float | None:
+        """Seconds by the pace of the very model, if that is known."""
+        ...
+
+    def rough(self, stage: str) -> float | None:
+        """Seconds by its kind and the images, if it is that of a model or of judges."""
+        ...
+
+    def took(self, stage: str, seconds: float) -> None:
+        """Remember it for the very model."""
+        ...
 
 
 class Durations:
     """Seconds that stages took for a data set in this folder, remembered below ``work/``."""
 
-    def __init__(self, home: paths.Results) -> None:
+    def __init__(self, home: paths.Results, expects: Expects | None = None) -> None:
         """``home`` has the metrics of the last run, by which trainings are guessed."""
         self.home = home
+        self.expects = expects
         self.place = paths.DURATIONS / f"{home.title}.json"
         known = _read(self.place)
         self.known = {name: value for name, value in known.items() if _is_number(value)}
@@ -52,18 +150,27 @@ class Durations:
 
     def expected(self, stage: str) -> float:
         """Seconds that a stage will take, as far as one can know."""
+        measured = self.expects.measured(stage) if self.expects else None
+        if measured is not None:
+            return measured
         if stage in self.known:
             return self.known[stage]
         # What was guessed of others turned out to be so much too short or too long.
         factor = self._measured / self._guessed if self._guessed else 1.0
-        return factor * guess(stage, self.home)
+        return factor * self._guess(stage)
+
+    def _guess(self, stage: str) -> float:
+        rough = self.expects.rough(stage) if self.expects else None
+        return guess(stage, self.home) if rough is None else rough
 
     def took(self, stage: str, seconds: float) -> None:
         """Remember what a stage took."""
         if stage.partition("@")[0] in TYPICAL:  # of short ones the guess says nothing
-            self._guessed += guess(stage, self.home)
+            self._guessed += self._guess(stage)
             self._measured += seconds
         self.known[stage] = round(seconds, 1)
+        if self.expects is not None:
+            self.expects.took(stage, seconds)
 
     def save(self) -> None:
         """Keep it for the next run, if it can be written: all that is lost are estimates."""
@@ -82,7 +189,14 @@ def guess(stage: str, home: paths.Results) -> float:
     return TYPICAL.get(kind, OTHER)
 
 
-def of_all(raw: dict[str, Any], spec: ImageSpec, images: int, n: int, slots: int) -> float:
+def of_all(
+    raw: dict[str, Any],
+    spec: ImageSpec,
+    images: int,
+    n: int,
+    slots: int,
+    paces: dict[str, Pace] | None = None,
+) -> float:
     """Seconds that a run of all models takes, roughly; measured times of other images do not count.
 
     Args:
@@ -91,18 +205,12 @@ def of_all(raw: dict[str, Any], spec: ImageSpec, images: int, n: int, slots: int
         images: how many there are.
         n: how many are sampled and judged.
         slots: models at a time.
+        paces: of models, where they are known.
     """
-    pixels = spec.height * spec.width
-    budget = params.section(raw, "train").budget
-    chains = [[3 * STARTING + JUDGING * 1e-6 * pixels * images]]
+    load, paces = Load(spec, n, n), paces or {}
+    chains = [list(of_judges(spec, images).values())]
     for name in params.model_blocks(raw):
-        entry = params.entry(raw, name)
-        train, sample = PER_PIXEL.get(entry["family"], (2.0, 5.0))
-        times = spec.channels if entry["family"] in BY_CHANNEL else 1
-        training = entry["training"] if isinstance(entry["training"], dict) else {}
-        shown = budget * float(training.get("images", 20_000))
-        each = train * shown + (sample + SCORING) * n
-        chains.append([3 * STARTING + 1e-6 * pixels * times * each])
+        chains.append(list(of_model(raw, name, load, paces.get(name)).values()))
     return left(chains, max(1, slots)) + 4 * STARTING
 
 

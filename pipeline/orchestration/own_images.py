@@ -51,6 +51,7 @@ class Folder:
         values: what params.yaml should say, by key.
         why: what was chosen, and the reasons.
         seconds: that a run of all models takes here, about.
+        rough: whether they are guessed, since models of this kind were not timed here yet.
         slots: models at a time in it.
         models: how many there are.
     """
@@ -63,6 +64,7 @@ class Folder:
     values: dict[str, Any]
     why: list[str]
     seconds: float
+    rough: bool
     slots: int
     models: int
 
@@ -150,9 +152,16 @@ def _inspect(folder: str, raw: dict[str, Any]) -> Folder:
     raw = params_text.with_values(raw, values)
     models = params.model_blocks(raw)
     slots, _ = plan.default_jobs()
+    from pipeline.orchestration.pace import Paces  # and torch
+
     spec = ImageSpec(scan.channels, data.size, data.size, len(layout.classes))
-    seconds = estimate.of_all(raw, spec, sum(counted.values()), n, slots)
-    return Folder(data, scan, layout, counted, problem, values, why, seconds, slots, len(models))
+    paces = Paces(raw, spec)
+    known = {model: paces[model] for model in models}
+    seconds = estimate.of_all(raw, spec, sum(counted.values()), n, slots, known)
+    rough = any(pace.train is None for pace in known.values())
+    return Folder(
+        data, scan, layout, counted, problem, values, why, seconds, rough, slots, len(models)
+    )
 
 
 def _title(folder: Path) -> str:
@@ -285,8 +294,8 @@ def told(found: Folder) -> str:
         cores = _count(found.slots, "core")
         say(
             "time",
-            f"about {estimate.roughly(found.seconds)} for all {found.models} models on {cores}, "
-            "roughly",
+            f"about {estimate.roughly(found.seconds)} for all {found.models} models on {cores}"
+            + ", roughly" * found.rough,
         )
     return "\n".join(lines)
 

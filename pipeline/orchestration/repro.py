@@ -150,8 +150,13 @@ def _run(
     """``text`` is that of params.yaml as the run began."""
     forget_logs(list(chains))
     models = [name for name in chains if name not in (DATA, JUDGES, COMPARISON)]
-    home = params.results(params.read())
-    with Display(chains, jobs, home) as display:
+    from pipeline.orchestration import forecast  # and torch
+
+    raw = params.read()
+    home = params.results(raw)
+    expects = forecast.prepared(raw)
+    forecast.announce(expects, chains, home, jobs)
+    with Display(chains, jobs, home, expects) as display:
         runner = Runner(slots, display, ["--force"] if force else [])
         try:
             if DATA in chains and not runner.run(DATA, chains[DATA], single=False):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.blocks.nets import Ema
-from pipeline.core import cost, files, precision, seeds
+from pipeline.core import cost, files, paths, precision, seeds
 from pipeline.core.contract import Batch, Family, Group, count_parameters
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import Progress
@@ -127,6 +127,9 @@ class Trainer:
 
         Afterwards the family holds its final weights (the averages where it keeps them), unless
         training was stopped early.
+
+        Raises:
+            PipelineError: if it diverged, or came to its end without an update of some group.
         """
         if self.checkpoint is not None and os.path.lexists(self.checkpoint):
             self._resume(self.checkpoint)
@@ -145,6 +148,7 @@ class Trainer:
                     self._try_to_save(self.checkpoint)
                     saved = time.monotonic()
         if self.step == self.steps:
+            self._check_updates()
             for average in self.averages.values():
                 average.apply()
             self.family.eval()
@@ -152,6 +156,17 @@ class Trainer:
             batches = max(self.steps, len(self.images) // self.batch)
             self.family.finish((self._batch(step) for step in range(batches)), rng)
         self.family.eval()
+
+    def _check_updates(self) -> None:
+        """Refuse weights of which some are as they were drawn: nobody could tell from a result."""
+        for name, count in self.updates.items():
+            if count == 0:
+                model = self.family.params.name
+                raise PipelineError(
+                    f"{paths.PARAMS}: models.{model}.training.images: {model}'s {name} had no "
+                    f"update in all {self.steps:,} steps, so that it is not trained; raise it, or "
+                    "train.budget"
+                )
 
     def _resume(self, path: Path) -> None:
         """Go on from a checkpoint; one that is of no use is set aside, since it is only a cache."""
@@ -269,8 +284,3 @@ class Trainer:
                 changed then.
         """
         checkpoints.load(path, self)
-
-
-def steps_of(training: Any, budget: float) -> int:
-    """Steps that make a model see ``training.images * budget`` images, at least one."""
-    return max(1, round(training.images * budget / training.batch))

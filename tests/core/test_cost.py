@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -52,6 +54,23 @@ def test_one_of_steps_that_are_alike_counts_for_all_where_that_is_wanted():
     assert len(done) == 7
     with pytest.raises(RuntimeError), cost.shortened():
         raise RuntimeError
+    assert list(cost.alike(3)) == [0, 1, 2]
+
+
+def test_a_clock_counts_the_seconds_of_steps_that_were_left_out():
+    def run():
+        time.sleep(0.05)
+        for step in cost.alike(100):
+            done.append(step)
+            time.sleep(0.01)
+
+    done = []
+    began = time.perf_counter()
+    with cost.clocked() as clock:
+        run()
+        assert clock.total == pytest.approx(1.05, rel=0.3)
+    assert time.perf_counter() - began < 0.5
+    assert done == [0]
     assert list(cost.alike(3)) == [0, 1, 2]
 
 

@@ -6,7 +6,8 @@ from torch import nn
 
 from pipeline.core import seeds
 from pipeline.core.contract import Batch, to_signed
-from pipeline.families.began import Autoencoder, autoencoding_errors
+from pipeline.core.errors import PipelineError
+from pipeline.families.began import Autoencoder, Began, BeganTraining, autoencoding_errors
 
 
 class Blaming(nn.Module):
@@ -140,11 +141,33 @@ def test_the_discriminator_learns_alone_until_the_generator_starts_as_its_decode
     assert made.updates == {"generator": 2, "discriminator": 5}
 
 
-def test_a_training_that_ends_before_leaves_the_decoder_as_the_generator():
+def test_a_generator_that_was_never_trained_is_no_model():
     model = tiny_model("began", training={"alone": 1000})
-    trainer(model, steps=2).run()
-    decoder = model.discriminator.decoder.state_dict()
-    assert all(torch.equal(v, decoder[k]) for k, v in model.generator.state_dict().items())
+    told = r"models\.tiny_began\.training\.images: tiny_began's generator had no update in all 2"
+    with pytest.raises(PipelineError, match=told):
+        trainer(model, steps=2).run()
+
+
+@pytest.mark.parametrize(
+    ("budget", "images", "alone"),
+    [(1.0, 36_000, 20_000), (0.55, 19_808, 11_000), (2.0, 72_000, 40_000), (1e-5, 16, 1)],
+)
+def test_what_the_discriminator_sees_alone_is_a_share_of_the_training(budget, images, alone):
+    block = BeganTraining(images=36_000, batch=16, alone=20_000).scaled(budget)
+    assert (block.images, block.alone) == (images, alone)
+    assert block.steps == images // 16
+    assert BeganTraining(images=36_000, alone=0).scaled(budget).alone == 0
+
+
+@pytest.mark.parametrize(("alone", "generator"), [(32, 1), (33, 0)])
+def test_it_says_beforehand_when_the_generator_has_no_turn(alone, generator):
+    """Of 5 steps of 8 images."""
+    model = tiny_model("began", training={"images": 40, "alone": alone})
+    made = trainer(model, steps=model.params.training.steps)
+    made.run(stop_at=4)
+    made._train_one_step()
+    assert made.updates["generator"] == generator
+    assert (Began.unsupported(model.params, model.device) is None) == bool(generator)
 
 
 def test_a_code_has_the_moments_of_the_noise():

@@ -69,7 +69,7 @@ def test_any_shape_trains_samples_and_scores_or_says_why_not(name, spec):
         assert f"models.{tiny_params(name).name}." in str(error)
         return
     before = [p.detach().clone() for p in model.parameters()]
-    trained(model, steps=1)
+    trained(model, steps=2)
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     images = some_images(2, spec)
     if isinstance(model, Samples):

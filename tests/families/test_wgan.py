@@ -1,6 +1,6 @@
 import pytest
 import torch
-from builders import some_batch, some_images, tiny_model, trainer
+from builders import some_batch, some_images, tiny_model, tiny_params, trainer
 from torch import nn
 
 from pipeline.core import precision, seeds
@@ -173,6 +173,15 @@ def test_the_generator_moves_once_after_n_steps_of_the_critic(constraint, n_crit
     expected = [(["critic"] * n_critic + ["generator"]) for _ in range(13 // n_critic)]
     assert seen == [each for turn in expected for each in turn] + ["critic"] * (13 % n_critic)
     assert training.facts()["updates"] == {"generator": 13 // n_critic, "critic": 13}
+
+
+def test_a_critic_that_the_generator_waits_for_in_vain_is_refused():
+    """4 steps of 8 images."""
+    for n_critic, refused in ((4, False), (5, True)):
+        params = tiny_params("wgan", training={"images": 32, "n_critic": n_critic})
+        found = wgan.Wgan.unsupported(params, CPU)
+        assert (found or "").startswith("training.n_critic = 5: " if refused else "")
+        assert bool(found) == refused
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 4])

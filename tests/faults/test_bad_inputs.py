@@ -377,7 +377,7 @@ def test_a_spoiled_cache_is_no_loss(project, pattern, how, count):
 
 @pytest.mark.parametrize("how", ["empty", "a folder", "nested deeply", "a list", "not UTF-8"])
 def test_spoiled_notes_of_earlier_runs_are_no_loss(project, how, count):
-    for name in ("work/durations.json", "work/shown.json"):
+    for name in ("work/durations/mnist-5k.json", "work/paces.json", "work/shown.json"):
         path = project.folder / name
         content = path.read_bytes() if path.is_file() else b"{}"
         harness.remove(path)

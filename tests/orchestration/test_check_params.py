@@ -72,17 +72,23 @@ def accepted(request, tmp_path_factory):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_accepted_trains(accepted, name):
-    """A step of the whole model, with its own batch, and what follows training."""
+    """Three steps of the whole model, with its own batch, and what follows training."""
     path, found = accepted
     model = entries.read(params.read(path), name, path=path)
+    model = entries.scaled(model, 3 * model.training.batch / model.training.images)
     spec, n = found.spec, max(64, model.training.batch)
     family = weights.build(model, spec, 0, torch.device("cpu"))
     others = some_images(n, spec, seed=1) if family.data == "domains" else None
     trainer = Trainer(
-        family, some_images(n, spec), some_labels(n, spec), others=others, seed=0, steps=1
+        family,
+        some_images(n, spec),
+        some_labels(n, spec),
+        others=others,
+        seed=0,
+        steps=model.training.steps,
     )
     trainer.run()
-    assert trainer.step == 1
+    assert trainer.step == 3
     assert all(torch.isfinite(each).all() for each in family.parameters())
 
 
@@ -142,6 +148,15 @@ REFUSED = {
     "fewer steps than the sampler takes": (
         {"models__ddpm__network__steps": 31},
         "models.ddpm.sampling.steps = 32: they are some of the 31 of network.steps",
+    ),
+    "a generator that waits until the end": (
+        {"models__began__training__alone": 36_000},
+        "models.began.training.alone: the discriminator sees 36,000 of the 36,000 training images "
+        "alone (both times train.budget), so that the generator is never trained; lower it",
+    ),
+    "more of the critic's steps than there are": (
+        {"models__wgan__training__n_critic": 100, "train__budget": 0.1},
+        "models.wgan.training.n_critic = 100: the critic has only 75 steps (training.images times",
     ),
     "a transformer that fills no machine": (
         {"models__gpt__network__width": 65_536, "models__gpt__network__blocks": 256},

@@ -88,7 +88,7 @@ def test_what_is_no_picture_is_refused():
 
 @pytest.mark.parametrize("model", list(MODELS))
 def test_every_model_has_pictures_that_fit_a_page_and_repeat(model):
-    family = trained(tiny_model(f"models.{model}"), steps=1)
+    family = trained(tiny_model(f"models.{model}"), steps=2)
     batch = some_batch(family, 10)
     found = illustration.pictures(family, batch, 0)
     again = illustration.pictures(family, batch, 0)

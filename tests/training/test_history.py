@@ -12,7 +12,7 @@ def test_the_curve_holds_means_over_windows(monkeypatch):
 
     class Counting(Stub):
         def training_step(self, batch, update, rng):
-            self.seen.append(batch)
+            super().training_step(batch, update, rng)
             return {"model/loss": torch.tensor(float(len(self.seen)))}
 
     one = trainer(Counting(), steps=7)

@@ -14,7 +14,6 @@ from torch import nn
 from pipeline.blocks import nets
 from pipeline.core.contract import Group, TrainingParams
 from pipeline.core.errors import PipelineError
-from pipeline.training import trainer as training
 from pipeline.training.trainer import Trainer
 
 EVERY = pytest.mark.parametrize("name", [f"models.{model}" for model in MODELS])
@@ -227,10 +226,24 @@ def test_updates_and_images_are_counted():
     assert facts["parameters"] == sum(p.numel() for p in one.family.parameters())
 
 
-@pytest.mark.parametrize(("budget", "steps"), [(1.0, 8), (0.5, 4), (2.0, 16), (0.001, 1)])
+@pytest.mark.parametrize(
+    ("budget", "steps"), [(1.0, 8), (0.5, 4), (2.0, 16), (0.001, 1), (0.68, 5)]
+)
 def test_the_budget_scales_the_steps(budget, steps):
-    block = TrainingParams(images=64, batch=8)
-    assert training.steps_of(block, budget) == steps
+    """0.68 * 64 = 43.52 images are 5.44 batches; rounded to whole images they would be 5.5."""
+    block = TrainingParams(images=64, batch=8).scaled(budget)
+    assert block.steps == steps and block.images == 8 * steps
+
+
+def test_a_group_without_an_update_ends_the_training():
+    family = Stub(ema=0.9)
+    idle = Group([nn.Parameter(torch.ones(1))], lambda p: torch.optim.SGD(p, lr=1.0))
+    both = {**family.groups(), "idle": idle}
+    family.groups = lambda: both
+    one = trainer(family, steps=3)
+    one.run(stop_at=2)
+    with pytest.raises(PipelineError, match=r"training\.images: tiny_vae's idle had no update in "):
+        one.run()
 
 
 @EVERY
