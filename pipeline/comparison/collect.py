@@ -64,7 +64,7 @@ def rows(
         PipelineError: if a model and such images have one name; one line for each mistake in a
             file.
     """
-    common = {key: value for key, value in reference.items() if key not in ("rows", "judges")}
+    common = {key: value for key, value in reference.items() if key not in results.NOT_SHARED}
     found, problems = [], []
     for name, block in models.items():
         if not isinstance(block, dict) or not isinstance(block.get("family"), str):
@@ -212,6 +212,16 @@ def _own(measured: Row) -> Row:
 def _judged(row: Row, reference: Row) -> Row:
     same = row.get("protocol") == reference["protocol"]
     return {**row, "status": OK if same else OTHER}
+
+
+def conditional(row: Row) -> bool:
+    """Whether a model is told which class to draw.
+
+    Its metrics say so, from the network itself; those of an older version do not, where only the
+    accuracy of labels tells, which is not measured of classes that the judges could not learn.
+    """
+    told = row.get("conditional")
+    return row.get("label_accuracy") is not None if told is None else told
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -23,6 +23,7 @@ from pipeline.comparison.colours import of_models
 from pipeline.comparison.questions import LEADERS, TIE_NOTE, Column
 from pipeline.core import files, params, paths
 from pipeline.core.errors import PipelineError
+from pipeline.gate import command as gate_command
 from pipeline.report import charts
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -81,17 +82,22 @@ def render(raw: dict[str, Any], reference: Row) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         dataset=home.title,
+        opening=recommendation.opening(rows, reference, home.title),
         measured=_code(tables.measured(reference, home.title)),
-        cautions=tables.cautions(reference, rows),
+        cautions=tables.cautions(reference, rows, named=False),
+        shortfalls=recommendation.shortfalls(rows, reference),
+        gate=_code(gate_command.told(raw)),
         failed=[row["model"] for row in rows if row["status"] == FAILED],
         recommended=[
             {
-                **vars(answer),
-                "colour": colours.get(answer.model),
-                "alone": answer.alone,
                 "purpose": answer.purpose.strip(),
+                "model": answer.model,
+                "family": answer.family,
+                "colour": colours.get(answer.model),
+                "number": answer.number,
+                "notes": answer.notes(),
             }
-            for answer in recommendation.answers(rows)
+            for answer in recommendation.answers(rows, reference)
         ],
         tie_note=_code(TIE_NOTE),
         leaders=_table(LEADERS, leading, colours),

@@ -94,12 +94,15 @@ def test_the_page_begins_with_what_to_take_as_the_terminal_says_it(made):
         shown = unescape(re.sub("<[^>]*>", "", card))
         assert f"<h3>{answer.purpose.strip()}</h3>" in card
         assert f'href="#model-{answer.model}"' in card
-        assert answer.value in shown
-        for caveat in answer.caveats:
-            assert f"{caveat[0].upper()}{caveat[1:]}." in shown
-        assert ("Tied with " + ", ".join(answer.tied) in shown) == bool(answer.tied)
-        assert (answer.alone in shown) or answer.tied
+        assert answer.number in shown and f"family {answer.family}" in shown
+        for note in answer.notes():
+            assert f"{note[0].upper()}{note[1:]}." in shown
     assert "stranger" not in section and "broken" not in section
+    words = unescape(re.sub("<[^>]*>", "", text))
+    assert (
+        recommendation.opening(collect.project_rows(raw, reference()), reference(), "toy") in words
+    )
+    assert "After a change: no baseline of toy yet: make baseline trains one" in words
 
 
 def test_where_nothing_can_be_recommended_there_is_no_answer(made):
