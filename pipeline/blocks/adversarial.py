@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipeline.blocks import inversion
 from pipeline.blocks.nets import great_circle, quarter
 from pipeline.core.contract import Batch, Family, to_uint8
-from pipeline.core.images import ImageSpec
+from pipeline.core.images import PICTURED_CLASSES, ImageSpec
 from pipeline.core.seeds import ImageNoise
 
 NORMALISATION_BATCHES = 50
@@ -220,7 +220,8 @@ class Adversarial(Family):
         labels = batch.labels[:, None].expand(-1, COLUMNS)
         pictures = {"interpolations": self._picture(great_circle(start, end, COLUMNS), labels)}
         if self.conditional:
-            classes = torch.arange(min(self.spec.classes, COLUMNS), device=self.device)
+            classes = torch.arange(min(self.spec.classes, PICTURED_CLASSES), device=self.device)
+            start = start[: max(1, COLUMNS * len(start) // len(classes))]
             noise = start[:, None].expand(-1, len(classes), -1)
             pictures["classes"] = self._picture(noise, classes.expand(len(start), -1))
         return pictures
