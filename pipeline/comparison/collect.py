@@ -318,9 +318,6 @@ def _named(classes: Sequence[str]) -> bool:
 
 def _real(labels: np.ndarray, classes: Sequence[str]) -> list[np.ndarray]:
     """Which real images are shown, a row each."""
-    # Of digits the first images, whichever these are: the committed picture shows them.
-    if not _named(classes) and PICTURED // 2 < len(classes) <= PICTURED:
-        return [np.arange(min(PICTURED, len(labels)))]
     most = max(PICTURED, min(len(classes), PICTURED * LINES))
     index = pictures.in_turn(labels, len(classes), most)
     return [index[start : start + PICTURED] for start in range(0, len(index), PICTURED)]

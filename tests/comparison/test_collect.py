@@ -291,6 +291,13 @@ def test_every_class_is_seen_however_many_there_are(rows, classes, lines, told):
     np.testing.assert_array_equal(top[:n], real.images[expected])
 
 
+def test_real_digits_show_all_ten():
+    digits = [str(digit) for digit in range(10)]
+    real = split([3, 3, 1, *range(10), *[5] * 7])
+    ((_, shown),) = collect.pictured([], paths.samples_dir, HOME.model_metrics, real, digits)
+    np.testing.assert_array_equal(shown[:10], real.images[[3, 2, 5, 0, 7, 8, 9, 10, 11, 12]])
+
+
 def test_numbers_are_no_names():
     digits = [str(digit) for digit in range(10)]
     assert collect.captions(split([0] * 20), digits) == []
