@@ -9,7 +9,6 @@ import argparse
 import os
 import signal
 import sys
-import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from inspect import getdoc
@@ -149,16 +148,18 @@ def preset(options: argparse.Namespace) -> None:
 
 @command()
 def recommend(options: argparse.Namespace) -> None:
-    """Say which model to take, for which purpose, and with which caveats."""
+    """Say which model to take for these images, and whether a change made it worse."""
     from pipeline.comparison import collect, recommendation, tables
     from pipeline.core import params
+    from pipeline.gate import command as gate_command
 
     raw = params.read()
-    reference = collect.read_reference(params.results(raw).reference)
+    home = params.results(raw)
+    reference = collect.read_reference(home.reference)
     rows = collect.project_rows(raw, reference)
-    for caution in tables.cautions(reference, rows):
-        print(textwrap.fill(f"warning: {caution}", recommendation.WIDTH), end="\n\n")
-    print(recommendation.text(rows))
+    print(recommendation.text(rows, reference, home.title, gate_command.told(raw)))
+    for line in tables.problems(rows, home):
+        print(line, file=sys.stderr)
 
 
 @command(

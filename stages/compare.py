@@ -16,9 +16,11 @@ def main() -> None:
         reference = collect.read_reference(home.reference)
         rows = collect.project_rows(raw, reference)
         curves = collect.curves(models, home.curve)
-        real = Store().split(reference["reference_split"]).images
+        store = Store()
+        real = store.split(reference["reference_split"])
         picture = pictures.labelled_rows(
-            collect.pictured(rows, paths.samples_dir, home.model_metrics, real)
+            collect.pictured(rows, paths.samples_dir, home.model_metrics, real, store.classes),
+            collect.captions(real, store.classes),
         )
         guard.confirm()
         with files.together() as made:

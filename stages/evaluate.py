@@ -52,6 +52,8 @@ def main(model: str) -> None:
             "model": model,
             **{key: value for key, value in facts.items() if key not in ("steps", "updates")},
             **costs,
+            # Of one class, the label says nothing.
+            "conditional": family.conditional and store.spec.classes > 1,
             **common,
             "protocol": protocol.protocol_id(common),
             **quality.NOTHING,

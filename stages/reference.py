@@ -1,7 +1,7 @@
 """Measure the reference rows: data and judges in, metrics/<title>/reference.json out."""
 
 from pipeline.core import files, params, paths, stage
-from pipeline.datasets.store import Store
+from pipeline.datasets.store import SPLITS, Store
 from pipeline.evaluation import judge, protocol, reference, verdict
 
 
@@ -26,6 +26,11 @@ def main() -> None:
             **common,
             "protocol": protocol.protocol_id(common),
             "judges": found.facts(),
+            "images": {
+                "shape": list(store.spec.shape),
+                "classes": store.classes,
+                **{name: store.counts[name] for name in SPLITS},
+            },
             "rows": [files.rounded(each) for each in rows],
         }
         guard.confirm()

@@ -293,10 +293,12 @@ def test_baseline_trains_as_often_as_it_is_told(monkeypatch):
 
 def test_recommend_prints_what_to_take(project, capsys):
     assert cli.main(["recommend"]) == 0
-    printed = capsys.readouterr().out
-    assert printed.splitlines()[0].startswith("best samples")
-    assert "exact, FID 3.50" in printed
+    printed, warned = capsys.readouterr()
+    assert printed.startswith("toy. FIDs are of 20 test images")
+    assert "best samples    exact (family pixelcnn), FID 3.50" in printed
+    assert "after a change  no baseline of toy yet" in printed
     assert "stranger" not in printed and "broken" not in printed
+    assert "broken is not ranked" in warned and "stranger is not ranked" in warned
 
 
 def test_recommend_names_the_stage_that_is_missing(project, capsys):

@@ -16,7 +16,7 @@ from pipeline.blocks import inversion
 from pipeline.blocks.convolutional import maps
 from pipeline.blocks.nets import doubled, great_circle, halvings
 from pipeline.core.contract import Batch, Family, to_uint8
-from pipeline.core.images import ImageSpec
+from pipeline.core.images import PICTURED_CLASSES, ImageSpec
 from pipeline.core.seeds import ImageNoise
 
 NORMALISATION_BATCHES = 50
@@ -230,7 +230,8 @@ class Adversarial(Family):
         labels = batch.labels[:, None].expand(-1, COLUMNS)
         pictures = {"interpolations": self._picture(great_circle(start, end, COLUMNS), labels)}
         if self.conditional:
-            classes = torch.arange(min(self.spec.classes, COLUMNS), device=self.device)
+            classes = torch.arange(min(self.spec.classes, PICTURED_CLASSES), device=self.device)
+            start = start[: max(1, COLUMNS * len(start) // len(classes))]
             noise = start[:, None].expand(-1, len(classes), -1)
             pictures["classes"] = self._picture(noise, classes.expand(len(start), -1))
         return pictures

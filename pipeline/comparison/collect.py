@@ -20,6 +20,8 @@ from pipeline.comparison import results, spread
 from pipeline.comparison.results import COLUMNS
 from pipeline.core import arrays, files, params, paths
 from pipeline.core.errors import PipelineError
+from pipeline.datasets.store import Split
+from pipeline.sampling import pictures
 
 OK, FAILED, OTHER = "ok", "no metrics", "other protocol"
 EXTERNAL = "external"
@@ -27,7 +29,9 @@ EXTERNAL = "external"
 MEASURED = {"samples": "fid", "labels": "label_accuracy", "b_to_a": "translation_fid_ab"}
 """Arrays of what a model makes, and what is measured of each."""
 PICTURED = 12
-"""Images of each model in the picture."""
+"""Columns of the picture of all models."""
+LINES = 9
+"""Rows of a model at most, where there are more classes than columns."""
 
 Row = dict[str, Any]
 
@@ -64,7 +68,7 @@ def rows(
         PipelineError: if a model and such images have one name; one line for each mistake in a
             file.
     """
-    common = {key: value for key, value in reference.items() if key not in ("rows", "judges")}
+    common = {key: value for key, value in reference.items() if key not in results.NOT_SHARED}
     found, problems = [], []
     for name, block in models.items():
         if not isinstance(block, dict) or not isinstance(block.get("family"), str):
@@ -214,6 +218,16 @@ def _judged(row: Row, reference: Row) -> Row:
     return {**row, "status": OK if same else OTHER}
 
 
+def conditional(row: Row) -> bool:
+    """Whether a model is told which class to draw.
+
+    Its metrics say so, from the network itself; those of an older version do not, where only the
+    accuracy of labels tells, which is not measured of classes that the judges could not learn.
+    """
+    told = row.get("conditional")
+    return row.get("label_accuracy") is not None if told is None else told
+
+
 def to_csv(rows: Sequence[Row]) -> str:
     """All rows with all their keys; what is None or not there is empty."""
     others = sorted({key for row in rows for key in row} - set(COLUMNS))
@@ -252,42 +266,72 @@ def pictured(
     rows: Sequence[Row],
     samples: Callable[[str], Path],
     metrics: Callable[[str], Path],
-    real: np.ndarray,
+    real: Split,
+    classes: Sequence[str],
 ) -> list[tuple[str, np.ndarray]]:
     """Rows for `sampling.pictures.labelled_rows`: real images, then what each model makes.
 
     A conditional model, which has ``labels.npy`` beside its samples, shows the first image of
-    each class; others show their first images. A model that has no samples but translates shows
-    images of domain B as domain A. One without either, or of another shape, gets an empty row.
+    each class, as often as there is room, or in several rows; real images stand in that order,
+    too. Others show their first images. A model that has no samples but translates shows images of
+    domain B as domain A. One without either, or of another shape, gets an empty row.
 
     Args:
         rows: from `rows`.
         samples: the folder of a model's samples.
         metrics: where the metrics of a model are.
-        real: uint8 images [N, C, H, W] of the data set.
+        real: of the data set.
+        classes: the names of the labels.
 
     Raises:
         PipelineError: if an array is damaged, or is not there although it was measured.
     """
-    found = [("real images", np.array(real[:PICTURED]))]
+    first = [np.array(real.images[index]) for index in _real(real.labels, classes)]
+    found, shape = _in_rows("real images", first), real.images.shape[1:]
     for row in rows:
         if row["kind"] != "model":
             continue
         if row["status"] == FAILED:  # what lies there may be of other images
-            found.append((f"{row['model']} ({FAILED})", found[0][1][:0]))
+            found.append((f"{row['model']} ({FAILED})", first[0][:0]))
             continue
-        what, images = _shown(row, samples(row["model"]), metrics(row["model"]), real.shape[1:])
-        if images is not None and images.shape[1:] != real.shape[1:]:
-            what, images = "another shape", None
+        what, images = _shown(row, samples(row["model"]), metrics(row["model"]), shape, classes)
+        if any(each.shape[1:] != shape for each in images):
+            what, images = "another shape", []
         label = f"{row['model']} ({what})" if what else row["model"]
-        found.append((label, found[0][1][:0] if images is None else images))
+        found += _in_rows(label, images or [first[0][:0]])
     return found
 
 
+def captions(real: Split, classes: Sequence[str]) -> list[list[str]]:
+    """What stands above the real images of `pictured`: their classes, if these have names."""
+    if not _named(classes):
+        return []
+    return [
+        [classes[label] for label in real.labels[index]] for index in _real(real.labels, classes)
+    ]
+
+
+def _named(classes: Sequence[str]) -> bool:
+    """Whether the classes are more than one, and have names that are not just numbers."""
+    return len(classes) > 1 and not all(name.isdecimal() for name in classes)
+
+
+def _real(labels: np.ndarray, classes: Sequence[str]) -> list[np.ndarray]:
+    """Which real images are shown, a row each."""
+    most = max(PICTURED, min(len(classes), PICTURED * LINES))
+    index = pictures.in_turn(labels, len(classes), most)
+    return [index[start : start + PICTURED] for start in range(0, len(index), PICTURED)]
+
+
+def _in_rows(label: str, images: Sequence[np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    """Rows of which the first has a label."""
+    return [(label if place == 0 else "", each) for place, each in enumerate(images)]
+
+
 def _shown(
-    row: Row, folder: Path, metrics: Path, shape: tuple[int, ...]
-) -> tuple[str, np.ndarray | None]:
-    """What a model makes, said in a few words if it isn't plain, and at most `PICTURED` of it.
+    row: Row, folder: Path, metrics: Path, shape: tuple[int, ...], classes: Sequence[str]
+) -> tuple[str, list[np.ndarray]]:
+    """What a model makes, said in a few words if it isn't plain, and rows of `PICTURED` of it.
 
     Raises:
         PipelineError: if it is not what the row's metrics were measured of.
@@ -302,13 +346,18 @@ def _shown(
         wanted = (row.get("n_samples"), *shape) if judged else (None,) * 4
         images = _images(folder, "samples", wanted)
         if "labels" not in known:
-            return "", np.array(images[:PICTURED])
+            return "", [np.array(images[:PICTURED])]
         labels = arrays.load(folder, "labels", again, (len(images),))
-        _, first = np.unique(labels, return_index=True)
-        return "by class", np.array(images[first[:PICTURED]])
+        shown = min(len(classes), PICTURED * LINES)
+        table = pictures.by_class(
+            images, labels, len(classes), columns=PICTURED, lines=-(-shown // PICTURED)
+        )
+        few = shown < len(classes)
+        told = f"the first {shown} of {len(classes)} classes" if few else "by class"
+        return told, list(table)
     if "b_to_a" in known:
-        return "B to A", np.array(_images(folder, "b_to_a", (None,) * 4)[:PICTURED])
-    return "no samples", None
+        return "B to A", [np.array(_images(folder, "b_to_a", (None,) * 4)[:PICTURED])]
+    return "no samples", []
 
 
 def _judges_know_labels(row: Row) -> bool:

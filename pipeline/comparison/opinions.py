@@ -23,8 +23,8 @@ REAL = "real"
 NAMES = {"classifier": "classifiers", "label_free": "judges without labels"}
 
 
-def disagreement(rows: Sequence[Row], reference: Row) -> str:
-    """Which models the second kind of judges places elsewhere, in a sentence; '' if none."""
+def places(rows: Sequence[Row]) -> dict[str, tuple[int, int]]:
+    """The place of each model, from 1, by FID and by second FID, among those that have both."""
     judged = [
         row
         for row in rows
@@ -32,25 +32,52 @@ def disagreement(rows: Sequence[Row], reference: Row) -> str:
         and row["status"] == OK
         and None not in (row.get("fid"), row.get("second_fid"))
     ]
-    if len(judged) < 2:
-        return ""
     first, second = (_places([row[key] for row in judged]) for key in ("fid", "second_fid"))
+    names = [row["model"] for row in judged]
+    return dict(zip(names, zip(first, second, strict=True), strict=True))
+
+
+def opinion(rows: Sequence[Row], model: str) -> str:
+    """Where the second kind of judges places a model, in a few words; '' if nothing is known."""
+    found = places(rows)
+    if model not in found or len(found) < 2:
+        return ""
+    place = found[model][1]
+    if place == 1:
+        return f"1st of {len(found)} by second FID, too"
+    best = next(name for name, (_, second) in found.items() if second == 1)
+    return f"{ordinal(place)} of {len(found)} by second FID ({best} is 1st)"
+
+
+def disagreement(rows: Sequence[Row], reference: Row, *, named: bool = True) -> str:
+    """Which models the second kind of judges places elsewhere, in a sentence; '' if none.
+
+    Args:
+        rows: from `pipeline.comparison.collect.project_rows`.
+        reference: from `pipeline.comparison.collect.read_reference`.
+        named: whether models are named, and not only counted.
+    """
+    found = places(rows)
     moved = sorted(
-        (
-            (-abs(b - a), a, b, row["model"])
-            for row, a, b in zip(judged, first, second, strict=True)
-            if abs(b - a) >= APART
-        ),
+        (-abs(b - a), a, b, name) for name, (a, b) in found.items() if abs(b - a) >= APART
     )
     if not moved:
         return ""
-    named = [f"{name} is {_th(b)}, not {_th(a)}" for _, a, b, name in moved[:NAMED]]
-    others = len(moved) - len(named)
+    correlation = (
+        f"Spearman's correlation is {_correlation(*zip(*found.values(), strict=True)):.2f} "
+        f"over {len(found)} models."
+    )
+    if not named:
+        return (
+            "The two kinds of judges rank these models differently, "
+            f"{len(moved)} of them by {APART} places or more. {correlation}"
+        )
+    shown = [f"{name} is {ordinal(b)}, not {ordinal(a)}" for _, a, b, name in moved[:NAMED]]
+    others = len(moved) - len(shown)
     more = f"; and {others} more by {APART} places or more" if others else ""
     return (
         "The two kinds of judges rank these models differently: by second FID "
-        f"({reference['second_features']}) {'; '.join(named)}{more}. Spearman's correlation is "
-        f"{_correlation(first, second):.2f} over {len(judged)} models."
+        f"({reference['second_features']}) {'; '.join(shown)}{more}. {correlation}"
     )
 
 
@@ -195,7 +222,7 @@ def _correlation(one: Sequence[int], other: Sequence[int]) -> float:
     return float(np.corrcoef(one, other)[0, 1])
 
 
-def _th(place: int) -> str:
+def ordinal(place: int) -> str:
     """1st, 2nd, 3rd, 4th ..."""
     if 10 <= place % 100 <= 20:
         return f"{place}th"

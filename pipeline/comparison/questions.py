@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.comparison.collect import Row
+from pipeline.comparison.collect import Row, conditional
 from pipeline.comparison.ties import TIE_FACTOR
 
 NOTHING = "n/a"
@@ -106,7 +106,7 @@ def iwae(row: Row) -> str:
 
 def told(row: Row) -> str:
     """Whether a model is given the classes that it draws."""
-    return "" if row.get("label_accuracy") is None else "given"
+    return "given" if conditional(row) else ""
 
 
 def training_tflop(row: Row) -> str:

@@ -1,20 +1,28 @@
-"""Which model to take: the answers of all tables in a few lines, each with its caveats.
+"""Which model to take for these images: the answers of all tables in a few sentences.
 
-Ties are those of the tables (`ties.interval`): what they do not tell apart is not told apart
-here. No answer is better than the numbers that it names.
+Each number stands beside what it is read against, and all that it rests on is said once. Ties are
+those of the tables (`ties.interval`): what they do not tell apart is not told apart here. No answer
+is better than the numbers that it names.
 """
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.comparison import tables, ties
-from pipeline.comparison.collect import OK, Row
+from pipeline.comparison import opinions, tables, ties
+from pipeline.comparison.collect import OK, Row, conditional
 from pipeline.comparison.questions import number
 from pipeline.comparison.ties import TIE_FACTOR
 
 WIDTH = 100
 """Of lines in a terminal."""
+NAMED = 4
+"""Classes that are called by their names."""
+KEYS = ("fid", "bits_per_dim", "reconstruction_mse")
+"""What another training may move, and answers are about."""
+REAL, PNG = "real", "png"
+UNLEARNT = {"histogram": "independent pixels", "mean": "the mean image"}
+"""Reference rows (`pipeline.evaluation.reference`) of what learns next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -24,27 +32,43 @@ class Recommendation:
     Attributes:
         purpose: such as ``best samples``.
         model: its name.
+        family: its family.
         value: its numbers, for people.
+        scale: what these are read against; empty where nothing is known.
         tied: models from which nothing tells it apart, best first.
+        second: what the other kind of judges says of it; empty where there is none.
         caveats: what a reader must know, a sentence each.
         alone: what to say where nothing is tied.
     """
 
     purpose: str
     model: str
+    family: str
     value: str
     tied: tuple[str, ...]
     caveats: tuple[str, ...]
+    scale: str = ""
+    second: str = ""
     alone: str = ""
+
+    @property
+    def name(self) -> str:
+        """The model, and its family where that is called otherwise."""
+        return self.model if self.model == self.family else f"{self.model} (family {self.family})"
+
+    @property
+    def number(self) -> str:
+        """The value with its scale."""
+        return f"{self.value}, {self.scale}" if self.scale else self.value
+
+    def notes(self) -> list[str]:
+        """What else there is to know, a few words each."""
+        tied = f"tied with {', '.join(self.tied)}" if self.tied else self.alone
+        return [each for each in (tied, self.second, *self.caveats) if each]
 
     def sentence(self) -> str:
         """All of it but the purpose, in one line."""
-        told = f"{self.model}, {self.value}"
-        if self.tied:
-            told += f", tied with {', '.join(self.tied)}"
-        elif self.alone:
-            told += f", {self.alone[0].lower()}{self.alone[1:].rstrip('.')}"
-        return f"{told} ({'; '.join(self.caveats)})" if self.caveats else told
+        return "; ".join([f"{self.name}, {self.number}", *self.notes()])
 
 
 @dataclass(frozen=True)
@@ -55,8 +79,9 @@ class Purpose:
         name: for people.
         key: the metric.
         value: shows it.
+        scale: what a row's value is read against, given the reference rows by name.
         guess: whether single trainings are a tie within `TIE_FACTOR`, as FIDs are.
-        caveats: what there is to know of the best row.
+        caveats: what there is to know of the best row, given the reference rows by name.
         serves: which rows are looked at.
         narrower: whether it asks less than one before it, so that it needs no answer where that
             one has the same.
@@ -65,19 +90,67 @@ class Purpose:
     name: str
     key: str
     value: Callable[[Row], str]
+    scale: Callable[[Row, Mapping[str, Row]], str]
     guess: bool
-    caveats: Callable[[Row], list[str]]
+    caveats: Callable[[Row, Mapping[str, Row]], list[str]]
     serves: Callable[[Row], bool] = lambda row: True
     narrower: bool = False
 
 
-def _sample_caveats(row: Row) -> list[str]:
+def _sample_scale(row: Row, known: Mapping[str, Row]) -> str:
+    """Where a FID stands between real training images and what learns next to nothing."""
+    real, (nothing, name) = _value(known, REAL, "fid"), _unlearnt(known, "fid")
+    if real is None or nothing is None:
+        return ""
+    scale = f"({real:.2f}; {name}: {nothing:.2f})"
+    if row["fid"] >= nothing:
+        return f"no better than {name} ({nothing:.2f}; real training images: {real:.2f})"
+    if row["fid"] <= real:
+        return f"as near to the test images as real training images {scale}"
+    if row["fid"] * TIE_FACTOR >= nothing:
+        return f"hardly better than {name} ({nothing:.2f}; real training images: {real:.2f})"
+    if row["fid"] <= real * TIE_FACTOR:
+        return f"nearly as near to the test images as real training images {scale}"
+    return f"where real training images have {real:.2f} and {name} {nothing:.2f}"
+
+
+def _likelihood_scale(row: Row, known: Mapping[str, Row]) -> str:
+    png, pixels = (_value(known, name, "bits_per_dim") for name in (PNG, "histogram"))
+    if png is None or pixels is None:
+        return ""
+    if row["bits_per_dim"] >= png:
+        return f"no better than PNG ({png:.3f}; {UNLEARNT['histogram']}: {pixels:.3f})"
+    return f"where PNG needs {png:.3f} and {UNLEARNT['histogram']} {pixels:.3f}"
+
+
+def _reconstruction_scale(row: Row, known: Mapping[str, Row]) -> str:
+    size = len("pca_")
+    components = sorted(int(name[size:]) for name in known if name.startswith("pca_"))
+    average = _value(known, "mean", "reconstruction_mse")
+    if not components or average is None:
+        return ""
+    found = {k: known[f"pca_{k}"]["reconstruction_mse"] for k in components}
+    fewest = components[0]
+    if row["reconstruction_mse"] >= found[fewest]:
+        return (
+            f"no better than PCA of {fewest} components ({found[fewest]:.5f}; {UNLEARNT['mean']}: "
+            f"{average:.5f})"
+        )
+    pca = _listed([f"{mse:.5f} with {k} components" for k, mse in found.items()])
+    return f"where PCA has {pca}, and {UNLEARNT['mean']} {average:.5f}"
+
+
+def _sample_caveats(row: Row, known: Mapping[str, Row]) -> list[str]:
     found = []
-    if row.get("label_accuracy") is not None:
-        found.append("it is told which class to draw, which models without labels are not")
-    if row.get("coverage") is not None and row["coverage"] < 0.9:
+    if conditional(row):
+        found.append("it is told which class to draw")
+    # Of few images, or of others than the training split has, real ones do not cover them either.
+    real = _value(known, REAL, "coverage")
+    if row.get("coverage") is not None and row["coverage"] < 0.9 * (1 if real is None else real):
+        than = "" if real is None else f" (real training images: {100 * real:.0f} %)"
         found.append(
-            f"its samples cover {100 * row['coverage']:.0f} % of the real images' neighbourhoods"
+            f"its samples cover {100 * row['coverage']:.0f} % of the test images' neighbourhoods"
+            f"{than}"
         )
     for key in ("latent_density", "prior"):
         if row.get(key):
@@ -85,75 +158,89 @@ def _sample_caveats(row: Row) -> list[str]:
     return found
 
 
-def _likelihood_caveats(row: Row) -> list[str]:
+def _likelihood_caveats(row: Row, known: Mapping[str, Row]) -> list[str]:
     if row.get("likelihood_bound") == "exact":
         return []
     return [f"an upper bound ({row.get('likelihood_bound')}), so the true value may be lower"]
 
 
-def _code_caveats(row: Row) -> list[str]:
+def _code_caveats(row: Row, known: Mapping[str, Row]) -> list[str]:
     return ["codes differ in size, so this ranks reconstructions and not models"]
 
 
+def _fid(row: Row) -> str:
+    return f"FID {number('fid', '.2f')(row)}"
+
+
 PURPOSES = (
+    Purpose("best samples", "fid", _fid, _sample_scale, True, _sample_caveats),
     Purpose(
-        "best samples",
+        "without labels",
         "fid",
-        lambda row: f"FID {number('fid', '.2f')(row)} on the judges' features",
+        _fid,
+        _sample_scale,
         True,
         _sample_caveats,
-    ),
-    Purpose(
-        "best samples without labels",
-        "fid",
-        lambda row: f"FID {number('fid', '.2f')(row)}",
-        True,
-        _sample_caveats,
-        lambda row: row.get("label_accuracy") is None,
+        lambda row: not conditional(row),
         narrower=True,
     ),
     Purpose(
-        "best likelihood",
+        "likelihood",
         "bits_per_dim",
         lambda row: f"{number('bits_per_dim', '.3f')(row)} bits/dim",
+        _likelihood_scale,
         False,
         _likelihood_caveats,
     ),
     Purpose(
-        "best reconstruction",
+        "reconstruction",
         "reconstruction_mse",
         lambda row: f"MSE {number('reconstruction_mse', '.5f')(row)}",
+        _reconstruction_scale,
         False,
         _code_caveats,
     ),
 )
 
 
-def answers(rows: Sequence[Row]) -> list[Recommendation]:
+def answers(rows: Sequence[Row], reference: Row | None = None) -> list[Recommendation]:
     """The best for each of `PURPOSES` that some model serves, and the cheapest that ties with it.
+
+    Where the judges rank nothing there is no answer by FID.
 
     Args:
         rows: from `collect.project_rows`.
+        reference: from `collect.read_reference`; None if nothing is known of the judges.
     """
-    found = []
+    known, found = _references(rows), []
+    first, second = _ranking(reference)
     for purpose in PURPOSES:
         best, tied = standing(rows, purpose)
         if best is None or (purpose.narrower and found[:1] and found[0].model == best["model"]):
             continue
+        if purpose.key == "fid" and not first:
+            continue
         listed = served(rows, purpose)
-        caveats = [*purpose.caveats(best), *_trained_once(purpose, best, tied, listed)]
-        known = all(_comparable(purpose, best, row) for row in listed)
+        caveats = [*purpose.caveats(best, known), *_trained_once(purpose, best, tied, rows)]
+        told = all(_comparable(purpose, best, row) for row in listed)
         found.append(
             Recommendation(
                 purpose.name,
                 best["model"],
+                best["family"],
                 purpose.value(best),
                 tuple(row["model"] for row in tied),
                 tuple(caveats),
-                "Tied with no other." if known else "",
+                purpose.scale(best, known),
+                opinions.opinion(rows, best["model"]) if second and purpose.key == "fid" else "",
+                "tied with no other" if told else "",
             )
         )
-        found += _cheapest(purpose, [best, *tied])
+        found += [
+            each
+            for each in _cheapest(purpose, [best, *tied])
+            if each.model not in [one.model for one in found if one.purpose == each.purpose]
+        ]
     return found
 
 
@@ -173,27 +260,166 @@ def standing(rows: Sequence[Row], purpose: Purpose) -> tuple[Row | None, list[Ro
 
 def served(rows: Sequence[Row], purpose: Purpose) -> list[Row]:
     """The models that serve a purpose, best first."""
-    return [
-        row
-        for row in tables.ranked(rows, purpose.key)
-        if row["kind"] == "model" and row["status"] == OK and purpose.serves(row)
+    return [row for row in _ranked(rows, purpose.key) if purpose.serves(row)]
+
+
+def opening(rows: Sequence[Row], reference: Row, title: str) -> str:
+    """What images these are, and what all answers rest on.
+
+    Args:
+        rows: from `collect.project_rows`.
+        reference: from `collect.read_reference`.
+        title: of the data set.
+    """
+    n, split = reference["n_reference"], reference["reference_split"]
+    told = f"FIDs are of {n:,} {split} images and as many samples"
+    if verdict := reference.get("judges"):
+        one, *other = (
+            f"{len(each['accuracy'])} {opinions.NAMES[each['kind']]}" for each in verdict["kinds"]
+        )
+        told += f", by {one}" + (f" and, for a second opinion, {other[0]}" if other else "")
+    return " ".join(each for each in (_images(reference, title), f"{told}.", _rests(rows)) if each)
+
+
+def shortfalls(rows: Sequence[Row], reference: Row | None = None) -> str:
+    """Which models are no better than what learns next to nothing, in a sentence.
+
+    Without reference rows that say what this is, the sentence is empty.
+    """
+    known = _references(rows)
+    nothing, name = _unlearnt(known, "fid")
+    limits = [
+        ("fid", "FID", nothing if _ranking(reference)[0] else None, ".2f", name),
+        ("bits_per_dim", "bits/dim", _value(known, PNG, "bits_per_dim"), ".3f", "PNG"),
+        (
+            "reconstruction_mse",
+            "MSE",
+            _value(known, "mean", "reconstruction_mse"),
+            ".5f",
+            UNLEARNT["mean"],
+        ),
     ]
+    failed, passed = [], []
+    for key, unit, limit, form, what in limits:
+        listed = _ranked(rows, key)
+        if limit is None or not listed:
+            continue
+        behind = [f"{row['model']} ({row[key]:{form}})" for row in listed if row[key] >= limit]
+        if behind:
+            failed.append(f"in {unit} no better than {what} ({limit:{form}}): {', '.join(behind)}")
+        else:
+            passed.append(f"{what} in {unit}")
+    if failed:
+        return f"{'; '.join(failed)}"
+    return f"no model: all are better than {_listed(passed)}" if passed else ""
 
 
-def text(rows: Sequence[Row]) -> str:
-    """A paragraph for each answer, for a terminal."""
-    found = answers(rows)
-    width = max((len(each.purpose) for each in found), default=0) + 2
+def text(rows: Sequence[Row], reference: Row, title: str, gate: str = "") -> str:
+    """A paragraph for each answer, for a terminal, between what they rest on and what they lack.
+
+    Args:
+        rows: from `collect.project_rows`.
+        reference: from `collect.read_reference`.
+        title: of the data set.
+        gate: whether a change made it worse, from `pipeline.gate.command.told`.
+    """
+    told = [(each.purpose, each.sentence()) for each in answers(rows, reference)]
+    if not told:
+        return "nothing can be recommended: no model has metrics that rank it"
+    told += [("falls short", shortfalls(rows, reference))]
+    told += [("mind", " ".join(tables.cautions(reference, rows, named=False)))]
+    told += [("after a change", gate)]
+    width = max(len(label) for label, _ in told) + 2
     lines = [
         textwrap.fill(
-            each.sentence(),
-            WIDTH,
-            initial_indent=each.purpose.ljust(width),
-            subsequent_indent=" " * width,
+            sentence, WIDTH, initial_indent=label.ljust(width), subsequent_indent=" " * width
         )
-        for each in found
+        for label, sentence in told
+        if sentence
     ]
-    return "\n".join(lines).replace("±", "+-")
+    head = textwrap.fill(opening(rows, reference, title), WIDTH)
+    return "\n".join([head, "", *lines]).replace("±", "+-")
+
+
+def _images(reference: Row, title: str) -> str:
+    """What images these are, in a sentence."""
+    name, found = tables.called(reference, title), reference.get("images")
+    if not found:
+        return f"{name}."
+    channels, height, width = found["shape"]
+    classes = found["classes"]
+    shown = classes if len(classes) <= NAMED else [*classes[: NAMED - 1], "..."]
+    within = (
+        f"in {len(classes):,} classes ({', '.join(shown)})"
+        if len(classes) > 1
+        else "without labels"
+    )
+    total = sum(found[split] for split in ("train", "val", "test"))
+    return (
+        f"{name}: {total:,} {'grey' if channels == 1 else 'colour'} images of {width}x{height} "
+        f"pixels {within}, {found['train']:,} of them to train on."
+    )
+
+
+def _rests(rows: Sequence[Row]) -> str:
+    """On how many trainings answers rest, and what is a tie."""
+    models = [row for row in rows if row["kind"] == "model" and row["status"] == OK]
+    if not models:
+        return ""
+    if _all_once(rows):
+        return (
+            f"Each model was trained once: FIDs within a factor of {TIE_FACTOR} are a tie, and of "
+            "ties in bits/dim and MSE nothing is known (make thorough tells)."
+        )
+    counts = {row.get("trainings", 1) for row in models}
+    often = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{max(counts)}"
+    return (
+        f"Each model was trained {often} times, and a tie is where the 95 % intervals over "
+        "trainings overlap."
+    )
+
+
+def _all_once(rows: Sequence[Row]) -> bool:
+    """Whether nothing at all is known of what another training would give."""
+    return all(row.get(f"{key}_trained_low") is None for row in rows for key in KEYS)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names as in a sentence."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _references(rows: Sequence[Row]) -> dict[str, Row]:
+    return {row["model"]: row for row in rows if row["kind"] == "reference"}
+
+
+def _value(known: Mapping[str, Row], name: str, key: str) -> float | None:
+    return known.get(name, {}).get(key)
+
+
+def _unlearnt(known: Mapping[str, Row], key: str) -> tuple[float | None, str]:
+    """The best that something has which learns next to nothing, and what that is called."""
+    found = [
+        (value, called)
+        for name, called in UNLEARNT.items()
+        if (value := _value(known, name, key)) is not None
+    ]
+    return min(found, default=(None, ""))
+
+
+def _ranking(reference: Row | None) -> tuple[bool, bool]:
+    """Whether the judges of the headline rank, and whether those of the other kind do."""
+    verdict = (reference or {}).get("judges")
+    if not verdict:
+        return True, True
+    return verdict["ranks"], all(each["ranks"] for each in verdict["kinds"][1:])
+
+
+def _ranked(rows: Sequence[Row], key: str) -> list[Row]:
+    """The models that have ``key`` and whose protocol is the common one, best first."""
+    return [
+        row for row in tables.ranked(rows, key) if row["kind"] == "model" and row["status"] == OK
+    ]
 
 
 def _comparable(purpose: Purpose, *rows: Row) -> bool:
@@ -206,19 +432,17 @@ def _several(purpose: Purpose, row: Row) -> bool:
 
 
 def _trained_once(
-    purpose: Purpose, best: Row, tied: Sequence[Row], listed: Sequence[Row]
+    purpose: Purpose, best: Row, tied: Sequence[Row], rows: Sequence[Row]
 ) -> list[str]:
+    """What is unknown of ties, where it is not the same of all models (`_rests` says that)."""
+    if _all_once(rows):
+        return []
     once = [row["model"] for row in (best, *tied) if not _several(purpose, row)]
-    if purpose.guess and len(once) == 1 + len(tied):
-        return [
-            f"of a single training each, so what is within a factor of {TIE_FACTOR} is a tie "
-            "(make thorough tells more)"
-        ]
     if purpose.guess and once:
         return [f"ties by a guess, of a single training: {', '.join(once)} (make thorough tells)"]
     if once:
         return ["of a single training, so nothing is known of ties (make thorough tells)"]
-    if not all(_comparable(purpose, row) for row in listed):
+    if not all(_comparable(purpose, row) for row in served(rows, purpose)):
         return ["nothing is known of ties with models of a single training (make thorough tells)"]
     return []
 
@@ -232,12 +456,19 @@ def _cheapest(purpose: Purpose, tied: Sequence[Row]) -> list[Recommendation]:
     value = f"{_training_flops(row) / 1e12:.2f} TFLOP of training"
     if row.get("sampling_flops"):
         value += f" and {row['sampling_flops'] / 1e6:,.1f} MFLOP per sample"
+        fewest = min((each for each in costed if each.get("sampling_flops")), key=_sampling_flops)
+        if fewest is not row and _sampling_flops(fewest) < _sampling_flops(row):
+            value += f" (fewest: {fewest['model']}, {_sampling_flops(fewest) / 1e6:,.1f})"
     caveats = [purpose.value(row), "operations are no measure of time"]
     unknown = [row["model"] for row in tied if row not in costed]
     if unknown:
         caveats.append(f"nothing is known of the cost of {', '.join(unknown)}")
-    return [Recommendation("  cheapest of these", row["model"], value, (), tuple(caveats))]
+    return [Recommendation("  cheapest", row["model"], row["family"], value, (), tuple(caveats))]
 
 
 def _training_flops(row: Row) -> float:
     return row["training_flops_per_image"] * row["images_seen"]
+
+
+def _sampling_flops(row: Row) -> float:
+    return row["sampling_flops"]

@@ -23,6 +23,7 @@ COLUMNS = (
     "model",
     "label",
     "family",
+    "conditional",
     "fid",
     "fid_min",
     "fid_max",
@@ -91,9 +92,9 @@ COLUMNS = (
 """The first columns of the comparison's table, always there; all other keys follow by name."""
 TEXT = ("class_fid_worst", "likelihood_bound", "reconstruction_kind")
 """Those that say something in words."""
-NUMBERS = tuple(
-    key for key in COLUMNS if key not in ("kind", "status", "model", "label", "family", *TEXT)
-)
+SAID = ("kind", "status", "model", "label", "family", "conditional")
+"""Those that say which row it is, and of what."""
+NUMBERS = tuple(key for key in COLUMNS if key not in (*SAID, *TEXT))
 SHARES = ("coverage", "precision", "recall", "authenticity", "label_accuracy", "translation_label")
 """How the names of numbers from 0 to 1 begin."""
 SIGNED = (
@@ -143,6 +144,9 @@ RANGES = ("fid", "second_fid", "kid", "coverage")
 """What lies between a ``_min`` and a ``_max``, up to rounding."""
 LARGEST = 1e100
 """No result is larger; what is drawn is computed with."""
+
+NOT_SHARED = ("rows", "judges", "images")
+"""What a file of reference rows holds beside the facts of the protocol, which all rows share."""
 
 REDO = "restore it from git, or run `make repro`"
 JUDGE_AGAIN = "judge these images again (`python -m pipeline evaluate-images`), or delete the file"
@@ -257,6 +261,7 @@ class Metrics(_Measured):
     dataset: str = Field(min_length=1)
     protocol: str = Field(min_length=1)
     n_samples: int | None = Field(None, ge=1)
+    conditional: bool | None = None
 
     @model_validator(mode="after")
     def _costed(self) -> Self:
@@ -324,6 +329,16 @@ class Verdict(_Ranking):
     kinds: list[OfKind] = Field(min_length=1, max_length=2)
 
 
+class Images(records.Record):
+    """What the images of a data set are, and how many each split has."""
+
+    shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=3, max_length=3)
+    classes: list[str] = Field(min_length=1)
+    train: int = Field(ge=1)
+    val: int = Field(ge=1)
+    test: int = Field(ge=1)
+
+
 class Reference(records.Record):
     """``reference.json``: the facts of the protocol, and rows that need no training."""
 
@@ -337,6 +352,7 @@ class Reference(records.Record):
     fid_features: str
     second_features: str | None = None
     judges: Verdict | None = None
+    images: Images | None = None
     rows: list[ReferenceRow]
 
 

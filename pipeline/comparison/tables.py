@@ -11,7 +11,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from pipeline.comparison import opinions, spread, ties
+from pipeline.comparison import opinions, results, spread, ties
 from pipeline.comparison.collect import COLUMNS, FAILED, OK, OTHER, Row
 from pipeline.comparison.questions import (
     ACCURACY,
@@ -184,22 +184,29 @@ def summary(rows: Sequence[Row]) -> str:
     return tabulate(table, heads, tablefmt="plain", disable_numparse=True)
 
 
+def called(reference: Row, title: str) -> str:
+    """What to call the images of a data set with this title."""
+    return title if reference["dataset"] in OWN else reference["dataset"]
+
+
 def measured(reference: Row, title: str) -> str:
     """One paragraph on what all numbers have in common; ``title`` is that of the data set."""
-    name = title if reference["dataset"] in OWN else reference["dataset"]
     features = reference.get("second_features")
     second = f", second FID on `{features}`" if features else ""
     return (
-        f"{name}: {reference['n_samples']:,} samples of each model against "
+        f"{called(reference, title)}: {reference['n_samples']:,} samples of each model against "
         f"{reference['n_reference']:,} images of the {reference['reference_split']} split, FID on "
         f"`{reference['fid_features']}`{second}, protocol `{reference['protocol']}`. Rows in "
         "italics are references that need no training: a scale to read the others by. Best first."
     )
 
 
-def cautions(reference: Row, rows: Sequence[Row]) -> list[str]:
-    """What a reader must know of the judges and of their numbers here, a sentence each."""
-    differ = opinions.disagreement(rows, reference)
+def cautions(reference: Row, rows: Sequence[Row], *, named: bool = True) -> list[str]:
+    """What a reader must know of the judges and of their numbers here, a sentence each.
+
+    With ``named``, models on which the judges do not agree are named.
+    """
+    differ = opinions.disagreement(rows, reference, named=named)
     found = [differ] if differ else []
     verdict = reference.get("judges")
     if not verdict:
@@ -350,7 +357,7 @@ def _other_protocols(rows: Sequence[Row], reference: Row) -> list[str]:
     """The section of models that can't be ranked, in the order of params.yaml."""
 
     def differences(row: Row) -> str:
-        keys = [key for key in reference if key not in ("rows", "judges", "protocol")]
+        keys = [key for key in reference if key not in (*results.NOT_SHARED, "protocol")]
         found = [
             f"{key} {_short(row.get(key))}, not {_short(reference[key])}"
             for key in keys

@@ -286,6 +286,9 @@ class Illustrates(Protocol):
     def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
         """Named pictures: uint8 [rows, columns, C, H, W], at most 10 rows and 12 columns.
 
+        Where each column is a class there may be more of these (`core.images.PICTURED_CLASSES`):
+        wide rows are folded.
+
         ``batch`` holds 10 test images, one of each class in turn where there are so many, and
         ``seeds`` (int64 [10]) name the randomness. Needs the network and sampling blocks alone.
         """

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+PICTURED_CLASSES = 100
+"""Of more classes than this, pictures show the first."""
+
 
 @dataclass(frozen=True)
 class ImageSpec:

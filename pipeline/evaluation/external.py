@@ -98,6 +98,7 @@ def evaluate(source: Path, name: str, labels: Path | None = None) -> None:
         "model": name,
         "family": FAMILY,
         "images_sha256": _sha256(source),
+        "conditional": asked is not None and store.spec.classes > 1,
         **common,
         "protocol": protocol.protocol_id(common),
         **quality.of_samples(judge.see(judges, images), asked, real),

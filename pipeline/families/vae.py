@@ -41,7 +41,7 @@ from pipeline.core.contract import (
     to_signed,
     to_uint8,
 )
-from pipeline.core.images import ImageSpec
+from pipeline.core.images import PICTURED_CLASSES, ImageSpec
 from pipeline.core.params import Decay, ModelParams, Section
 from pipeline.core.seeds import ImageNoise
 
@@ -309,10 +309,10 @@ class Vae(Family):
         mean, log_var = self.encode(batch.images, labels)
         steps = torch.linspace(0, 1, TRAVERSED, device=self.device)
         if self.conditional:
-            n = min(self.spec.classes, TRAVERSED)
+            n = min(self.spec.classes, PICTURED_CLASSES)
             every = torch.arange(n, device=self.device)
             rows = []
-            for seed in seeds:
+            for seed in seeds[: max(1, TRAVERSED * len(seeds) // n)]:
                 codes = self._draw_codes(ImageNoise(seed.repeat(n), self.device), every)
                 rows.append(self._pixels(self.decode(codes, every)))
             return {"styles": torch.stack(rows)}

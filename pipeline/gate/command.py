@@ -52,6 +52,34 @@ def run(base: str | None, accept: str | None, out: Path | None, *, every: bool) 
     return code
 
 
+def told(raw: dict[str, Any]) -> str:
+    """Whether a change made the models of params.yaml worse, in a sentence; nothing is written."""
+    home = params.results(raw)
+    if not home.baseline.exists():
+        return (
+            f"no baseline of {home.title} yet: `make baseline` trains one, and `make gate` then "
+            "says what got worse"
+        )
+    try:
+        rules, models = gate_rules.section(raw), list(params.model_blocks(raw))
+        base_line = baseline.read(home.baseline)
+        compare.check_judges(home)
+        checks = compare.compare(base_line, compare.current(models, home), rules, models)
+    except PipelineError as error:
+        return f"`make gate` cannot say: {str(error).splitlines()[0]}"
+    failed = [check for check in checks if check.failed]
+    if not failed:
+        return (
+            f"nothing got worse than {base_line.source} by more than chance (`make gate`, "
+            f"{len(checks)} checks)"
+        )
+    more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+    return (
+        f"worse than {base_line.source}: {gate_report.sentence(failed[0])}{more} (`make gate`; "
+        "`python -m pipeline gate --accept REASON` takes them into the baseline)"
+    )
+
+
 def renew(seeds: int, train: Callable[[], list[dict[str, dict[str, Any]]]]) -> None:
     """Write the baseline of several trainings of all models.
 

@@ -209,10 +209,11 @@ def _conclude() -> None:
 
     raw = params.read()
     home = params.results(raw)
-    rows = collect.project_rows(raw, collect.read_reference(home.reference))
+    reference = collect.read_reference(home.reference)
+    rows = collect.project_rows(raw, reference)
     print(tables.summary(rows))
     print()
-    print(recommendation.text(rows))
+    print(recommendation.text(rows, reference, home.title))
     for line in tables.problems(rows, home):
         print(line, file=sys.stderr)
     print(f"\nthe report: {_report()}")

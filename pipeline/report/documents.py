@@ -181,7 +181,8 @@ def leaders() -> str:
         row for row in tables.standing(rows) if row["kind"] == "model" or row["model"] in SCALE
     ]
     lines = [
-        f"- **{each.purpose.strip()}**: {each.sentence()}" for each in recommendation.answers(rows)
+        f"- **{each.purpose.strip()}**: {each.sentence()}"
+        for each in recommendation.answers(rows, reference)
     ]
     return "\n".join(
         [

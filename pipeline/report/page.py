@@ -23,6 +23,8 @@ from pipeline.comparison.colours import of_models
 from pipeline.comparison.questions import LEADERS, TIE_NOTE, Column
 from pipeline.core import files, params, paths
 from pipeline.core.errors import PipelineError
+from pipeline.core.images import PICTURED_CLASSES
+from pipeline.gate import command as gate_command
 from pipeline.report import charts
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -34,8 +36,10 @@ SAID = {
     "traversals": "a row for each dimension of the code, from one end to the other",
     "completions": "test images, their upper halves, and how these may go on",
     "denoising": "from noise to image along each row",
-    "classes": "one noise vector per row, one class per column",
-    "styles": "one code per row, one class per column",
+    "classes": "one noise vector per row, one class per column (many classes go on in the next "
+    "rows; 100 at most)",
+    "styles": "one code per row, one class per column (many classes go on in the next rows; 100 at "
+    "most)",
     "a_to_b_to_a": "domain A, translated to B, and back",
     "b_to_a_to_b": "domain B, translated to A, and back",
 }
@@ -81,20 +85,26 @@ def render(raw: dict[str, Any], reference: Row) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         dataset=home.title,
+        opening=recommendation.opening(rows, reference, home.title),
         measured=_code(tables.measured(reference, home.title)),
-        cautions=tables.cautions(reference, rows),
+        cautions=tables.cautions(reference, rows, named=False),
+        shortfalls=recommendation.shortfalls(rows, reference),
+        gate=_code(gate_command.told(raw)),
         failed=[row["model"] for row in rows if row["status"] == FAILED],
         recommended=[
             {
-                **vars(answer),
-                "colour": colours.get(answer.model),
-                "alone": answer.alone,
                 "purpose": answer.purpose.strip(),
+                "model": answer.model,
+                "family": answer.family,
+                "colour": colours.get(answer.model),
+                "number": answer.number,
+                "notes": answer.notes(),
             }
-            for answer in recommendation.answers(rows)
+            for answer in recommendation.answers(rows, reference)
         ],
         tie_note=_code(TIE_NOTE),
         leaders=_table(LEADERS, leading, colours),
+        classes=_classes(reference),
         wall=_figures(home, judged, "samples", colours),
         scale=_scale(standing, colours),
         pareto=_pareto(judged, colours),
@@ -185,6 +195,15 @@ def _figure(path: Path, model: str, caption: str, colour: str | None) -> dict[st
         "caption": caption,
         "colour": colour,
     }
+
+
+def _classes(reference: Row) -> str:
+    """The names of the classes that pictures show, in their order, if there are several."""
+    names = (reference.get("images") or {}).get("classes", [])
+    if len(names) < 2:
+        return ""
+    more = f" and {len(names) - PICTURED_CLASSES:,} more" if len(names) > PICTURED_CLASSES else ""
+    return ", ".join(names[:PICTURED_CLASSES]) + more
 
 
 def _scale(rows: Sequence[Row], colours: dict[str, str]) -> Markup:

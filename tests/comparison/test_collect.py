@@ -13,10 +13,18 @@ from PIL import Image
 from pipeline.comparison import collect
 from pipeline.core import arrays, params, paths, stage
 from pipeline.core.errors import PipelineError
+from pipeline.datasets.store import Split
 from pipeline.evaluation import quality, translation
 from pipeline.evaluation.reference import KEYS
-from pipeline.sampling.pictures import GAP, labelled_rows
+from pipeline.sampling.pictures import CAPTION_SIZE, GAP, PAPER, labelled_rows
 from stages import compare
+
+ABC = ["a", "b", "c"]
+
+
+def split(labels=None, n=20):
+    """Real images of three classes in turn, or of any."""
+    return Split(images(n, 1), np.arange(n) % 3 if labels is None else np.array(labels))
 
 
 @pytest.fixture
@@ -228,39 +236,90 @@ def test_no_curves_leave_the_header():
 
 
 def test_rows_of_the_picture(rows):
-    real = images(20, 1)
-    labels = np.array([2, 0, 2, 1] + [0] * 16)
+    real = split([2] * 9 + [1] * 4 + [0] * 7)
+    labels = np.array([2, 0, 2, 1, 0, 1, 1, 1] + [0] * 12)
     arrays.save(paths.samples_dir("alpha"), {"samples": images(20, 11), "labels": labels})
     rows = change(rows, "alpha", label_accuracy=0.9)
     shutil.rmtree(paths.samples_dir("exact"))
     rows = change(rows, "exact", fid=None)
-    found = dict(collect.pictured(rows, paths.samples_dir, HOME.model_metrics, real))
+    found = dict(collect.pictured(rows, paths.samples_dir, HOME.model_metrics, real, ABC))
     assert list(found) == [
         "real images", "zeta", "alpha (by class)", "broken (no metrics)", "exact (no samples)",
         "stranger",
     ]  # fmt: skip
-    np.testing.assert_array_equal(found["real images"], real[:12])
+    shown = [13, 9, 0, 14, 10, 1, 15, 11, 2, 16, 12, 3]
+    np.testing.assert_array_equal(found["real images"], real.images[shown])
     np.testing.assert_array_equal(found["zeta"], images(20, 10)[:12])
-    np.testing.assert_array_equal(found["alpha (by class)"], images(20, 11)[[1, 3, 0]])
+    told = found["alpha (by class)"]
+    assert len(told) == 12, "it is as wide as the others"
+    np.testing.assert_array_equal(told[:6], images(20, 11)[[1, 3, 0, 4, 5, 2]])
+    np.testing.assert_array_equal(told[[8, 11]], np.full((2, 1, 28, 28), PAPER), "class c ran out")
     assert found["broken (no metrics)"].shape == (0, 1, 28, 28)
+    assert collect.captions(real, ABC) == [["a", "b", "c"] * 4]
+
+
+@pytest.mark.parametrize(
+    ("classes", "lines", "told"),
+    [
+        (1, [12], "by class"),
+        (5, [10], "by class"),
+        (10, [10], "by class"),
+        (26, [12, 12, 12], "by class"),
+        (108, [12] * 9, "by class"),
+        (120, [12] * 9, "the first 108 of 120 classes"),
+    ],
+)
+def test_every_class_is_seen_however_many_there_are(rows, classes, lines, told):
+    labels, names = np.arange(240) % classes, [f"c{i}" for i in range(classes)]
+    drawn = images(240, 3)
+    arrays.save(paths.samples_dir("alpha"), {"samples": drawn, "labels": labels})
+    rows = change(rows, "alpha", label_accuracy=0.9, n_samples=240)
+    real = split(labels[::-1], 240)
+    found = collect.pictured(rows, paths.samples_dir, HOME.model_metrics, real, names)
+    start = [name for name, _ in found].index(f"alpha ({told})")
+    shown = [each for _, each in found[start : start + len(lines)]]
+    assert [name for name, _ in found[start + 1 : start + len(lines)]] == [""] * (len(lines) - 1)
+    assert [len(each) for each in shown] == lines
+    whole, n = np.concatenate(shown), min(classes, 108)
+    np.testing.assert_array_equal(whole[:n], drawn[:n])
+    assert (whole[n:] == PAPER).all() or classes < 12
+    # Real images stand in the same order, below their names.
+    above = collect.captions(real, names)
+    assert [name for row in above for name in row][:n] == (names[:n] if classes > 1 else [])
+    top = np.concatenate([each for _, each in found[: max(1, len(above))]])
+    expected = np.array([np.flatnonzero(real.labels == label)[0] for label in range(n)])
+    np.testing.assert_array_equal(top[:n], real.images[expected])
+
+
+def test_real_digits_show_all_ten():
+    digits = [str(digit) for digit in range(10)]
+    real = split([3, 3, 1, *range(10), *[5] * 7])
+    ((_, shown),) = collect.pictured([], paths.samples_dir, HOME.model_metrics, real, digits)
+    np.testing.assert_array_equal(shown[:10], real.images[[3, 2, 5, 0, 7, 8, 9, 10, 11, 12]])
+
+
+def test_numbers_are_no_names():
+    digits = [str(digit) for digit in range(10)]
+    assert collect.captions(split([0] * 20), digits) == []
+    assert collect.captions(split([0] * 20), ["images"]) == []
 
 
 def test_a_model_that_only_translates_shows_domain_b_as_domain_a(rows):
-    folder, real = paths.samples_dir("exact"), images(20, 1)
+    folder, real = paths.samples_dir("exact"), split()
     made = {"a_to_b": images(20, 31), "b_to_a": images(20, 32)}
     rows = change(rows, "exact", translation_fid_ab=3.0)
     arrays.save(folder, {**made, "samples": images(20, 30)})
-    assert "exact" in dict(collect.pictured(rows, paths.samples_dir, HOME.model_metrics, real))
+    assert "exact" in dict(collect.pictured(rows, paths.samples_dir, HOME.model_metrics, real, ABC))
     rows = change(rows, "exact", fid=None)
     arrays.save(folder, made)
-    found = dict(collect.pictured(rows, paths.samples_dir, HOME.model_metrics, real))
+    found = dict(collect.pictured(rows, paths.samples_dir, HOME.model_metrics, real, ABC))
     np.testing.assert_array_equal(found["exact (B to A)"], images(20, 32)[:12])
 
 
 def test_images_of_another_shape_leave_their_row_empty(rows):
     arrays.save(paths.samples_dir("exact"), {"b_to_a": np.zeros((5, 3, 64, 64), np.uint8)})
     rows = change(rows, "exact", translation_fid_ab=3.0, fid=None)
-    found = collect.pictured(rows, paths.samples_dir, HOME.model_metrics, images(20, 1))
+    found = collect.pictured(rows, paths.samples_dir, HOME.model_metrics, split(), ABC)
     assert dict(found)["exact (another shape)"].shape == (0, 1, 28, 28)
     assert labelled_rows(found).height > 6 * 56
 
@@ -297,7 +356,7 @@ def test_a_model_that_was_not_run_shows_nothing_of_other_images(rows):
     for size in (28, 64):
         drawn = np.zeros((20, 1, size, size), np.uint8)
         arrays.save(paths.samples_dir("broken"), {"samples": drawn})
-        found = collect.pictured(rows, paths.samples_dir, HOME.model_metrics, images(20, 1))
+        found = collect.pictured(rows, paths.samples_dir, HOME.model_metrics, split(), ABC)
         assert dict(found)["broken (no metrics)"].shape == (0, 1, 28, 28)
         labelled_rows(found)
 
@@ -306,13 +365,13 @@ def test_where_judges_know_no_labels_none_are_judged(rows):
     """As of images that have none: a conditional model is asked for the one class there is."""
     made = {"samples": images(20, 11), "labels": np.zeros(20, np.int64)}
     arrays.save(paths.samples_dir("alpha"), made)
-    real = images(20, 1)
+    real = split(np.zeros(20, np.int64))
     unknown = change(rows, "alpha", fid_features="label-free-64x3", second_features=None)
-    found = collect.pictured(unknown, paths.samples_dir, HOME.model_metrics, real)
-    assert len(dict(found)["alpha (by class)"]) == 1
+    found = collect.pictured(unknown, paths.samples_dir, HOME.model_metrics, real, ABC)
+    np.testing.assert_array_equal(dict(found)["alpha (by class)"], made["samples"][:12])
     second = change(rows, "alpha", fid_features="label-free-64x3", second_features="judge-64x3")
     with pytest.raises(PipelineError, match="label_accuracy is missing"):
-        collect.pictured(second, paths.samples_dir, HOME.model_metrics, real)
+        collect.pictured(second, paths.samples_dir, HOME.model_metrics, real, ABC)
 
 
 def test_labels_of_another_count_are_named(rows):
@@ -320,7 +379,7 @@ def test_labels_of_another_count_are_named(rows):
     arrays.save(paths.samples_dir("alpha"), made)
     rows = change(rows, "alpha", label_accuracy=0.9)
     with pytest.raises(PipelineError, match=r"labels\.npy: shape \[19\], but it should be \[20\]"):
-        collect.pictured(rows, paths.samples_dir, HOME.model_metrics, images(20, 1))
+        collect.pictured(rows, paths.samples_dir, HOME.model_metrics, split(), ABC)
 
 
 def test_samples_that_are_gone_are_named(project):
@@ -358,7 +417,8 @@ def test_running_twice_gives_the_same_bytes(project):
 def test_the_picture_has_a_row_for_each_model_and_the_real_images(project):
     compare.main()
     with Image.open(HOME.samples_picture) as picture:
-        assert picture.height == 6 * 56 + 5 * GAP + 2 * 8
+        names = CAPTION_SIZE + 2 * GAP  # of the classes, above the real images
+        assert picture.height == 6 * 56 + 5 * GAP + 2 * 8 + names
         assert picture.width > 12 * 56 + 11 * GAP + 2 * 8
 
 

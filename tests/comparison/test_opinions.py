@@ -64,7 +64,7 @@ def test_who_was_not_judged_by_both_has_no_place():
     ("place", "told"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (22, "22nd")]
 )
 def test_places_are_said_as_people_do(place, told):
-    assert opinions._th(place) == told
+    assert opinions.ordinal(place) == told
 
 
 def test_spearman_is_that_of_scipy():

@@ -211,8 +211,27 @@ def test_what_is_wrong_with_the_references_is_named(tmp_path, change, told):
     assert told in line
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"shape": [28, 28]}, "images.shape"),
+        ({"classes": []}, "images.classes"),
+        ({"train": 0}, "images.train"),
+        ({"test": "150"}, "images.test"),
+    ],
+)
+def test_what_images_these_are_is_checked(tmp_path, wrong, told):
+    path = tmp_path / "reference.json"
+    images = {"shape": [1, 28, 28], "classes": ["a", "b"], "train": 360, "val": 40, "test": 100}
+    path.write_text(json.dumps(reference() | {"images": images}))
+    assert results.of_references(path)["images"] == images
+    rewrite(path, images=images | wrong)
+    (line,) = refused(lambda: results.of_references(path), path)
+    assert told in line
+
+
 def test_columns_are_known_by_their_kind():
-    named = ("kind", "status", "model", "label", "family", *results.TEXT)
+    named = (*results.SAID, *results.TEXT)
     assert {*results.NUMBERS, *named} == {*results.COLUMNS}
     for group in (*results.TOGETHER, results.DRAWN, results.COSTS):
         assert {*group} <= {*results.COLUMNS}

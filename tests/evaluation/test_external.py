@@ -333,7 +333,7 @@ def test_images_are_judged_like_those_of_a_model(project, capsys):
     assert (found["model"], found["family"]) == ("mine", "external")
     assert found["n_samples"] == N
     assert set(quality.KEYS) | set(quality.COPYING_KEYS) <= set(found)
-    assert found["label_accuracy"] is None
+    assert found["label_accuracy"] is None and found["conditional"] is False
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("mine "))
     assert f"{found['fid']:.2f}" in line
 
@@ -351,7 +351,7 @@ def test_labels_are_judged_where_they_are_given(project):
     command = ["evaluate-images", str(source), "--name", "mine", "--labels", str(labels)]
     assert main(command) == 0
     found = json.loads(HOME.external_metrics("mine").read_text())
-    assert 0 <= found["label_accuracy"] <= 1
+    assert 0 <= found["label_accuracy"] <= 1 and found["conditional"] is True
     assert found["class_fid_n"] == N // 4
 
 

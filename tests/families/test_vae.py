@@ -348,3 +348,5 @@ def test_pictures_of_the_latent_space():
     assert torch.equal(found["interpolations"][:, -1], rebuilt.roll(-1, dims=0))
     styles = tiny_model("vae", network=CONDITIONAL).illustrate(batch, every)["styles"]
     assert styles.shape == (10, 10, 1, 8, 8)
+    many = tiny_model("vae", ImageSpec(1, 8, 8, 26), network=CONDITIONAL)
+    assert many.illustrate(batch, every)["styles"].shape == (3, 26, 1, 8, 8)

@@ -10,7 +10,7 @@ from gated import project as project
 from ruamel.yaml import YAML
 
 from pipeline import __main__ as cli
-from pipeline.core import paths
+from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.gate import baseline, command, compare
 from pipeline.gate.baseline import Baseline, Entry
@@ -41,6 +41,34 @@ def test_a_regression_exits_with_1_and_says_what_and_by_how_much(project, capsys
     (failure,) = suite.iter("failure")
     assert "worse by 5.45" in failure.get("message")
     assert suite.get("failures") == "1"
+
+
+def asked():
+    return command.told(params.read())
+
+
+def test_whether_a_change_made_it_worse_is_told_in_a_sentence(project):
+    before = sorted(project.rglob("*"))
+    assert asked() == (
+        "nothing got worse than metrics/toy/baseline.json by more than chance (`make gate`, "
+        "13 checks)"
+    )
+    write(changed("ddpm", fid=11.25) | {"vae": changed("vae", fid=90.0)["vae"]})
+    told = asked()
+    assert told.startswith("worse than metrics/toy/baseline.json: ddpm: fid is 11.25, baseline 5.8")
+    assert ", and 1 more (`make gate`; `python -m pipeline gate --accept REASON`" in told
+    HOME.baseline.unlink()
+    assert asked().startswith("no baseline of toy yet: `make baseline` trains one")
+    assert [each for each in before if each != project / HOME.baseline] == sorted(
+        project.rglob("*")
+    ), "nothing is written"
+
+
+def test_what_does_not_compare_is_told_in_a_sentence_too(project):
+    write({name: {**found, "protocol": "f" * 16} for name, found in same(base()).items()})
+    told = asked()
+    assert told.startswith("`make gate` cannot say: ") and "so nothing compares" in told
+    assert "\n" not in told
 
 
 def test_github_gets_a_summary_and_annotations(project, capsys, monkeypatch):

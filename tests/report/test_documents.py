@@ -89,9 +89,10 @@ def test_the_readmes_table_is_at_most_eight_columns_wide(committed):
 
 
 def test_the_readme_begins_with_what_the_table_supports(committed):
-    rows = collect.project_rows(params.read(), collect.read_reference(HOME.reference))
-    for answer in recommendation.answers(rows):
-        assert f"- **{answer.purpose.strip()}**: {answer.model}, " in documents.leaders()
+    reference = collect.read_reference(HOME.reference)
+    rows = collect.project_rows(params.read(), reference)
+    for answer in recommendation.answers(rows, reference):
+        assert f"- **{answer.purpose.strip()}**: {answer.sentence()}" in documents.leaders()
 
 
 def test_what_stands_around_the_tables_stays(project):

@@ -94,12 +94,28 @@ def test_the_page_begins_with_what_to_take_as_the_terminal_says_it(made):
         shown = unescape(re.sub("<[^>]*>", "", card))
         assert f"<h3>{answer.purpose.strip()}</h3>" in card
         assert f'href="#model-{answer.model}"' in card
-        assert answer.value in shown
-        for caveat in answer.caveats:
-            assert f"{caveat[0].upper()}{caveat[1:]}." in shown
-        assert ("Tied with " + ", ".join(answer.tied) in shown) == bool(answer.tied)
-        assert (answer.alone in shown) or answer.tied
+        assert answer.number in shown and f"family {answer.family}" in shown
+        for note in answer.notes():
+            assert f"{note[0].upper()}{note[1:]}." in shown
     assert "stranger" not in section and "broken" not in section
+    words = unescape(re.sub("<[^>]*>", "", text))
+    assert (
+        recommendation.opening(collect.project_rows(raw, reference()), reference(), "toy") in words
+    )
+    assert "After a change: no baseline of toy yet: make baseline trains one" in words
+
+
+def test_the_classes_that_pictures_show_are_named_in_their_order(made):
+    raw, plain = made
+    assert "classes come in turn; at most 100 of them are shown." in plain
+    images = {"shape": [1, 28, 28], "train": 360, "val": 40, "test": 100}
+    for names, told in (
+        (["apple", "<banana>"], "classes come in turn: apple, &lt;banana&gt;; at most 100"),
+        ([f"c{i}" for i in range(1, 104)], "c99, c100 and 3 more; at most 100"),
+        (["images"], "classes come in turn; at most 100"),
+    ):
+        shown = page.render(raw, reference() | {"images": images | {"classes": names}})
+        assert told in shown
 
 
 def test_where_nothing_can_be_recommended_there_is_no_answer(made):

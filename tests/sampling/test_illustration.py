@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from builders import MODELS, SMALL, Mute, some_batch, some_images, tiny_model, trained
 
 from pipeline.datasets.store import SPLITS, Split, Store, write
-from pipeline.sampling import illustration
+from pipeline.sampling import illustration, pictures
 
 
 class Drawing(Mute):
@@ -17,6 +20,14 @@ class Drawing(Mute):
     def illustrate(self, batch, seeds):
         assert len(seeds) == len(batch.images) == illustration.EXAMPLES
         return {"images": batch.images[None]}
+
+
+class Inverse(Mute):
+    reconstruction_kind = "inverse"
+
+    def reconstruct(self, images, labels):
+        assert len(images) == illustration.EXAMPLES
+        return 255 - images
 
 
 class Wrong(Mute):
@@ -48,13 +59,35 @@ def test_examples_of_two_domains_hold_both():
     np.testing.assert_array_equal(batch.others, split.others[first])
 
 
-def test_columns_show_one_class_each():
-    images = some_images(30).numpy()
-    labels = np.array([0, 1, 2] * 9 + [0, 0, 0])
-    found = illustration.by_class(images, labels, 3)
-    assert found.shape == (9, 3, *SMALL.shape)
-    for row in range(9):
-        np.testing.assert_array_equal(found[row], images[3 * row : 3 * row + 3])
+class Classes(Mute):
+    """A picture of one class per column, three rows of it."""
+
+    def illustrate(self, batch, seeds):
+        columns = torch.arange(self.spec.classes, dtype=torch.uint8)[None, :, None, None, None]
+        return {"classes": columns.expand(10, -1, *self.spec.shape).clone()}
+
+
+def test_pictures_of_many_classes_go_on_in_the_next_rows():
+    family = Classes()
+    for classes, shape in ((3, (10, 3)), (12, (10, 12)), (13, (10, 12)), (26, (9, 12))):
+        family.spec = replace(SMALL, classes=classes)
+        found = illustration.pictures(family, some_batch(family, 10), 0)["classes"]
+        assert found.shape[:2] == shape
+        lines = found.reshape(-1, *SMALL.shape)[:, 0, 0, 0]
+        assert lines[:classes].tolist() == list(range(classes))
+    assert (lines[26:36] == pictures.PAPER).all() and lines[36] == 0
+    family.spec = replace(SMALL, classes=130)
+    assert illustration.pictures(family, some_batch(family, 10), 0)["classes"].shape[:2] == (11, 12)
+
+
+def test_reconstructions_show_every_class(tmp_path):
+    split = split_of([i % 26 for i in range(52)])
+    write(tmp_path / "set", "toy", list(map(str, range(26))), dict.fromkeys(SPLITS, split))
+    found = illustration.everything(Inverse(), Store(tmp_path / "set"), {}, 0)["reconstructions"]
+    assert found.shape[:2] == (6, 10)
+    originals = found[::2].reshape(-1, *SMALL.shape)
+    assert originals[:, 0, 0, 0].tolist() == [*range(26), *range(26, 30)]
+    np.testing.assert_array_equal(found[1::2], 255 - found[::2])
 
 
 def test_samples_are_shown_as_they_were_drawn_or_by_class(tmp_path):
@@ -68,7 +101,7 @@ def test_samples_are_shown_as_they_were_drawn_or_by_class(tmp_path):
     drawn = {"samples": samples, "labels": np.arange(57) % 3}
     np.testing.assert_array_equal(
         illustration.everything(Drawing(), store, drawn, 0)["samples"],
-        illustration.by_class(samples, drawn["labels"], 3),
+        pictures.by_class(samples, drawn["labels"], 3, columns=10, lines=10),
     )
     assert illustration.everything(Mute(), store, {}, 0) == {}
 

@@ -7,8 +7,10 @@ from pipeline.sampling.pictures import (
     GAP,
     MARGIN,
     PAPER,
+    by_class,
     from_array,
     grid,
+    in_turn,
     labelled_rows,
     save_png,
     save_rows,
@@ -65,6 +67,62 @@ def test_labelled_rows_put_the_names_left_of_the_images():
         assert (name[:, -MARGIN + 1 :] == PAPER).all()
     gone = MARGIN + 2 * (56 + GAP)
     assert (pixels[gone : gone + 56, left:] == PAPER).all()
+
+
+def test_a_word_stands_above_each_image_and_is_cut_where_it_is_too_long():
+    rows = [("real", images(3)), ("", images(1, seed=1)), ("a", images(3, seed=2))]
+    plain, named = labelled_rows(rows), labelled_rows(rows, [["apple", "", "w" * 40], ["x"]])
+    assert named.width == plain.width
+    strip = (named.height - plain.height) // 2
+    assert strip > 12 and named.height == plain.height + 2 * strip
+    pixels, left = np.asarray(named), named.width - MARGIN - 3 * 56 - 2 * GAP
+    heads = pixels[MARGIN : MARGIN + strip - GAP, left:]
+    inked = [(heads[:, i * 58 : i * 58 + 56] < 100).any() for i in range(3)]
+    assert inked == [True, False, True]
+    assert (heads[:, 2 * 58 + 56 :] == PAPER).all(), "it runs out of the picture"
+    top = MARGIN + strip
+    np.testing.assert_array_equal(
+        pixels[top : top + 56, left:-MARGIN], np.asarray(plain)[MARGIN : MARGIN + 56, left:-MARGIN]
+    )
+    last = np.asarray(plain)[-MARGIN - 56 :]
+    np.testing.assert_array_equal(pixels[-MARGIN - 56 :], last)
+
+
+def test_classes_come_in_turn_and_are_passed_over_where_they_run_out():
+    labels = np.array([2, 2, 0, 2, 1])
+    assert in_turn(labels, 3, 9).tolist() == [2, 4, 0, 1, 3]
+    assert in_turn(labels, 3, 2).tolist() == [2, 4]
+    assert in_turn(labels, 2, 9).tolist() == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("classes", "shape", "first"),
+    [
+        (1, (10, 10), [0, 1, 2]),
+        (3, (10, 9), [0, 1, 2, 3, 4]),
+        (7, (10, 7), [*range(14)]),
+        (10, (10, 10), [*range(30)]),
+        (26, (9, 10), [*range(26), None, None, None, None, 26]),
+        (100, (10, 10), [*range(100)]),
+        (120, (10, 10), [*range(100)]),
+    ],
+)
+def test_a_table_shows_all_classes_in_turn(classes, shape, first):
+    drawn, labels = images(240, height=4, width=4), np.arange(240) % classes
+    found = by_class(drawn, labels, classes, columns=10, lines=10)
+    assert found.shape == (*shape, 1, 4, 4)
+    cells = found.reshape(-1, 1, 4, 4)
+    for cell, index in zip(cells, first, strict=False):
+        np.testing.assert_array_equal(cell, PAPER if index is None else drawn[index])
+
+
+def test_a_class_that_runs_out_leaves_paper_and_one_that_is_not_there_no_column():
+    drawn = images(5, height=4, width=4)
+    found = by_class(drawn, np.array([0, 2, 2, 2, 2]), 3, columns=2, lines=9)
+    assert found.shape[:2] == (4, 2)
+    np.testing.assert_array_equal(found[0], drawn[:2])
+    assert (found[1:, 0] == PAPER).all()
+    np.testing.assert_array_equal(found[1:, 1], drawn[2:])
 
 
 def test_longer_names_get_more_room():
