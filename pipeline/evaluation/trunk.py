@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.core.images import ImageSpec
 
-LARGEST_MAP = 8
+LARGEST_MAP = 7
 """Images are halved until their longer side is this small; a dense layer sees the rest."""
 LARGEST_FULL = 40
 """Where the longer side is above this, no layer works at full resolution: it would take the most

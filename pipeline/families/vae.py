@@ -62,6 +62,7 @@ REACH = 2.5
 class VaeNetwork(Section):
     """Size of the encoder and decoder, whether they are given labels, and p(z).
 
+    ``hidden`` 0 is one dense layer on either side in place of two with that width between them.
     ``prior: label`` is a mixture of ``components`` Gaussians for each label, fitted to the codes
     at the end of training, until when it is the standard normal.
     """
