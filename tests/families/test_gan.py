@@ -144,7 +144,7 @@ def test_every_step_draws_other_noise():
 
 @pytest.mark.parametrize("side", [28, 64])
 def test_batch_normalisation_stands_where_the_paper_has_it(side):
-    """In both players on every map but those next to the images; eps is that of the paper's code."""
+    """On every map but those next to the images, with the eps of the paper's own code."""
     model = tiny_model("gan", ImageSpec(1, side, side, 10))
     convolutions = {28: 2, 64: 4}[side]
     generator = [type(each) for each in model.generator.layers]
