@@ -72,6 +72,7 @@ def test_what_is_said_of_a_pixel_is_what_it_sees(layers, side):
     ("layers", "shape", "said"),
     [
         (6, (28, 28), "every earlier pixel"),
+        (3, (19, 19), "every earlier pixel"),  # the columns to the right take one step more
         (1, (64, 64), f"the 8 rows above{ASIDE}, and the 8 pixels to the left"),
         (1, (9, 64), f"all rows above{ASIDE}, and the 8 pixels to the left"),
         (1, (64, 8), "the 8 rows above, and the row so far"),

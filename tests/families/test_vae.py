@@ -131,10 +131,16 @@ def test_sampling_pixels_have_the_noise_that_their_mean_lacks():
     assert average.abs().mean() < 0.2
 
 
-@pytest.mark.parametrize("hidden", [0, 8])
-def test_colours_of_a_pixel_follow_one_another(hidden):
+@pytest.mark.parametrize(("hidden", "layers"), [(0, 1), (8, 2)])
+def test_hidden_0_leaves_the_layer_between_out(hidden, layers):
+    model = tiny_model("vae", network={"hidden": hidden})
+    for network in (model.encoder, model.decoder):
+        assert sum(isinstance(each, nn.Linear) for each in network.modules()) == layers
+
+
+def test_colours_of_a_pixel_follow_one_another():
     """Which log-probabilities move, given the code, when one channel of the pixel (2, 1) does."""
-    model = tiny_model("vae", COLOUR, network={"hidden": hidden})
+    model = tiny_model("vae", COLOUR)
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter.mul_(2)
