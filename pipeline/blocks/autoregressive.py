@@ -66,6 +66,11 @@ def dilations(layers: int, extent: int) -> list[int]:
     return every
 
 
+def row_so_far(left: int, width: int) -> str:
+    """In words, what ``left`` pixels to the left are in images of ``width``."""
+    return "the row so far" if left >= width - 1 else f"the {left} pixels to the left"
+
+
 def places(height: int, width: int) -> Tensor:
     """Row and column of each pixel from -1 to 1, and a 1 that tells inside from padding.
 

@@ -21,6 +21,7 @@ from pipeline.blocks.autoregressive import (
     dilations,
     features,
     places,
+    row_so_far,
 )
 from pipeline.core.contract import to_signed
 from pipeline.core.images import ImageSpec
@@ -138,6 +139,14 @@ class RowTokens(Autoregressive):
             labels: int64 [B], where the model is conditional.
             state: what reading the tokens before has left, None at the start.
         """
+
+    def facts(self) -> dict[str, str]:
+        """What a pixel is given, by the tokens and by the dilations of the `RowDecoder`."""
+        left = REACH + 1 + sum(layer.dilation for layer in self.decoder.layers)
+        near = f"the {REACH + 1} nearest also pixel by pixel"
+        return {
+            "sees": f"all rows above as tokens, {near}, and {row_so_far(left, self.spec.width)}"
+        }
 
     def context(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """What is known at each pixel before it, [B, width, H, W], of images in -1..1."""

@@ -6,7 +6,7 @@
   al. 2017, arXiv:1611.07004.
 
 Departures, for minutes on a processor instead of days on a GPU: the generators see patches of
-pixels as one position, which makes their convolutions cheap, and have 10 to 19 positions a side
+pixels as one position, which makes their convolutions cheap, and have 10 to 20 positions a side
 in their residual blocks; their outputs are not squashed by
 tanh, which has no gradient at the blackest level, where most pixels of drawings are, and left them
 black for good (images are clipped when they are made uint8); normalisation is over the channels of

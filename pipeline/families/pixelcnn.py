@@ -28,6 +28,7 @@ from pipeline.blocks.autoregressive import (
     dilations,
     features,
     places,
+    row_so_far,
 )
 from pipeline.core.contract import to_signed
 from pipeline.core.images import ImageSpec
@@ -94,13 +95,25 @@ class PixelCnn(Autoregressive):
             seen, width, (REACH + 1, 2 * REACH + 1), padding=(REACH + 1, REACH)
         )
         self.first_horizontal = nn.Conv2d(seen, width, (1, REACH + 1), padding=(0, REACH + 1))
+        # A first layer sees one column less to either side than it sees rows.
+        extent = max(spec.height, spec.width + 1)
         self.layers = nn.ModuleList(
-            Layer(width, dilation)
-            for dilation in dilations(params.network.layers, max(spec.height, spec.width))
+            Layer(width, dilation) for dilation in dilations(params.network.layers, extent)
         )
         self.heads = nn.ModuleList(
             Head(width, earlier, params.network.hidden) for earlier in range(spec.channels)
         )
+
+    def facts(self) -> dict[str, str]:
+        """What a pixel is given, by the dilations of the layers."""
+        reach = REACH + 1 + sum(layer.dilation for layer in self.layers)
+        height, width = self.spec.height, self.spec.width
+        all_rows, all_columns = reach >= height - 1, reach - 1 >= width - 1
+        if all_rows and all_columns:
+            return {"sees": "every earlier pixel"}
+        rows = "all rows above" if all_rows else f"the {reach} rows above"
+        columns = "" if all_columns else f" and {reach - 1} columns to either side there"
+        return {"sees": f"{rows}{columns}, and {row_so_far(reach, width)}"}
 
     def context(self, x: Tensor) -> Tensor:
         """What is known at each pixel before it, [B, width, H, W], of images in -1..1."""

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from builders import COLOUR, SMALL, some_batch, some_labels, tiny_model, trained, trainer
@@ -26,7 +28,17 @@ MODELS = {
 }
 EVERY = pytest.mark.parametrize("name", MODELS)
 CONDITIONAL = pytest.mark.parametrize("name", ["cgan", "all of it"])
-SHAPES = [SMALL, COLOUR, ImageSpec(1, 28, 28, 10), ImageSpec(3, 32, 32, 10), ImageSpec(1, 9, 23, 2)]
+SHAPES = [
+    SMALL,
+    COLOUR,
+    ImageSpec(1, 28, 28, 10),
+    ImageSpec(3, 32, 32, 10),
+    ImageSpec(1, 9, 23, 2),
+    ImageSpec(3, 64, 50, 10),
+    ImageSpec(1, 100, 100, 10),
+]
+TWICE = ImageSpec(1, 16, 16, 10)
+"""Images that are halved twice, so that maps are normalised on their way, too."""
 
 
 def model_of(name, spec=SMALL):
@@ -96,7 +108,7 @@ def test_each_players_update_leaves_the_other_alone(name):
 
 @EVERY
 def test_final_statistics_are_those_of_the_averaged_weights(name):
-    model = model_of(name)
+    model = model_of(name, TWICE)
     training = trainer(model, steps=80)
     training.run()
     generator = model.generator
@@ -169,6 +181,109 @@ def test_networks_take_any_shape(name, spec):
     images = model.generate(model.noise(3, seeds.generator(0)), labels)
     assert images.shape == (3, *spec.shape) and images.abs().max() <= 1
     assert opponent_of(model)(images, labels).shape == (3,)
+
+
+MAPS = pytest.mark.parametrize(
+    ("shape", "last", "widths"),
+    [
+        ((1, 28, 28), (7, 7), [3, 6]),
+        ((3, 32, 32), (4, 4), [3, 6, 12]),
+        ((3, 64, 64), (4, 4), [3, 6, 12, 24]),
+        ((3, 128, 128), (4, 4), [3, 6, 12, 24, 24]),
+        ((1, 100, 100), (7, 7), [3, 6, 12, 24]),
+        ((1, 9, 23), (5, 12), [3]),
+    ],
+    ids=str,
+)
+
+
+def maps_of(layers, kind, given):
+    """What each layer of a kind is given and makes of it: shapes [C, H, W] of one image."""
+    found = []
+    for layer in layers.eval():
+        if isinstance(layer, kind):
+            layer.register_forward_hook(
+                lambda _, args, out: found.append((tuple(args[0].shape[1:]), tuple(out.shape[1:])))
+            )
+    with torch.no_grad():
+        layers(given)
+    return found
+
+
+@MAPS
+def test_a_generator_grows_from_the_smallest_map_to_the_image(shape, last, widths):
+    spec = ImageSpec(*shape, 2)
+    network = adversarial.ConvolutionalGenerator(spec, inputs=5, channels=3)
+    maps = maps_of(network.layers, nn.ConvTranspose2d, torch.zeros(1, 5))
+    assert maps[0][0][1:] == last
+    assert [before[0] for before, _ in maps] == widths[::-1]
+    assert all(after[1:] == (2 * before[1], 2 * before[2]) for before, after in maps)
+    assert maps[-1][1][0] == spec.channels
+    assert maps[-1][1][1] >= spec.height and maps[-1][1][2] >= spec.width
+    # The only layer that is dense is the one below the smallest map.
+    [dense] = [each for each in network.modules() if isinstance(each, nn.Linear)]
+    assert dense.out_features == widths[-1] * last[0] * last[1]
+
+
+@MAPS
+@pytest.mark.parametrize("normalise", [True, False])
+def test_features_are_one_small_map(shape, last, widths, normalise):
+    spec = ImageSpec(*shape, 2)
+    network = adversarial.ConvolutionalFeatures(spec, channels=3, normalise=normalise)
+    images = torch.zeros(1, *shape)
+    maps = maps_of(network, nn.Conv2d, images)
+    assert [after[0] for _, after in maps] == widths
+    assert all(after[1:] == (before[1] // 2, before[2] // 2) for before, after in maps)
+    assert network(images).shape == (1, network.size)
+    height, breadth = maps[-1][1][1:]
+    # A generator's smallest map is as large, or one larger where halving left something over.
+    assert 0 <= last[0] - height <= 1 and 0 <= last[1] - breadth <= 1 and 4 <= height <= 7
+    assert network.size == widths[-1] * height * breadth
+    assert not [each for each in network.modules() if isinstance(each, nn.Linear)]
+
+
+@MAPS
+def test_batch_normalisation_follows_every_convolution_but_those_next_to_the_images(
+    shape, last, widths
+):
+    """Section 3 of the DCGAN paper; where it follows, the convolution's own bias is left out."""
+    spec = ImageSpec(*shape, 2)
+    generator = adversarial.ConvolutionalGenerator(spec, inputs=5, channels=3).layers
+    features = adversarial.ConvolutionalFeatures(spec, channels=3, normalise=True)
+    up, down = [nn.ConvTranspose2d, nn.BatchNorm2d, nn.ReLU], [nn.Conv2d, nn.BatchNorm2d]
+    between = len(widths) - 1
+    assert [type(each) for each in generator] == [
+        *(nn.Linear, adversarial.Unflatten, nn.BatchNorm2d, nn.ReLU),
+        *up * between,
+        *(nn.ConvTranspose2d, nn.Tanh),
+    ]
+    assert [type(each) for each in features] == [
+        *(nn.Conv2d, nn.LeakyReLU),
+        *[*down, nn.LeakyReLU] * between,
+        adversarial.Flatten,
+    ]
+    bare = adversarial.ConvolutionalFeatures(spec, channels=3, normalise=False)
+    for layers in (generator, features, bare):
+        for layer, following in pairwise(layers):
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                assert (layer.bias is None) == isinstance(following, nn.BatchNorm2d)
+    assert [type(each) for each in bare] == [
+        each for each in map(type, features) if each is not nn.BatchNorm2d
+    ]
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 64, 64), (1, 9, 23)], ids=str)
+def test_every_pixel_comes_of_the_noise_and_reaches_the_answer(shape):
+    """But for the last row and column of odd images, which convolutions that round down lose."""
+    spec = ImageSpec(*shape, 2)
+    generator = adversarial.ConvolutionalGenerator(spec, inputs=5, channels=4).eval()
+    noise = torch.randn(64, 5, generator=seeds.generator(0))
+    with torch.no_grad():
+        assert (generator(noise).std(dim=0) > 0).all()
+    features = adversarial.ConvolutionalFeatures(spec, channels=4, normalise=False)
+    images = torch.randn(1, *shape, generator=seeds.generator(0)).requires_grad_()
+    adversarial.Opponent(features)(images).sum().backward()
+    assert (images.grad[:, :, : shape[1] // 2 * 2, : shape[2] // 2 * 2] != 0).all()
 
 
 @EVERY

@@ -5,17 +5,18 @@ import time
 
 import pytest
 import torch
-from builders import some_images, some_labels, tiny_model
+from builders import MODELS, some_images, some_labels, tiny_model
 from scipy import stats
 
 from pipeline import families
 from pipeline.blocks import autoregressive
+from pipeline.blocks import rows as row_tokens
 from pipeline.blocks.autoregressive import (
-    DILATIONS,
     REACH,
     Autoregressive,
     Canvas,
     Head,
+    dilations,
     features,
     places,
 )
@@ -23,6 +24,8 @@ from pipeline.blocks.rows import RowTokens
 from pipeline.core import cost, seeds
 from pipeline.core.contract import Batch, to_signed
 from pipeline.core.images import ImageSpec
+from pipeline.families import pixelcnn
+from pipeline.orchestration import preset
 
 GREY = ImageSpec(1, 7, 6, 10)
 COLOUR = ImageSpec(3, 5, 4, 10)
@@ -105,11 +108,95 @@ def test_no_pixel_knows_itself_or_what_follows(name, spec):
 @SHAPES
 def test_readers_of_rows_see_all_rows_above_and_what_is_near_in_their_own(name, spec, layers):
     """No blind spot: not 0 for every j < i in the receptive field, and 0 for all others."""
-    reach = REACH + 1 + sum(DILATIONS[i % len(DILATIONS)] for i in range(layers))
+    reach = REACH + 1 + sum(dilations(layers, spec.width))
     pixels = list(itertools.product(range(spec.height), range(spec.width)))
     field = [[i < r or (i == r and 1 <= c - j <= reach) for i, j in pixels] for r, c in pixels]
     expected = torch.tensor(field)[:, :, None].expand(-1, -1, spec.channels)
     assert torch.equal(visible(name, spec, layers) > 0, expected)
+
+
+def reached(offsets, further):
+    """Where a layer sees that is given what stands at ``offsets`` and sees one such step back."""
+    for step in further:
+        offsets = offsets | {each + step for each in offsets}
+    return offsets
+
+
+@pytest.mark.parametrize("layers", range(8))
+@pytest.mark.parametrize("extent", [1, 2, 5, 6, 7, 19, 20, 28, 32, 33, 64, 65, 100, 128, 129, 300])
+def test_layers_see_without_gaps_and_as_far_as_they_are_to(layers, extent):
+    found = dilations(layers, extent)
+    assert len(found) == layers
+    seen = reached(set(range(1, REACH + 2)), found)
+    assert seen == set(range(1, REACH + 2 + sum(found)))
+    # Where images are larger than that, no other choice without gaps would see further.
+    most = reached(set(range(1, REACH + 2)), [2 ** (i + 2) for i in range(layers)])
+    assert max(seen) >= extent - 1 or seen == most
+    # Powers of 2 from small to large, and no larger than they have to be.
+    assert found == sorted(found) and all(each & (each - 1) == 0 for each in found)
+    if layers and found[-1] > 1:
+        assert max(seen) - found[-1] < extent - 1
+
+
+@pytest.mark.parametrize("family", BY_ROWS)
+@pytest.mark.parametrize("name", preset.names())
+def test_rows_by_the_presets_see_every_earlier_pixel(family, name):
+    """The row so far by layers; the rows above are tokens, whatever the layers."""
+    of_family = [each for each, entry in MODELS.items() if entry["family"] == family]
+    side, chosen = int(name), preset.values(name, {"models": MODELS})
+    for each in of_family:
+        layers = chosen.get(f"models.{each}.network.layers", MODELS[each]["network"]["layers"])
+        model = tiny_model(family, ImageSpec(3, side, side, 2), network={"layers": layers})
+        found = [layer.dilation for layer in model.decoder.layers]
+        assert reached(set(range(1, REACH + 2)), found) >= set(range(1, side))
+        assert model.facts()["sees"].endswith("and the row so far")
+
+
+@pytest.mark.parametrize("name", BY_ROWS)
+def test_what_a_pixel_of_a_row_sees_is_named(name):
+    for layers, left in ((0, "the 4 pixels to the left"), (3, "the row so far")):
+        model = tiny_model(name, ImageSpec(1, 28, 28, 2), network={"layers": layers})
+        assert model.facts() == {
+            "sees": f"all rows above as tokens, the 4 nearest also pixel by pixel, and {left}"
+        }
+
+
+@EACH
+@pytest.mark.parametrize(
+    ("layers", "width", "whole"), [(1, 9, True), (1, 10, False), (3, 33, True), (3, 34, False)]
+)
+def test_what_is_said_of_the_row_is_what_is_seen_of_it(name, layers, width, whole):
+    """By the gradient of its last pixel, at the edge of what so many layers can see."""
+    spec, seen = ImageSpec(1, 2, width, 2), 0.0
+    for seed in range(6):
+        model = lively(name, spec, seed, layers=layers, channels=8).double()
+        x = to_signed(some_images(1, spec, seed)).double().requires_grad_()
+        model.context(x)[0, :, -1, -1].abs().sum().backward()
+        seen += x.grad[0, 0, -1, :-1].abs()
+    assert (seen > 0).all() == whole
+    said = model.facts()["sees"]
+    assert (said.endswith(("the row so far", "every earlier pixel"))) == whole
+
+
+@EACH
+@SHAPES
+def test_each_value_is_given_all_before_it_in_the_order_of_channels(name, spec, monkeypatch):
+    """d log p(value) / d x: of later pixels, of the pixel's later channels, and of its own, 0."""
+    jacobian = 0.0
+    for seed in range(4):
+        model, images = lively(name, spec, seed).double(), some_images(1, spec, seed)
+
+        def log_prob(x, model=model, images=images):
+            for module in (pixelcnn, row_tokens):
+                monkeypatch.setattr(module, "to_signed", lambda _: x)
+            return model.log_prob(images)
+
+        x = to_signed(images).double()
+        found = torch.autograd.functional.jacobian(log_prob, x)[0, :, :, :, 0]
+        # Rows and columns in the order in which values are drawn: channels innermost.
+        jacobian += found.abs().movedim((0, 3), (2, 5)).flatten(3).flatten(0, 2)
+    order = torch.ones(jacobian.shape).tril(-1).bool()
+    assert torch.equal(jacobian > 0, order)
 
 
 @EACH

@@ -1,9 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from pipeline.blocks import distributions
+from pipeline.blocks.distributions import PixelMixture
 from pipeline.core.contract import to_signed, to_uint8
 
 LEVELS = torch.arange(256, dtype=torch.uint8)
@@ -132,6 +135,182 @@ def test_mixture_mean_is_the_expected_level(seed, spread):
 def test_mixture_mean_counts_what_is_outside_as_the_outermost_level():
     params = mixture([0.0, 0.0], [-5.0, 3.0], [-5.0, -5.0])
     assert distributions.logistic_mixture_mean(params).item() == pytest.approx(0, abs=1e-5)
+
+
+def pixel_mixture(seed=0, channels=3, components=2, shape=(2, 2, 3), spread=0.5, scales=(-4, 0)):
+    """For ``shape`` (images, height, width), with slopes of all sizes up to 1."""
+    batch, *size = shape
+    rng = torch.Generator().manual_seed(seed)
+    values = torch.randn(
+        batch, PixelMixture.values(channels, components), *size, generator=rng
+    ).mul_(1.5)
+    found = PixelMixture.split(values, channels)
+    logits, means, log_scales = found.params.chunk(3, dim=1)
+    low, high = scales
+    log_scales = low + (high - low) * torch.sigmoid(log_scales)
+    return PixelMixture(torch.cat([logits, spread * means, log_scales], dim=1), found.slopes)
+
+
+def uint8_images(n, channels, *size, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (n, channels, *size), generator=rng, dtype=torch.uint8)
+
+
+def expanded(mixture, n):
+    """The mixture of one image for n of them."""
+    return PixelMixture(*(each.expand(n, *each.shape[1:]) for each in vars(mixture).values()))
+
+
+def test_a_pixel_mixture_is_split_from_as_many_values_as_it_says():
+    """12 and so many slopes: none of grey, 1 of two channels, 3 of colour, times the components."""
+    assert [PixelMixture.values(channels, 4) for channels in (1, 2, 3)] == [12, 28, 48]
+    values = 9 * torch.arange(2 * 48 * 20.0).view(2, 48, 4, 5).sin()
+    found = PixelMixture.split(values, 3)
+    assert found.params.shape == (2, 12, 3, 4, 5) and found.slopes.shape == (2, 4, 3, 4, 5)
+    assert torch.equal(found.params.flatten(1, 2), values[:, :36])
+    torch.testing.assert_close(found.slopes.flatten(1, 2), values[:, 36:].tanh())
+    assert PixelMixture.split(values, 1).slopes is None
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_levels_of_a_channel_sum_to_one_given_those_before_it(channels, seed):
+    mixture = expanded(pixel_mixture(seed, channels, shape=(1, 2, 3)), 256)
+    for channel in range(channels):
+        images = uint8_images(1, channels, 2, 3, seed=seed).repeat(256, 1, 1, 1)
+        images[:, channel] = LEVELS[:, None, None]
+        total = mixture.log_prob(images).double().exp()[:, channel].sum(dim=0)
+        torch.testing.assert_close(total, torch.ones_like(total), atol=3e-5, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_pixel_mixture_equals_brute_force_at_moved_means(channels, seed):
+    """In float64 with scipy's logistic distribution, one pixel and one component at a time."""
+    mixture, images = pixel_mixture(seed, channels), uint8_images(2, channels, 2, 3, seed=seed)
+    images[0, :, 0, 0], images[0, :, 0, 1] = 0, 255
+    found = mixture.log_prob(images)
+    assert found.shape == images.shape and found.dtype == torch.float32
+    slopes = mixture.slopes.double().numpy()
+    pairs = [(c, before) for c in range(channels) for before in range(c)]
+    for n, c, row, column in itertools.product(range(2), range(channels), range(2), range(3)):
+        levels = images[n, :, row, column].tolist()
+        logits, means, log_scales = (
+            mixture.params[n, :, c, row, column].double().numpy().reshape(3, -1)
+        )
+        weights, total = np.exp(logits) / np.exp(logits).sum(), 0.0
+        for k, weight in enumerate(weights):
+            moved = means[k] + sum(
+                slopes[n, k, pairs.index((c, before)), row, column] * CENTRES[levels[before]]
+                for before in range(c)
+            )
+            logistic = stats.logistic(moved, np.exp(log_scales[k]))
+            lower, upper = EDGES[levels[c]], EDGES[levels[c] + 1]
+            total += weight * interval_probability(logistic, lower, upper)
+        assert found[n, c, row, column].item() == pytest.approx(np.log(total), abs=1e-4)
+
+
+def joint(mixture):
+    """P of all pairs of levels of two channels of one pixel, float64 [256, 256]."""
+    pairs = torch.cartesian_prod(LEVELS, LEVELS)[:, :, None, None]
+    nats = expanded(mixture, 65536).log_prob(pairs)
+    return nats.double().sum(dim=1).exp().view(256, 256)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_pairs_of_levels_are_a_distribution_and_depend_on_each_other(seed):
+    mixture = pixel_mixture(seed, channels=2, shape=(1, 1, 1), scales=(-3, -1))
+    found = joint(mixture)
+    assert found.sum().item() == pytest.approx(1, abs=3e-5)
+    # The first channel is what a mixture alone says of it; the second is not.
+    alone = [level_log_probs(mixture.params[:, :, c, 0]).exp() for c in range(2)]
+    torch.testing.assert_close(found.sum(dim=1), alone[0], atol=1e-6, rtol=1e-3)
+    independent = found.sum(dim=1, keepdim=True) * found.sum(dim=0, keepdim=True)
+    assert (found - independent).abs().sum() > 0.1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_pairs_are_drawn_with_their_probabilities(seed):
+    """A chi-square test of the frequencies of pairs of levels, 8 to a cell."""
+    n = 200_000
+    mixture = pixel_mixture(seed, channels=2, shape=(1, 1, 1), scales=(-3, -1))
+    choice, position = torch.rand(2, n, 2, 1, 1, generator=torch.Generator().manual_seed(seed))
+    drawn = expanded(mixture, n).sample(choice, position)
+    assert drawn.dtype == torch.uint8 and drawn.shape == (n, 2, 1, 1)
+    cells = (drawn[:, :, 0, 0].long() // 8) @ torch.tensor([32, 1])
+    observed = np.bincount(cells.numpy(), minlength=1024)
+    expected = n * joint(mixture).view(32, 8, 32, 8).sum(dim=(1, 3)).flatten().numpy()
+    often = expected >= 5
+    observed = np.append(observed[often], observed[~often].sum())
+    expected = np.append(expected[often], expected[~often].sum())
+    chi_square = ((observed - expected) ** 2 / np.maximum(expected, 1e-9)).sum()
+    assert often.sum() > 50
+    assert stats.chi2.sf(chi_square, len(observed) - 1) > 1e-4
+
+
+def test_every_channel_is_drawn_given_those_that_were_drawn_before_it():
+    """Where in its conditional distribution each draw stands is uniform."""
+    n = 3000
+    mixture = pixel_mixture(1, shape=(1, 1, 1), scales=(-3, -1))
+    rng = torch.Generator().manual_seed(0)
+    choice, position = torch.rand(2, n, 3, 1, 1, generator=rng)
+    drawn = expanded(mixture, n).sample(choice, position)
+    within = torch.rand(n, generator=rng).double()
+    for channel in range(3):
+        images = drawn.repeat_interleave(256, dim=0)
+        images[:, channel, 0, 0] = LEVELS.repeat(n)
+        nats = expanded(mixture, 256 * n).log_prob(images)[:, channel, 0, 0]
+        probabilities = nats.double().exp().view(n, 256)
+        below = probabilities.cumsum(dim=1) - probabilities
+        level = drawn[:, channel, 0].long()
+        place = below.gather(1, level)[:, 0] + within * probabilities.gather(1, level)[:, 0]
+        assert stats.kstest(place.numpy(), "uniform").pvalue > 1e-4
+
+
+def test_the_mean_of_a_pixel_mixture_is_that_of_its_draws():
+    """Where nothing is clipped."""
+    n = 100_000
+    mixture = pixel_mixture(2, shape=(1, 1, 1), spread=0.1, scales=(-5, -3.5))
+    choice, position = torch.rand(2, n, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    drawn = to_signed(expanded(mixture, n).sample(choice, position))
+    assert drawn.abs().max() < 1
+    found = mixture.mean()
+    assert found.shape == (1, 3, 1, 1)
+    torch.testing.assert_close(found[0], drawn.mean(dim=0), atol=3e-3, rtol=0)
+    # It is no mean of channels that know nothing of each other.
+    assert (distributions.logistic_mixture_mean(mixture.params) - found).abs().max() > 0.02
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_a_channel_is_given_the_earlier_channels_of_its_pixel_and_nothing_else(
+    channels, monkeypatch
+):
+    """d log p(value) / d x, of images that take values between the levels."""
+    monkeypatch.setattr(distributions, "to_signed", lambda images: images)
+    mixture = pixel_mixture(channels=channels, shape=(1, 2, 3))
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(1, channels, 2, 3, generator=rng, dtype=torch.float64) - 0.5
+    jacobian = torch.autograd.functional.jacobian(mixture.log_prob, x)[0][:, :, :, 0]
+    places = itertools.product(range(channels), range(2), range(3))
+    for (c, *pixel), (before, *other) in itertools.product(list(places), repeat=2):
+        if (c, pixel) != (before, other):
+            seen = jacobian[c, *pixel, before, *other] != 0
+            assert seen == (pixel == other and before < c), (c, pixel, before, other)
+
+
+def test_a_pixel_mixture_of_grey_images_is_a_mixture():
+    values = torch.randn(3, 12, 4, 5, generator=torch.Generator().manual_seed(0))
+    mixture, params = PixelMixture.split(values, 1), values[:, :, None]
+    images = uint8_images(3, 1, 4, 5)
+    choice, position = torch.rand(2, 3, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(
+        mixture.log_prob(images), distributions.logistic_mixture_log_prob(images, params)
+    )
+    assert torch.equal(mixture.mean(), distributions.logistic_mixture_mean(params))
+    assert torch.equal(
+        mixture.sample(choice, position),
+        distributions.logistic_mixture_sample(params, choice, position),
+    )
 
 
 def gaussian_log_probs(mean, log_scale):

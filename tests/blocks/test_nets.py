@@ -65,7 +65,32 @@ def test_sinusoidal_embedding_has_the_papers_angles_and_tells_times_apart():
     assert torch.cdist(found.double(), found.double()).fill_diagonal_(1).min() > 1e-3
 
 
-@pytest.mark.parametrize("size", range(1, 40))
-def test_quarter_is_the_size_after_two_strided_convolutions(size):
-    strided = torch.nn.Conv1d(1, 1, 3, stride=2, padding=1)
-    assert strided(strided(torch.zeros(1, 1, size))).shape[2] == nets.quarter(size)
+@pytest.mark.parametrize(
+    ("height", "width", "times"),
+    [(28, 28, 2), (32, 32, 3), (64, 64, 4), (100, 100, 4), (128, 128, 5), (9, 23, 1), (23, 9, 1)],
+)
+def test_images_are_halved_as_often_as_said(height, width, times):
+    assert nets.halvings(height, width) == times
+
+
+@pytest.mark.parametrize("size", range(1, 300))
+def test_the_shorter_side_of_the_smallest_map_is_4_to_7(size):
+    """Where halvings that round down leave so much; the least images are halved once still."""
+    times = nets.halvings(size, size + 37)
+    assert times == nets.halvings(size + 37, size) == nets.halvings(size, size) >= 1
+    assert 4 <= size >> times <= 7 or (times == 1 and size < 8)
+    assert size >> times <= nets.halved(size, times) <= 8
+
+
+@pytest.mark.parametrize("size", [*range(1, 40), 100, 127, 128])
+@pytest.mark.parametrize("times", [0, 1, 2, 5])
+def test_halved_is_the_size_after_strided_convolutions(size, times):
+    strided, line = torch.nn.Conv1d(1, 1, 3, stride=2, padding=1), torch.zeros(1, 1, size)
+    for _ in range(times):
+        line = strided(line)
+    assert line.shape[2] == nets.halved(size, times)
+
+
+def test_channels_double_up_to_eight_times_the_first():
+    assert nets.doubled(6, 1) == [6]
+    assert nets.doubled(6, 5) == [6, 12, 24, 48, 48]

@@ -123,11 +123,25 @@ def test_labels_are_learnt_if_classifiers_beat_the_most_frequent_class(accuracy,
     assert classifier.learnt(accuracy, labels) is expected
 
 
-@pytest.mark.parametrize("size", [8, 28, 32, 64, 100, 128])
-def test_a_dense_layer_sees_a_small_map_whatever_the_size(size):
-    spec = ImageSpec(3, size, size - 3, 5)
-    net = classifier.Classifier(spec, 64).eval()
-    found = net.body[:-1](torch.zeros(1, *spec.shape))
-    assert max(found.shape[2:]) <= trunk.LARGEST_MAP
-    assert net(torch.zeros(2, *spec.shape)).shape == (2, 5)
-    assert sum(each.numel() for each in net.parameters()) < 500_000
+@pytest.mark.parametrize(
+    ("size", "side"), [(7, 7), (8, 4), (28, 7), (32, 4), (64, 4), (100, 7), (128, 4)]
+)
+def test_a_dense_layer_sees_a_small_map_whatever_the_size(size, side):
+    for width in (size, size - 3):
+        spec = ImageSpec(3, size, width, 5)
+        net = classifier.Classifier(spec, 64).eval()
+        found = net.body[:-1](torch.zeros(1, *spec.shape))
+        assert found.shape[2] == side and found.shape[3] <= side
+        assert net(torch.zeros(2, *spec.shape)).shape == (2, 5)
+        assert sum(each.numel() for each in net.parameters()) < 400_000
+
+
+@pytest.mark.parametrize(("size", "side"), [(28, 28), (40, 40), (41, 20), (64, 32), (128, 64)])
+def test_large_images_are_halved_by_the_first_convolution_which_sees_every_pixel(size, side):
+    spec = ImageSpec(1, size, size, 5)
+    first = trunk.trunk(spec)[0][0]
+    images = torch.ones(1, *spec.shape, requires_grad=True)
+    found = first(images)
+    assert found.shape[2:] == (side, side)
+    found.abs().sum().backward()
+    assert (images.grad != 0).all()

@@ -244,7 +244,7 @@ def test_the_recipe_depends_on_the_code_that_makes_a_judge(monkeypatch, kind):
     for module in (trunk, MODULES[kind]):
         for name in module.CONSTANTS:
             with monkeypatch.context() as changed:
-                changed.setattr(module, name, 7)
+                changed.setattr(module, name, 1001)
                 assert judge.recipe(SETTINGS, kind) != before, name
         for left in module.RECIPE:
             with monkeypatch.context() as changed:

@@ -1,11 +1,12 @@
 import pytest
 import torch
-from builders import COLOUR, some_batch, some_images, tiny_model, trainer
+from builders import COLOUR, MODELS, some_batch, some_images, tiny_model, trainer
 from torch import nn
 
 from pipeline.core.contract import Batch, Illustrates, Samples, Translates, to_signed
 from pipeline.core.images import ImageSpec
 from pipeline.families import cyclegan
+from pipeline.orchestration import preset
 from pipeline.training.trainer import Trainer
 
 DIRECTIONS = ("ab", "ba")
@@ -287,14 +288,92 @@ def test_every_pixel_can_be_black_and_white():
             assert (generator(torch.zeros(1, 1, 8, 8)) == level).all()
 
 
-def test_a_score_sees_18_pixels_each_way():
-    model = tiny_model("cyclegan", ImageSpec(1, 40, 40, 2))
-    images = torch.randn(1, 1, 40, 40, generator=rng()).requires_grad_()
-    scores = model.critics["ab"](images)
-    assert scores.shape == (1, 1, 10, 10)
-    scores[0, 0, 5, 5].backward()
-    seen = images.grad[0, 0] != 0
-    assert seen.any(dim=0).sum() == seen.any(dim=1).sum() == 18
+def at_preset(name):
+    """Images for which a preset is, and small networks with its patch and blocks."""
+    chosen = preset.values(name, {"models": MODELS})
+    network = {**MODELS["cyclegan"]["network"], "channels": 8, "critic_channels": 4, "pool": 2}
+    network["patch"] = chosen["models.cyclegan.network.patch"]
+    network["blocks"] = chosen.get("models.cyclegan.network.blocks", network["blocks"])
+    return tiny_model("cyclegan", ImageSpec(3, int(name), int(name), 2), network=network)
+
+
+def positions(model):
+    """Of the residual blocks of a generator: height and width, one for each block."""
+    generator, found = model.generators["ab"], []
+    for layer in generator.layers:
+        if isinstance(layer, cyclegan.ResidualBlock):
+            layer.register_forward_hook(lambda _, args, __: found.append(args[0].shape[2:]))
+    with torch.no_grad():
+        generator(torch.zeros(1, *model.spec.shape))
+    return found
+
+
+@pytest.mark.parametrize(("name", "side"), [("28", 14), ("32", 16), ("64", 16), ("128", 16)])
+def test_residual_blocks_have_10_to_20_positions_a_side_by_the_presets(name, side):
+    model = at_preset(name)
+    found = positions(model)
+    assert len(found) == model.params.network.blocks > 0
+    assert all(each == (side, side) for each in found)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+@pytest.mark.parametrize("side", [20, 39, 40, 64, 78, 79, 80, 100, 127, 128])
+def test_residual_blocks_have_few_positions_of_the_shorter_side_whatever_its_size(side, patch):
+    """From 10 up to 20, where what does not divide is padded; less where patches leave less."""
+    network = {"patch": patch, "blocks": 1}
+    for shape in ((side, side + 9), (side + 9, side)):
+        model = tiny_model("cyclegan", ImageSpec(1, *shape, 2), network=network)
+        [(height, width)] = positions(model)
+        assert min(height, width) <= 20
+        assert min(height, width) >= min(10, side // patch)
+
+
+@pytest.mark.parametrize("shape", [(1, 27, 41), (3, 45, 64), (1, 61, 23)])
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_odd_images_are_padded_with_black_and_cropped_back(shape, patch):
+    spec = ImageSpec(*shape, 2)
+    generator = tiny_model("cyclegan", spec, network={"patch": patch}).generators["ab"]
+    images = to_signed(some_images(2, spec))
+    height, width = (-(-n // generator.multiple) * generator.multiple for n in shape[1:])
+    padded = torch.full((2, shape[0], height, width), -1.0)
+    padded[:, :, : shape[1], : shape[2]] = images
+    with torch.no_grad():
+        whole, found = generator.layers(padded), generator(images)
+    assert whole.shape == padded.shape
+    assert torch.equal(found, whole[:, :, : shape[1], : shape[2]])
+
+
+def seen(network, images, place):
+    """Height and width of what one place of a network's output depends on."""
+    images = images.requires_grad_()
+    network(images)[0, :, *place].abs().sum().backward()
+    grad = images.grad[0].abs().sum(dim=0) > 0
+    return tuple(grad.any(dim=1 - axis).sum().item() for axis in range(2))
+
+
+@pytest.mark.parametrize(
+    ("side", "pixels", "scores"), [(28, 18, 7), (32, 18, 8), (64, 38, 8), (128, 78, 8)]
+)
+def test_a_score_sees_about_half_of_the_image(side, pixels, scores):
+    """18 pixels each way up to 32x32, 38 at 64 and 78 at 128."""
+    model = tiny_model("cyclegan", ImageSpec(1, side, side, 2))
+    critic = model.critics["ab"]
+    # So much larger that no border cuts off what the middle sees.
+    images = torch.randn(1, 1, 160, 160, generator=rng())
+    assert critic(images[:, :, :side, :side]).shape == (1, 1, scores, scores)
+    middle = critic(images).shape[2] // 2
+    assert seen(critic, images, (middle, middle)) == (pixels, pixels)
+    assert 0.5 < pixels / side < 0.65
+
+
+@pytest.mark.parametrize("name", preset.names())
+def test_a_translated_pixel_comes_of_three_quarters_of_the_image(name):
+    """By the presets, so that shapes can change and not the colours alone."""
+    model = at_preset(name)
+    side = model.spec.height
+    images = torch.randn(1, 3, side, side, generator=rng())
+    height, width = seen(model.generators["ab"], images, (side // 2, side // 2))
+    assert min(height, width) > 0.75 * side
 
 
 # Translating -------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from torch import nn
 
 from pipeline.core import seeds
 from pipeline.core.contract import to_signed
+from pipeline.core.images import ImageSpec
 from pipeline.families import gan
 
 LOSSES = pytest.mark.parametrize("loss", list(gan.LOSSES))
@@ -141,12 +142,17 @@ def test_every_step_draws_other_noise():
     assert torch.cat(given).unique(dim=0).shape == (3 * 8, 4)
 
 
-def test_batch_normalisation_stands_where_the_paper_has_it():
-    model = tiny_model("gan")
+@pytest.mark.parametrize("side", [28, 64])
+def test_batch_normalisation_stands_where_the_paper_has_it(side):
+    """On every map but those next to the images, with the eps of the paper's own code."""
+    model = tiny_model("gan", ImageSpec(1, side, side, 10))
+    convolutions = {28: 2, 64: 4}[side]
     generator = [type(each) for each in model.generator.layers]
     assert generator[-2:] == [nn.ConvTranspose2d, nn.Tanh]
+    assert generator.count(nn.ConvTranspose2d) == generator.count(nn.BatchNorm2d) == convolutions
     features = [type(each) for each in model.discriminator.features]
-    assert features[:2] == [nn.Conv2d, nn.LeakyReLU] and nn.BatchNorm2d in features
+    assert features[:2] == [nn.Conv2d, nn.LeakyReLU]
+    assert features.count(nn.Conv2d) == features.count(nn.BatchNorm2d) + 1 == convolutions
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             assert norm.eps == 1e-5

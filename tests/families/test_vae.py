@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from builders import some_images, some_labels, tiny_model, trainer
+from builders import COLOUR, some_images, some_labels, tiny_model, trainer
 from torch import nn
 
 from pipeline.blocks import distributions
@@ -70,8 +70,7 @@ def test_bound_equals_quadrature_and_stays_below_the_evidence():
     grid = torch.linspace(-8, 8, 4001)[:, None]
     step = 16 / 4000
     with torch.no_grad():
-        params = model.decode(grid, None)
-        given = distributions.logistic_mixture_log_prob(image.expand(4001, -1, -1, -1), params)
+        given = model.decode(grid, None).log_prob(image.expand(4001, -1, -1, -1))
         given = given.double().flatten(1).sum(1)
         mean, log_var = (each.double() for each in model.encode(image, None))
     prior = distributions.gaussian_log_density(grid.double(), 0.0, 0.0)[:, 0]
@@ -130,6 +129,59 @@ def test_sampling_pixels_have_the_noise_that_their_mean_lacks():
     assert to_signed(drawn).var() > 10 * to_signed(mean).var()
     average = to_signed(drawn).mean(dim=0) - to_signed(mean).mean(dim=0)
     assert average.abs().mean() < 0.2
+
+
+@pytest.mark.parametrize(("hidden", "layers"), [(0, 1), (8, 2)])
+def test_hidden_0_leaves_the_layer_between_out(hidden, layers):
+    model = tiny_model("vae", network={"hidden": hidden})
+    for network in (model.encoder, model.decoder):
+        assert sum(isinstance(each, nn.Linear) for each in network.modules()) == layers
+
+
+def test_colours_of_a_pixel_follow_one_another():
+    """Which log-probabilities move, given the code, when one channel of the pixel (2, 1) does."""
+    model = tiny_model("vae", COLOUR)
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.mul_(2)
+        decoded = model.decode(torch.randn(1, 3, generator=torch.Generator().manual_seed(0)), None)
+        images = some_images(1, COLOUR)
+        before = decoded.log_prob(images)
+        for channel in range(3):
+            others = images.clone()
+            others[:, channel, 2, 1] += 100
+            moved = (decoded.log_prob(others) != before)[0]
+            assert moved[:, 2, 1].tolist() == [False] * channel + [True] * (3 - channel)
+            assert moved.sum() == 3 - channel
+
+
+def test_samples_in_colour_are_drawn_channel_by_channel_from_what_was_decoded():
+    every = seeds.image_seeds(6, 0, "sample")
+    model = tiny_model("vae", COLOUR, sampling={"pixels": "sample"})
+    found, decoded, drawn = model.sample(every, None), [], seeds.ImageNoise(every)
+    model.decode = lambda codes, labels: decoded.append((codes, labels)) or mixture
+    codes = drawn.normal(model.params.network.latent)
+    mixture = type(model).decode(model, codes, None)
+    choice, position = drawn.uniform(2, *COLOUR.shape).unbind(dim=1)
+    assert torch.equal(found, mixture.sample(choice, position))
+    assert torch.equal(model.sample(every, None), found)
+    torch.testing.assert_close(decoded[0][0], codes)
+
+
+def test_it_learns_that_green_is_red():
+    """Of noise that all three channels share: the first costs what noise does, others hardly."""
+    rng = torch.Generator().manual_seed(0)
+    grey = torch.randint(256, (256, 1, 8, 8), generator=rng, dtype=torch.uint8)
+    model = tiny_model("vae", COLOUR, training={"batch": 32, "learning_rate": 0.02})
+    made = trainer(model, steps=200)
+    made.images, made.labels = grey.expand(-1, 3, -1, -1), torch.zeros(256).long()
+    made.run()
+    with torch.no_grad():
+        decoded = model.decode(torch.zeros(32, 3), None)
+        bits = -decoded.log_prob(made.images[:32]).mean(dim=(0, 2, 3)) / math.log(2)
+    red, green, blue = bits.tolist()
+    assert red == pytest.approx(8, abs=0.5)
+    assert green < 6.5 and blue < 6.5, bits
 
 
 def test_the_bounds_of_one_gaussian_pixel_are_the_closed_forms(monkeypatch):
@@ -202,9 +254,7 @@ def test_importance_bound_rises_with_the_draws_from_the_elbo_to_the_evidence():
     assert means[1] < means[4] < means[64]
     grid = torch.linspace(-8, 8, 4001)[:, None]
     with torch.no_grad():
-        given = distributions.logistic_mixture_log_prob(
-            image[:1].expand(4001, -1, -1, -1), model.decode(grid, None)
-        )
+        given = model.decode(grid, None).log_prob(image[:1].expand(4001, -1, -1, -1))
     prior = distributions.gaussian_log_density(grid.double(), 0.0, 0.0)[:, 0]
     log_joint = given.double().flatten(1).sum(1) + prior
     evidence = (torch.logsumexp(log_joint, dim=0) + math.log(16 / 4000)).item()
@@ -253,7 +303,7 @@ def test_labels_reach_encoder_and_decoder():
     one, other = torch.zeros(2, dtype=torch.long), torch.ones(2, dtype=torch.long)
     images, codes = some_images(2), torch.zeros(2, 3)
     assert not torch.equal(model.encode(images, one)[0], model.encode(images, other)[0])
-    assert not torch.equal(model.decode(codes, one), model.decode(codes, other))
+    assert not torch.equal(model.decode(codes, one).params, model.decode(codes, other).params)
 
 
 def test_elbo_and_importance_bound_use_the_prior_of_the_label():
@@ -274,9 +324,8 @@ def test_elbo_and_importance_bound_use_the_prior_of_the_label():
         )
         q = torch.distributions.Normal(mean, (log_var / 2).exp())
         with torch.no_grad():
-            log_p = distributions.logistic_mixture_log_prob(
-                image.expand(draws, -1, -1, -1), model.decode(codes, told.expand(draws))
-            )
+            decoded = model.decode(codes, told.expand(draws))
+            log_p = decoded.log_prob(image.expand(draws, -1, -1, -1))
         log_p = log_p.flatten(1).sum(1).double()
         difference = (q.log_prob(codes).sum(1) - prior.log_prob(codes)).double()
         found = model.log_likelihood(image, told, every)
@@ -289,8 +338,8 @@ def test_elbo_and_importance_bound_use_the_prior_of_the_label():
 
 def test_samples_come_from_the_prior_of_their_label():
     model = with_fitted_prior()
-    seen = []
-    model.decode = lambda codes, labels: seen.append(codes) or torch.zeros(len(codes), 6, 1, 8, 8)
+    seen, nothing = [], distributions.PixelMixture(torch.zeros(2000, 6, 1, 8, 8), None)
+    model.decode = lambda codes, labels: seen.append(codes) or nothing
     labels = torch.arange(2000) % 2
     model.sample(seeds.image_seeds(2000, 0, "sample"), labels)
     for label in (0, 1):

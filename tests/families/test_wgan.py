@@ -1,14 +1,17 @@
 import pytest
 import torch
-from builders import some_batch, some_images, tiny_model, tiny_params, trainer
+from builders import SMALL, some_batch, some_images, tiny_model, tiny_params, trainer
 from torch import nn
 
 from pipeline.core import precision, seeds
 from pipeline.core.contract import to_signed
+from pipeline.core.images import ImageSpec
 from pipeline.families import wgan
 
 CONSTRAINTS = pytest.mark.parametrize("constraint", list(wgan.CONSTRAINTS))
 CPU = torch.device("cpu")
+TWICE = ImageSpec(1, 16, 16, 10)
+"""Images that are halved twice, so that a critic has more than one convolution."""
 
 
 class Critic(nn.Module):
@@ -24,9 +27,9 @@ class Critic(nn.Module):
         return self.function(images)
 
 
-def pair(n, seed=0):
+def pair(n, spec=SMALL):
     """Images in -1..1 that are taken for real ones and fake ones."""
-    return [to_signed(some_images(n, seed=seed + i)) for i in range(2)]
+    return [to_signed(some_images(n, spec, seed=i)) for i in range(2)]
 
 
 def penalty(critic, real, fake, name=0):
@@ -73,11 +76,11 @@ def test_each_image_has_a_gradient_norm_of_its_own():
 
 def test_the_penalty_is_differentiated_through_the_critics_gradient():
     """Against central differences in float64, for values of every one of its tensors."""
-    critic = tiny_model("wgan").critic.double()
+    critic = tiny_model("wgan", TWICE).critic.double()
     with torch.no_grad():
         for parameter in critic.parameters():
             parameter.mul_(8)
-    real, fake = (each.double() for each in pair(4))
+    real, fake = (each.double() for each in pair(4, TWICE))
     parameters = dict(critic.named_parameters())
     # A bias moves the output alone, never its slope, so long as no unit changes sign.
     found = torch.autograd.grad(
@@ -120,9 +123,10 @@ def test_the_penalty_is_in_float32_whatever_the_precision():
     assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
-def test_the_critic_judges_each_image_by_itself():
-    critic = tiny_model("wgan").critic
-    real, _ = pair(6)
+@pytest.mark.parametrize("spec", [SMALL, TWICE, ImageSpec(3, 64, 64, 10)])
+def test_the_critic_judges_each_image_by_itself(spec):
+    critic = tiny_model("wgan", spec).critic
+    real, _ = pair(6, spec)
     alone = torch.cat([critic(each) for each in real.split(1)])
     torch.testing.assert_close(critic(real), alone)
     assert not [each for each in critic.modules() if isinstance(each, nn.BatchNorm2d)]
