@@ -10,6 +10,7 @@ Families differ in how they know what stands before a pixel; those that read who
 (`pipeline.blocks.rows`).
 """
 
+import math
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -39,6 +40,8 @@ REACH = 3
 """A first layer sees REACH + 1 rows above, REACH columns to either side there, and REACH + 1
 pixels to the left."""
 NIBBLE = 16
+PERIODS = 5
+"""How many periods of levels a channel's earlier ones are seen by; see `waves`."""
 COMPLETIONS = 4
 """Pictures of how an upper half goes on."""
 
@@ -90,6 +93,20 @@ def features(x: Tensor, place: Tensor) -> Tensor:
     return torch.cat([x, above_zero, place.to(x.dtype).expand(len(x), -1, -1, -1)], dim=1)
 
 
+def waves(x: Tensor) -> Tensor:
+    """Values -1..1 and what is periodic in their levels, [B, E * (1 + 2 * `PERIODS`), H, W].
+
+    Sines and cosines of 256, 128, 64, 32 and 16 levels: a lower nibble is periodic in the level, so
+    what one channel says of another's is smooth in these and jumps in the value itself (Tancik et
+    al. 2020, arXiv:2006.10739; Kingma et al. 2021, arXiv:2107.00630, appendix C).
+
+    Args:
+        x: channels [B, E, H, W]; E may be 0.
+    """
+    turns = [x * (math.pi * 2**period * 255 / 256) for period in range(PERIODS)]
+    return torch.cat([x, *(each.sin() for each in turns), *(each.cos() for each in turns)], dim=1)
+
+
 class Head(nn.Module):
     """256 probabilities of one channel as two nibbles.
 
@@ -99,14 +116,14 @@ class Head(nn.Module):
 
     def __init__(self, width: int, earlier: int, hidden: int) -> None:
         super().__init__()
-        self.context = nn.Conv2d(width + earlier, hidden, 1)
+        self.context = nn.Conv2d(width + earlier * (1 + 2 * PERIODS), hidden, 1)
         self.upper = nn.Conv2d(hidden, NIBBLE, 1)
         self.given_upper = nn.Embedding(NIBBLE, hidden)
         self.lower = nn.Conv2d(hidden, NIBBLE, 1)
 
     def upper_logits(self, context: Tensor, earlier: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of the upper nibble [B, 16, H, W], and what `lower_logits` needs."""
-        hidden = self.context(torch.cat([F.relu(context), earlier], dim=1))
+        hidden = self.context(torch.cat([F.relu(context), waves(earlier)], dim=1))
         return self.upper(F.relu(hidden)).float(), hidden
 
     def lower_logits(self, hidden: Tensor, upper: Tensor) -> Tensor:
