@@ -7,7 +7,8 @@ is better than the numbers that it names.
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from pipeline.comparison import opinions, tables, ties
 from pipeline.comparison.collect import OK, Row, conditional
@@ -97,19 +98,19 @@ class Purpose:
     narrower: bool = False
 
 
-def _sample_scale(row: Row, known: Mapping[str, Row]) -> str:
+def _sample_scale(row: Row, known: Mapping[str, Row], key: str = "fid") -> str:
     """Where a FID stands between real training images and what learns next to nothing."""
-    real, (nothing, name) = _value(known, REAL, "fid"), _unlearnt(known, "fid")
+    real, (nothing, name) = _value(known, REAL, key), _unlearnt(known, key)
     if real is None or nothing is None:
         return ""
     scale = f"({real:.2f}; {name}: {nothing:.2f})"
-    if row["fid"] >= nothing:
+    if row[key] >= nothing:
         return f"no better than {name} ({nothing:.2f}; real training images: {real:.2f})"
-    if row["fid"] <= real:
+    if row[key] <= real:
         return f"as near to the test images as real training images {scale}"
-    if row["fid"] * TIE_FACTOR >= nothing:
+    if row[key] * TIE_FACTOR >= nothing:
         return f"hardly better than {name} ({nothing:.2f}; real training images: {real:.2f})"
-    if row["fid"] <= real * TIE_FACTOR:
+    if row[key] <= real * TIE_FACTOR:
         return f"nearly as near to the test images as real training images {scale}"
     return f"where real training images have {real:.2f} and {name} {nothing:.2f}"
 
@@ -203,22 +204,34 @@ PURPOSES = (
 )
 
 
+BY_SECOND = tuple(
+    replace(
+        each,
+        key="second_fid",
+        value=lambda row: f"second FID {number('second_fid', '.2f')(row)}",
+        scale=partial(_sample_scale, key="second_fid"),
+    )
+    for each in PURPOSES
+    if each.key == "fid"
+)
+"""The same of samples, where only the judges of the other kind see what is known to be worse."""
+
+
 def answers(rows: Sequence[Row], reference: Row | None = None) -> list[Recommendation]:
     """The best for each of `PURPOSES` that some model serves, and the cheapest that ties with it.
 
-    Where the judges rank nothing there is no answer by FID.
+    Where the judges of the headline rank nothing, samples are compared by those of the other kind;
+    where these do not either, there is no answer.
 
     Args:
         rows: from `collect.project_rows`.
         reference: from `collect.read_reference`; None if nothing is known of the judges.
     """
     known, found = _references(rows), []
-    first, second = _ranking(reference)
-    for purpose in PURPOSES:
+    _, second = _ranking(reference)
+    for purpose in _purposes(reference):
         best, tied = standing(rows, purpose)
         if best is None or (purpose.narrower and found[:1] and found[0].model == best["model"]):
-            continue
-        if purpose.key == "fid" and not first:
             continue
         listed = served(rows, purpose)
         caveats = [*purpose.caveats(best, known), *_trained_once(purpose, best, tied, rows)]
@@ -287,9 +300,10 @@ def shortfalls(rows: Sequence[Row], reference: Row | None = None) -> str:
     Without reference rows that say what this is, the sentence is empty.
     """
     known = _references(rows)
-    nothing, name = _unlearnt(known, "fid")
+    key = _sample_key(reference)
+    nothing, name = _unlearnt(known, key)
     limits = [
-        ("fid", "FID", nothing if _ranking(reference)[0] else None, ".2f", name),
+        (key, "FID" if key == "fid" else "second FID", nothing, ".2f", name),
         ("bits_per_dim", "bits/dim", _value(known, PNG, "bits_per_dim"), ".3f", "PNG"),
         (
             "reconstruction_mse",
@@ -300,6 +314,8 @@ def shortfalls(rows: Sequence[Row], reference: Row | None = None) -> str:
         ),
     ]
     failed, passed = [], []
+    if not key and any(row.get("fid") is not None for row in rows):
+        failed.append("of samples nothing can be said, as no judges see what is known to be worse")
     for key, unit, limit, form, what in limits:
         listed = _ranked(rows, key)
         if limit is None or not listed:
@@ -412,7 +428,22 @@ def _ranking(reference: Row | None) -> tuple[bool, bool]:
     verdict = (reference or {}).get("judges")
     if not verdict:
         return True, True
-    return verdict["ranks"], all(each["ranks"] for each in verdict["kinds"][1:])
+    others = [each["ranks"] for each in verdict["kinds"][1:]]
+    return verdict["ranks"], bool(others) and all(others)
+
+
+def _sample_key(reference: Row | None) -> str:
+    """What samples can be compared by; empty where the judges rank nothing."""
+    first, second = _ranking(reference)
+    return "fid" if first else "second_fid" if second else ""
+
+
+def _purposes(reference: Row | None) -> tuple[Purpose, ...]:
+    key = _sample_key(reference)
+    if key == "fid":
+        return PURPOSES
+    others = tuple(each for each in PURPOSES if each.key != "fid")
+    return (*BY_SECOND, *others) if key else others
 
 
 def _ranked(rows: Sequence[Row], key: str) -> list[Row]:

@@ -28,9 +28,10 @@ BORDER = 48
 """Images whose shorter side has fewer pixels become `SMALL`."""
 KEPT_SIZES = (28, SMALL, MEDIUM)
 """Where all images are squares of one of these sizes, nothing is resized."""
-FEATURES = (64, 32, 16, 8)
-PER_FEATURE = 4
-"""As many images of each feature of the judges make a covariance that is far from singular."""
+FEATURES = {64: 512, 32: 256, 16: 64, 8: 0}
+"""Features of the judges, and from how many samples on: with fewer images of each feature, what
+chance adds to a FID hides damage; with fewer features, some judge of few images has none that
+lives."""
 TOLD = 3
 """Broken files that are named."""
 WIDTH = 100
@@ -232,11 +233,11 @@ def _numbers(
     if fitting != batch:
         why.append(f"judge.batch {fitting}, since there are {counted['train']:,} training images")
     values = {"sample.n": asked, "judge.batch": fitting}
-    most = next((each for each in FEATURES if PER_FEATURE * each <= n), FEATURES[-1])
+    most = next(each for each, fewest in FEATURES.items() if n >= fewest)
     if not known:
         values["judge.features"] = most
-        if most < FEATURES[0]:
-            why.append(f"judge.features {most}, at most a quarter of sample.n, for covariances")
+        if most < max(FEATURES):
+            why.append(f"judge.features {most}, as FIDs of {n:,} images tell no more apart")
     features = values.get("judge.features", judge.features)
     if features >= n:
         why.append(

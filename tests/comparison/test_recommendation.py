@@ -589,11 +589,28 @@ def test_what_only_the_other_judges_cannot_rank_they_do_not_place():
 
 def test_where_fids_rank_nothing_no_samples_are_recommended():
     rows = [*scale(), model("vae", **fid(90.0), **bits(4.0)), model("gan", **fid(3.0))]
-    reference = REFERENCE | {"judges": verdict("they see no blur")}
+    blind = verdict("they see no blur", second=["nor do they"])
+    reference = REFERENCE | {"judges": blind}
     assert [each.purpose for each in recommendation.answers(rows, reference)] == [LIKELIHOOD]
     assert "FID" not in recommendation.shortfalls(rows, reference)
-    said = text(rows, judges=verdict("they see no blur")).replace("\n", " ")
+    said = " ".join(text(rows, judges=blind).split())
     assert "rank nothing" in said and "best samples" not in said
+    assert "of samples nothing can be said, as no judges see what is known to be worse" in said
+
+
+def test_where_only_the_other_judges_see_damage_samples_are_compared_by_them():
+    rows = [
+        *scale(),
+        model("vae", **fid(2.0), second_fid=90.0),
+        model("gan", **fid(30.0), second_fid=3.0),
+    ]
+    for row, value in zip(rows, (1.0, 80.0, 85.0), strict=False):
+        row["second_fid"] = value
+    reference = REFERENCE | {"judges": verdict("they see no blur", second=[])}
+    (answer, *_) = recommendation.answers(rows, reference)
+    assert answer.model == "gan" and answer.value == "second FID 3.00" and answer.second == ""
+    assert "in second FID no better than" in recommendation.shortfalls(rows, reference)
+    assert "vae (90.00)" in recommendation.shortfalls(rows, reference)
 
 
 def test_cautions_are_said_once_and_name_no_model():

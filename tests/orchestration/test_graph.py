@@ -184,7 +184,7 @@ def test_a_removed_model_leaves_no_ghost(one_model):
 def test_a_run_ends_with_the_table_what_to_take_and_where_the_report_is(one_model):
     told = one_model.told
     table, answer, report = (
-        told.index(each) for each in ("\nmodel ", "\nbest samples", "\nthe report")
+        told.index(each) for each in ("\nmodel ", "\nmnist-5k: ", "\nthe report")
     )
     assert table < answer < report
     assert "git add" not in told and "dvc push" not in told

@@ -76,6 +76,9 @@ def test_only_what_is_there_is_set(tmp_path):
     assert preset.values("64", raw) == {
         "sample.n": "auto",
         "models.ae.training.images": 18000,
+        "models.ae.training.batch": 4,
+        "models.ae.training.learning_rate": 0.002,
+        "models.ae.training.weight_decay": 0.2,
     }
 
 
