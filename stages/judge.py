@@ -1,13 +1,19 @@
 """Train the judges: small networks whose features carry FID."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from pipeline.core import params, paths, stage
+from pipeline.core.errors import PipelineError
+from pipeline.core.images import ImageSpec
 from pipeline.datasets.store import Split, Store
 from pipeline.evaluation import classifier, judge, label_free
 from pipeline.evaluation.protocol import Kind
 
+TRIES = 4
+"""How often a judge is trained whose features come out constant."""
 HEADLINE: dict[str, Kind] = {"grey": "label_free", "in colour": "classifier"}
 """Where both kinds can be had and params.yaml does not say: the one whose blindest spot is the
 least blind, by the evidence in docs/judges.md. A rule, and not what is measured in a run: another
@@ -27,18 +33,10 @@ def main() -> None:
         headline: Kind
 
         def trained(kind: Kind) -> judge.Trained:
-            nets = {}
-            images = torch.from_numpy(train.images)
+            nets, facts = {}, []
             for seed in section.seeds:
-                if kind == "classifier":
-                    labels = torch.from_numpy(train.labels)
-                    net = classifier.train(images, labels, store.spec, section, seed, device)
-                else:
-                    net = label_free.train(images, store.spec, section, seed, device)
-                nets[seed] = net
-            facts = [
-                judge.facts(net, kind, seed, train, test, device) for seed, net in nets.items()
-            ]
+                nets[seed], found = _alive(kind, seed, train, test, store.spec, section, device)
+                facts.append(found)
             for each in facts:
                 if each["accuracy"] is not None:
                     share = f"{100 * each['accuracy']:.1f} % of the test images right"
@@ -69,6 +67,44 @@ def main() -> None:
         judge.save(paths.JUDGE, ordered, section, why)
         others = "".join(f", and of the kind {each.kind} beside them" for each in ordered[1:])
         print(f"judges: {len(section.seeds)} of the kind {headline}, since {why}{others}")
+
+
+def _alive(
+    kind: Kind,
+    seed: int,
+    train: Split,
+    test: Split,
+    spec: ImageSpec,
+    section: params.Judge,
+    device: torch.device,
+) -> tuple[judge.Net, dict[str, Any]]:
+    """One judge, and what `judge.facts` says of it.
+
+    Of few features all may die, which a lower learning rate avoids: it is halved then, by a rule
+    that is the same on every machine.
+
+    Raises:
+        PipelineError: if that does not help either.
+    """
+    images, labels = torch.from_numpy(train.images), torch.from_numpy(train.labels)
+    for tries_left in reversed(range(TRIES)):
+        if kind == "classifier":
+            net = classifier.train(images, labels, spec, section, seed, device)
+        else:
+            net = label_free.train(images, spec, section, seed, device)
+        try:
+            return net, judge.facts(net, kind, seed, train, test, device)
+        except PipelineError:
+            if not tries_left:
+                raise
+        block = getattr(section, kind)
+        lower = block.model_copy(update={"learning_rate": block.learning_rate / 2})
+        section = section.model_copy(update={kind: lower})
+        print(
+            f"judge {seed}, {kind}: its features are constant; once more with learning_rate "
+            f"{lower.learning_rate:g}"
+        )
+    raise AssertionError("the last try returns or raises")
 
 
 def _in_memory(split: Split) -> Split:

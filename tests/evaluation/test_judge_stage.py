@@ -11,7 +11,8 @@ import torch
 from builders import some_images
 from params_files import changed
 
-from pipeline.core import paths
+from pipeline.core import params, paths
+from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets.store import Split, write
 from pipeline.evaluation import judge, protocol
@@ -63,3 +64,36 @@ def test_the_stage_takes_judges_that_can_judge(
     spec = replace(SPEC[channels], classes=1 if labels == "none" else 2)
     loaded = judge.load(paths.JUDGE, spec, torch.device("cpu"))
     assert [len(loaded.headline), len(loaded.second)] == ([1, 1] if expected[1:] else [1, 0])
+
+
+@pytest.mark.parametrize("dead", [0, 2])
+def test_a_judge_whose_features_die_is_trained_again_at_half_the_rate(monkeypatch, dead):
+    rates, split = [], Split(np.zeros((1, 1, 8, 8), np.uint8), np.zeros(1, np.int64))
+
+    def train(images, labels, spec, section, seed, device):
+        rates.append(section.classifier.learning_rate)
+
+    def facts(*of):
+        if len(rates) <= dead:
+            raise PipelineError("judge 1: its features are constant")
+        return {"seed": 1}
+
+    monkeypatch.setattr(stage.classifier, "train", train)
+    monkeypatch.setattr(stage.judge, "facts", facts)
+    arguments = ("classifier", 1, split, split, None, params.Judge(), None)
+    assert stage._alive(*arguments) == (None, {"seed": 1})
+    assert rates == [0.01, 0.005, 0.0025][: dead + 1]
+
+
+def test_a_judge_whose_features_stay_constant_is_an_error(monkeypatch):
+    tried = []
+
+    def facts(*of):
+        raise PipelineError("judge 1: its features are constant")
+
+    monkeypatch.setattr(stage.label_free, "train", lambda *of: tried.append(of))
+    monkeypatch.setattr(stage.judge, "facts", facts)
+    split = Split(np.zeros((1, 1, 8, 8), np.uint8), np.zeros(1, np.int64))
+    with pytest.raises(PipelineError, match="constant"):
+        stage._alive("label_free", 1, split, split, None, params.Judge(), None)
+    assert len(tried) == stage.TRIES
