@@ -75,6 +75,8 @@ def test_only_what_is_there_is_set(tmp_path):
     raw = params.read(changed(tmp_path, models=models))
     assert preset.values("64", raw) == {
         "sample.n": "auto",
+        "sample.batch": 250,
+        "evaluate.batch": 25,
         "models.ae.training.images": 18000,
         "models.ae.training.batch": 4,
         "models.ae.training.learning_rate": 0.002,
@@ -131,5 +133,5 @@ def test_the_command(here):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "@ models.began.network\n-      latent: 16 " in done.stdout
+    assert "@ models.ae.network\n-      latent: 32 " in done.stdout
     assert Path("params.yaml").read_text() == TEXT
