@@ -6,13 +6,12 @@ is better than the numbers that it names.
 """
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from pipeline.comparison import opinions, tables, ties
-from pipeline.comparison.collect import OK, Row, conditional
-from pipeline.comparison.questions import number
+from pipeline.comparison import opinions, purposes, tables, ties
+from pipeline.comparison.collect import OK, Row
+from pipeline.comparison.purposes import Purpose
 from pipeline.comparison.ties import TIE_FACTOR
 
 WIDTH = 100
@@ -21,9 +20,6 @@ NAMED = 4
 """Classes that are called by their names."""
 KEYS = ("fid", "bits_per_dim", "reconstruction_mse")
 """What another training may move, and answers are about."""
-REAL, PNG = "real", "png"
-UNLEARNT = {"histogram": "independent pixels", "mean": "the mean image"}
-"""Reference rows (`pipeline.evaluation.reference`) of what learns next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -72,153 +68,8 @@ class Recommendation:
         return "; ".join([f"{self.name}, {self.number}", *self.notes()])
 
 
-@dataclass(frozen=True)
-class Purpose:
-    """What is looked for: the smallest value of ``key``.
-
-    Attributes:
-        name: for people.
-        key: the metric.
-        value: shows it.
-        scale: what a row's value is read against, given the reference rows by name.
-        guess: whether single trainings are a tie within `TIE_FACTOR`, as FIDs are.
-        caveats: what there is to know of the best row, given the reference rows by name.
-        serves: which rows are looked at.
-        narrower: whether it asks less than one before it, so that it needs no answer where that
-            one has the same.
-    """
-
-    name: str
-    key: str
-    value: Callable[[Row], str]
-    scale: Callable[[Row, Mapping[str, Row]], str]
-    guess: bool
-    caveats: Callable[[Row, Mapping[str, Row]], list[str]]
-    serves: Callable[[Row], bool] = lambda row: True
-    narrower: bool = False
-
-
-def _sample_scale(row: Row, known: Mapping[str, Row], key: str = "fid") -> str:
-    """Where a FID stands between real training images and what learns next to nothing."""
-    real, (nothing, name) = _value(known, REAL, key), _unlearnt(known, key)
-    if real is None or nothing is None:
-        return ""
-    scale = f"({real:.2f}; {name}: {nothing:.2f})"
-    if row[key] >= nothing:
-        return f"no better than {name} ({nothing:.2f}; real training images: {real:.2f})"
-    if row[key] <= real:
-        return f"as near to the test images as real training images {scale}"
-    if row[key] * TIE_FACTOR >= nothing:
-        return f"hardly better than {name} ({nothing:.2f}; real training images: {real:.2f})"
-    if row[key] <= real * TIE_FACTOR:
-        return f"nearly as near to the test images as real training images {scale}"
-    return f"where real training images have {real:.2f} and {name} {nothing:.2f}"
-
-
-def _likelihood_scale(row: Row, known: Mapping[str, Row]) -> str:
-    png, pixels = (_value(known, name, "bits_per_dim") for name in (PNG, "histogram"))
-    if png is None or pixels is None:
-        return ""
-    if row["bits_per_dim"] >= png:
-        return f"no better than PNG ({png:.3f}; {UNLEARNT['histogram']}: {pixels:.3f})"
-    return f"where PNG needs {png:.3f} and {UNLEARNT['histogram']} {pixels:.3f}"
-
-
-def _reconstruction_scale(row: Row, known: Mapping[str, Row]) -> str:
-    size = len("pca_")
-    components = sorted(int(name[size:]) for name in known if name.startswith("pca_"))
-    average = _value(known, "mean", "reconstruction_mse")
-    if not components or average is None:
-        return ""
-    found = {k: known[f"pca_{k}"]["reconstruction_mse"] for k in components}
-    fewest = components[0]
-    if row["reconstruction_mse"] >= found[fewest]:
-        return (
-            f"no better than PCA of {fewest} components ({found[fewest]:.5f}; {UNLEARNT['mean']}: "
-            f"{average:.5f})"
-        )
-    pca = _listed([f"{mse:.5f} with {k} components" for k, mse in found.items()])
-    return f"where PCA has {pca}, and {UNLEARNT['mean']} {average:.5f}"
-
-
-def _sample_caveats(row: Row, known: Mapping[str, Row]) -> list[str]:
-    found = []
-    if conditional(row):
-        found.append("it is told which class to draw")
-    # Of few images, or of others than the training split has, real ones do not cover them either.
-    real = _value(known, REAL, "coverage")
-    if row.get("coverage") is not None and row["coverage"] < 0.9 * (1 if real is None else real):
-        than = "" if real is None else f" (real training images: {100 * real:.0f} %)"
-        found.append(
-            f"its samples cover {100 * row['coverage']:.0f} % of the test images' neighbourhoods"
-            f"{than}"
-        )
-    for key in ("latent_density", "prior"):
-        if row.get(key):
-            found.append(f"its samples are as much those of its {key.replace('_', ' ')}")
-    return found
-
-
-def _likelihood_caveats(row: Row, known: Mapping[str, Row]) -> list[str]:
-    if row.get("likelihood_bound") == "exact":
-        return []
-    return [f"an upper bound ({row.get('likelihood_bound')}), so the true value may be lower"]
-
-
-def _code_caveats(row: Row, known: Mapping[str, Row]) -> list[str]:
-    return ["codes differ in size, so this ranks reconstructions and not models"]
-
-
-def _fid(row: Row) -> str:
-    return f"FID {number('fid', '.2f')(row)}"
-
-
-PURPOSES = (
-    Purpose("best samples", "fid", _fid, _sample_scale, True, _sample_caveats),
-    Purpose(
-        "without labels",
-        "fid",
-        _fid,
-        _sample_scale,
-        True,
-        _sample_caveats,
-        lambda row: not conditional(row),
-        narrower=True,
-    ),
-    Purpose(
-        "likelihood",
-        "bits_per_dim",
-        lambda row: f"{number('bits_per_dim', '.3f')(row)} bits/dim",
-        _likelihood_scale,
-        False,
-        _likelihood_caveats,
-    ),
-    Purpose(
-        "reconstruction",
-        "reconstruction_mse",
-        lambda row: f"MSE {number('reconstruction_mse', '.5f')(row)}",
-        _reconstruction_scale,
-        False,
-        _code_caveats,
-    ),
-)
-
-
-BY_SECOND = tuple(
-    replace(
-        each,
-        key="second_fid",
-        value=lambda row: f"second FID {number('second_fid', '.2f')(row)}",
-        scale=partial(_sample_scale, key="second_fid"),
-    )
-    for each in PURPOSES
-    if each.key == "fid"
-)
-"""The same of samples, where only the judges of the other kind see what is known to be worse."""
-
-
 def answers(rows: Sequence[Row], reference: Row | None = None) -> list[Recommendation]:
-    """The best for each of `PURPOSES` that some model serves, and the cheapest that ties with it.
+    """The best for each purpose (`purposes.PURPOSES`), and the cheapest model that ties with it.
 
     Where the judges of the headline rank nothing, samples are compared by those of the other kind;
     where these do not either, there is no answer.
@@ -227,7 +78,7 @@ def answers(rows: Sequence[Row], reference: Row | None = None) -> list[Recommend
         rows: from `collect.project_rows`.
         reference: from `collect.read_reference`; None if nothing is known of the judges.
     """
-    known, found = _references(rows), []
+    known, found = purposes.references(rows), []
     _, second = _ranking(reference)
     for purpose in _purposes(reference):
         best, tied = standing(rows, purpose)
@@ -299,18 +150,24 @@ def shortfalls(rows: Sequence[Row], reference: Row | None = None) -> str:
 
     Without reference rows that say what this is, the sentence is empty.
     """
-    known = _references(rows)
+    known = purposes.references(rows)
     key = _sample_key(reference)
-    nothing, name = _unlearnt(known, key)
+    nothing, name = purposes.unlearnt(known, key)
     limits = [
         (key, "FID" if key == "fid" else "second FID", nothing, ".2f", name),
-        ("bits_per_dim", "bits/dim", _value(known, PNG, "bits_per_dim"), ".3f", "PNG"),
+        (
+            "bits_per_dim",
+            "bits/dim",
+            purposes.value_of(known, purposes.PNG, "bits_per_dim"),
+            ".3f",
+            "PNG",
+        ),
         (
             "reconstruction_mse",
             "MSE",
-            _value(known, "mean", "reconstruction_mse"),
+            purposes.value_of(known, "mean", "reconstruction_mse"),
             ".5f",
-            UNLEARNT["mean"],
+            purposes.UNLEARNT["mean"],
         ),
     ]
     failed, passed = [], []
@@ -327,7 +184,7 @@ def shortfalls(rows: Sequence[Row], reference: Row | None = None) -> str:
             passed.append(f"{what} in {unit}")
     if failed:
         return f"{'; '.join(failed)}"
-    return f"no model: all are better than {_listed(passed)}" if passed else ""
+    return f"no model: all are better than {purposes.listed(passed)}" if passed else ""
 
 
 def text(rows: Sequence[Row], reference: Row, title: str, gate: str = "") -> str:
@@ -400,29 +257,6 @@ def _all_once(rows: Sequence[Row]) -> bool:
     return all(row.get(f"{key}_trained_low") is None for row in rows for key in KEYS)
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Names as in a sentence."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _references(rows: Sequence[Row]) -> dict[str, Row]:
-    return {row["model"]: row for row in rows if row["kind"] == "reference"}
-
-
-def _value(known: Mapping[str, Row], name: str, key: str) -> float | None:
-    return known.get(name, {}).get(key)
-
-
-def _unlearnt(known: Mapping[str, Row], key: str) -> tuple[float | None, str]:
-    """The best that something has which learns next to nothing, and what that is called."""
-    found = [
-        (value, called)
-        for name, called in UNLEARNT.items()
-        if (value := _value(known, name, key)) is not None
-    ]
-    return min(found, default=(None, ""))
-
-
 def _ranking(reference: Row | None) -> tuple[bool, bool]:
     """Whether the judges of the headline rank, and whether those of the other kind do."""
     verdict = (reference or {}).get("judges")
@@ -441,9 +275,9 @@ def _sample_key(reference: Row | None) -> str:
 def _purposes(reference: Row | None) -> tuple[Purpose, ...]:
     key = _sample_key(reference)
     if key == "fid":
-        return PURPOSES
-    others = tuple(each for each in PURPOSES if each.key != "fid")
-    return (*BY_SECOND, *others) if key else others
+        return purposes.PURPOSES
+    others = tuple(each for each in purposes.PURPOSES if each.key != "fid")
+    return (*purposes.BY_SECOND, *others) if key else others
 
 
 def _ranked(rows: Sequence[Row], key: str) -> list[Row]:

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from compared import verdict
 
-from pipeline.comparison import recommendation, tables
+from pipeline.comparison import purposes, recommendation, tables
 from pipeline.comparison.collect import FAILED, OK, OTHER
 from pipeline.comparison.questions import told as told_in_table
 from pipeline.comparison.ties import TIE_FACTOR
 
-SAMPLES, UNLABELLED, LIKELIHOOD, RECONSTRUCTION = (each.name for each in recommendation.PURPOSES)
+SAMPLES, UNLABELLED, LIKELIHOOD, RECONSTRUCTION = (each.name for each in purposes.PURPOSES)
 CHEAPEST = "cheapest"
 ONCE = "of a single training"
 REFERENCE = {
