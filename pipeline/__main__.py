@@ -315,13 +315,12 @@ def datasets(options: argparse.Namespace) -> None:
         print(f"params.yaml is that of {options.switch}{kept}; `make repro` restores its data")
     present = params.results(params.read()).title
     found = [data_sets.facts(home) for home in data_sets.homes()]
-    heads = ("", "title", "images", "models", "best FID", "of", "written here")
+    heads = ("", "title", "images", "models", "best samples", "by", "written here")
     lines = []
     for each in found:
         mark = "*" if each["title"] == present else ""
-        fid = "-" if each["fid"] is None else f"{each['fid']:.2f}"
-        facts = [each[key] for key in ("title", "dataset", "models")]
-        lines.append([mark, *facts, fid, each["best"] or "-", each["written"]])
+        facts = [each[key] for key in ("title", "dataset", "models", "best", "told", "written")]
+        lines.append([mark, *("-" if fact is None else fact for fact in facts)])
     print(tabulate(lines, heads, tablefmt="plain", disable_numparse=True))
     if all(each["title"] != present for each in found):
         print(f"params.yaml is of {present}, which has no results here; `make repro` makes them")

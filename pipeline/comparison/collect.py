@@ -103,9 +103,15 @@ def rows(
 
 
 def project_rows(raw: dict[str, Any], reference: Row) -> list[Row]:
-    """`rows` of the models in params.yaml, from the project's own files, with their error bars.
+    """`committed_rows` of the data set that ``data/`` and ``work/`` are of, and `behind`."""
+    home = params.results(raw)
+    return behind(committed_rows(raw, reference), paths.scores_dir, home.model_metrics)
 
-    These are the keys of `pipeline.comparison.spread.COLUMNS`, and `behind`.
+
+def committed_rows(raw: dict[str, Any], reference: Row) -> list[Row]:
+    """`rows` of the models in params.yaml, from what is in metrics/ alone, with their error bars.
+
+    These are the keys of `pipeline.comparison.spread.COLUMNS`.
     """
     home = params.results(raw)
     found, problems = [], []
@@ -119,7 +125,7 @@ def project_rows(raw: dict[str, Any], reference: Row) -> list[Row]:
         found.append(row | more)
     if problems:
         raise PipelineError("\n".join(problems))
-    return behind(found, paths.scores_dir, home.model_metrics)
+    return found
 
 
 def behind(

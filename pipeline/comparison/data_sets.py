@@ -8,7 +8,7 @@ import csv
 import time
 from typing import Any
 
-from pipeline.comparison import collect, results
+from pipeline.comparison import collect, purposes, results
 from pipeline.core import files, params, paths, stage
 from pipeline.core.errors import PipelineError
 
@@ -23,32 +23,36 @@ def facts(home: paths.Results) -> dict[str, Any]:
     """What a data set is, and what came out.
 
     Returns:
-        ``title``; ``dataset``, which images; ``models``, how many; ``best`` and ``fid``, the model
-        of the lowest FID (None, if none has one); ``written``, the local date of the comparison.
+        ``title``; ``dataset``, which images; ``models``, how many; ``best``, the model of the
+        lowest FID, or second FID where only those judges rank (`purposes.sample_key`), and
+        ``told``, that number in words (None, if there is none, or no judges rank); ``written``, the
+        local date of the comparison.
 
     Raises:
         PipelineError: if its results are damaged.
     """
+    reference = results.of_references(home.reference)
+    key = purposes.sample_key(reference)
     try:
         with home.comparison_csv.open(newline="", encoding="utf-8") as stream:
             rows = [row for row in csv.DictReader(stream) if row["kind"] == "model"]
         judged = [
-            (float(row["fid"]), row["model"])
+            (float(row[key]), row["model"])
             for row in rows
-            if row["status"] == collect.OK and row["fid"]
+            if key and row["status"] == collect.OK and row[key]
         ]
         written = time.strftime("%Y-%m-%d", time.localtime(home.comparison_csv.stat().st_mtime))
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError):
         raise PipelineError(
             f"{home.comparison_csv}: no table of models; delete it and run `make repro`"
         ) from None
-    fid, best = min(judged, default=(None, None))
+    value, best = min(judged, default=(None, None))
     return {
         "title": home.title,
-        "dataset": results.of_references(home.reference)["dataset"],
+        "dataset": reference["dataset"],
         "models": len(rows),
         "best": best,
-        "fid": fid,
+        "told": None if value is None else f"{purposes.CALLED[key]} {value:.2f}",
         "written": written,
     }
 

@@ -14,6 +14,8 @@ from pipeline.comparison.questions import number
 from pipeline.comparison.ties import TIE_FACTOR
 
 REAL, PNG = "real", "png"
+CALLED = {"fid": "FID", "second_fid": "second FID"}
+"""What samples are compared by; see `sample_key`."""
 UNLEARNT = {"histogram": "independent pixels", "mean": "the mean image"}
 """Reference rows (`pipeline.evaluation.reference`) of what learns next to nothing."""
 
@@ -186,3 +188,18 @@ def unlearnt(known: Mapping[str, Row], key: str) -> tuple[float | None, str]:
 def listed(names: Sequence[str]) -> str:
     """Names as in a sentence."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def ranking(reference: Row | None) -> tuple[bool, bool]:
+    """Whether the judges of the headline rank, and whether those of the other kind do."""
+    verdict = (reference or {}).get("judges")
+    if not verdict:
+        return True, True
+    others = [each["ranks"] for each in verdict["kinds"][1:]]
+    return verdict["ranks"], bool(others) and all(others)
+
+
+def sample_key(reference: Row | None) -> str:
+    """What samples can be compared by; empty where the judges rank nothing."""
+    first, second = ranking(reference)
+    return "fid" if first else "second_fid" if second else ""

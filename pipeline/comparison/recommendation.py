@@ -79,7 +79,7 @@ def answers(rows: Sequence[Row], reference: Row | None = None) -> list[Recommend
         reference: from `collect.read_reference`; None if nothing is known of the judges.
     """
     known, found = purposes.references(rows), []
-    _, second = _ranking(reference)
+    _, second = purposes.ranking(reference)
     for purpose in _purposes(reference):
         best, tied = standing(rows, purpose)
         if best is None or (purpose.narrower and found[:1] and found[0].model == best["model"]):
@@ -142,7 +142,7 @@ def opening(rows: Sequence[Row], reference: Row, title: str) -> str:
             f"{len(each['accuracy'])} {opinions.NAMES[each['kind']]}" for each in verdict["kinds"]
         )
         told += f", by {one}" + (f" and, for a second opinion, {other[0]}" if other else "")
-    return " ".join(each for each in (_images(reference, title), f"{told}.", _rests(rows)) if each)
+    return " ".join(each for each in (images(reference, title), f"{told}.", _rests(rows)) if each)
 
 
 def shortfalls(rows: Sequence[Row], reference: Row | None = None) -> str:
@@ -151,10 +151,10 @@ def shortfalls(rows: Sequence[Row], reference: Row | None = None) -> str:
     Without reference rows that say what this is, the sentence is empty.
     """
     known = purposes.references(rows)
-    key = _sample_key(reference)
+    key = purposes.sample_key(reference)
     nothing, name = purposes.unlearnt(known, key)
     limits = [
-        (key, "FID" if key == "fid" else "second FID", nothing, ".2f", name),
+        (key, purposes.CALLED.get(key, ""), nothing, ".2f", name),
         (
             "bits_per_dim",
             "bits/dim",
@@ -214,8 +214,8 @@ def text(rows: Sequence[Row], reference: Row, title: str, gate: str = "") -> str
     return "\n".join([head, "", *lines]).replace("±", "+-")
 
 
-def _images(reference: Row, title: str) -> str:
-    """What images these are, in a sentence."""
+def images(reference: Row, title: str) -> str:
+    """What images these are, in a sentence that begins with what they are called."""
     name, found = tables.called(reference, title), reference.get("images")
     if not found:
         return f"{name}."
@@ -257,23 +257,8 @@ def _all_once(rows: Sequence[Row]) -> bool:
     return all(row.get(f"{key}_trained_low") is None for row in rows for key in KEYS)
 
 
-def _ranking(reference: Row | None) -> tuple[bool, bool]:
-    """Whether the judges of the headline rank, and whether those of the other kind do."""
-    verdict = (reference or {}).get("judges")
-    if not verdict:
-        return True, True
-    others = [each["ranks"] for each in verdict["kinds"][1:]]
-    return verdict["ranks"], bool(others) and all(others)
-
-
-def _sample_key(reference: Row | None) -> str:
-    """What samples can be compared by; empty where the judges rank nothing."""
-    first, second = _ranking(reference)
-    return "fid" if first else "second_fid" if second else ""
-
-
 def _purposes(reference: Row | None) -> tuple[Purpose, ...]:
-    key = _sample_key(reference)
+    key = purposes.sample_key(reference)
     if key == "fid":
         return purposes.PURPOSES
     others = tuple(each for each in purposes.PURPOSES if each.key != "fid")

@@ -114,19 +114,34 @@ def other(home: paths.Results) -> str:
     return (
         f"# {home.title}\n\nWritten by `make docs` from `{home.folder}/`. To go on with it: "
         f"`python -m pipeline datasets --switch {home.title}`, then `make repro`.\n\n"
-        f"{picture}{_comparison(home).strip()}\n"
+        f"{picture}{_answer(home)}{_comparison(home).strip()}\n"
     )
+
+
+def _answer(home: paths.Results) -> str:
+    """What to take for these images; empty without the params.yaml that the results are of."""
+    raw = params.read()
+    if params.results(raw).title != home.title:
+        if not home.params.exists():
+            return ""
+        raw = params.read(home.params)
+    reference = collect.read_reference(home.reference)
+    rows = collect.committed_rows(raw, reference)
+    lines = _told(rows, reference)
+    if short := recommendation.shortfalls(rows, reference):
+        lines.append(f"- falls short: {short}")
+    return "\n".join([recommendation.opening(rows, reference, home.title), "", *lines, "", ""])
 
 
 def index(homes: Sequence[paths.Results]) -> str:
     """A table of the data sets that have pages."""
-    lines = ["| results | images | models | best FID | of |", "|---|---|---:|---:|---|"]
+    lines = ["| results | images | models | best samples | by |", "|---|---|---:|---|---|"]
     for home in homes:
-        found = data_sets.facts(home)
-        fid = "n/a" if found["fid"] is None else f"{found['fid']:.2f}"
+        found, reference = data_sets.facts(home), collect.read_reference(home.reference)
+        images = recommendation.images(reference, home.title).partition(": ")[2].rstrip(".")
         lines.append(
-            f"| [{home.title}]({home.title}.md) | {found['dataset']} | {found['models']} | {fid} | "
-            f"{found['best'] or 'n/a'} |"
+            f"| [{home.title}]({home.title}.md) | {images or found['dataset']} | "
+            f"{found['models']} | {found['best'] or 'no judges rank'} | {found['told'] or ''} |"
         )
     return "\n".join(
         [
@@ -180,13 +195,9 @@ def leaders() -> str:
     listed = [
         row for row in tables.standing(rows) if row["kind"] == "model" or row["model"] in SCALE
     ]
-    lines = [
-        f"- **{each.purpose.strip()}**: {each.sentence()}"
-        for each in recommendation.answers(rows, reference)
-    ]
     return "\n".join(
         [
-            *lines,
+            *_told(rows, reference),
             *(f"- **{each}**" for each in tables.cautions(reference, rows)),
             "",
             *tables.markdown(tables.filled(COLUMNS, listed), listed),
@@ -195,6 +206,14 @@ def leaders() -> str:
             "95 % intervals over trainings overlap.",
         ]
     )
+
+
+def _told(rows: Sequence[Row], reference: Row) -> list[str]:
+    """What to take, an item of a list for each purpose."""
+    return [
+        f"- **{each.purpose.strip()}**: {each.sentence()}"
+        for each in recommendation.answers(rows, reference)
+    ]
 
 
 def results() -> str:

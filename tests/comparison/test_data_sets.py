@@ -30,9 +30,32 @@ def test_what_has_a_comparison_is_listed_with_its_best(two):
     assert [home.title for home in data_sets.homes()] == ["other", "toy"]
     found = data_sets.facts(HOME)
     assert (found["title"], found["dataset"], found["models"]) == ("toy", "toy", 5)
-    assert (found["best"], found["fid"]) == ("exact", 3.5), "of the common protocol"
+    assert (found["best"], found["told"]) == ("exact", "FID 3.50"), "of the common protocol"
     HOME.comparison_csv.write_text("kind,model,status,fid\nmodel,ae,no metrics,\n")
     assert data_sets.facts(HOME)["best"] is None
+
+
+def judged(kind, ranks):
+    return {"kind": kind, "accuracy": [0.9], "ranks": ranks}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        (True, False, ("exact", "FID 3.50")),
+        (False, True, ("bound", "second FID 1.25")),
+        (False, False, (None, None)),
+    ],
+)
+def test_no_best_is_named_by_judges_that_rank_nothing(two, monkeypatch, first, second, told):
+    kinds = [judged("classifier", first), judged("label_free", second)]
+    reference = {"dataset": "toy", "judges": {"ranks": first, "kinds": kinds}}
+    monkeypatch.setattr(data_sets.results, "of_references", lambda path: reference)
+    OTHER.comparison_csv.write_text(
+        "kind,model,status,fid,second_fid\nmodel,exact,ok,3.5,2\nmodel,bound,ok,4,1.25\n"
+    )
+    found = data_sets.facts(OTHER)
+    assert (found["best"], found["told"]) == told
 
 
 @pytest.mark.parametrize("content", [b"kind\nmodel\n", b"kind,status,fid\nmodel,ok,x", b"\xff"])

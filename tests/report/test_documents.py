@@ -83,6 +83,19 @@ def test_the_committed_pages_show_the_committed_results(committed, path):
     assert documents.rendered(text, path) == text
 
 
+def test_the_committed_pages_of_other_data_sets_answer_from_their_own_results(committed):
+    for home in documents.data_sets.homes():
+        if home.title == documents.SHOWN:
+            continue
+        page = (documents.OTHERS / f"{home.title}.md").read_text(encoding="utf-8")
+        assert documents.other(home) == page
+        rows = collect.committed_rows(
+            params.read(home.params), collect.read_reference(home.reference)
+        )
+        (best, *_) = recommendation.answers(rows, collect.read_reference(home.reference))
+        assert f"- **{best.purpose}**: {best.sentence()}" in page
+
+
 def test_the_readmes_table_is_at_most_eight_columns_wide(committed):
     (head,) = [line for line in documents.leaders().splitlines() if line.startswith("| model")]
     assert head.count("|") - 1 <= 8
@@ -147,7 +160,7 @@ def test_another_data_set_has_a_page_and_leaves_the_readme_alone(project, capsys
     assert page.startswith("# mine\n") and page.endswith("## Quality\n\n| theirs |\n")
     assert "](" not in page
     index = (documents.OTHERS / "README.md").read_text()
-    assert "| [mine](mine.md) | photos | 2 | 6.50 | gan |" in index
+    assert "| [mine](mine.md) | photos | 2 | gan | FID 6.50 |" in index
     assert "mnist-5k.md" not in index
     mine.samples_picture.write_bytes(b"")
     documents.write()
