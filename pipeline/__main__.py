@@ -67,6 +67,17 @@ def at_least(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
+def minutes(text: str) -> float:
+    """Reads a number of minutes."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1e6:  # no number is neither
+        raise argparse.ArgumentTypeError(f"must be a number of minutes, above 0, not {text!r}")
+    return found
+
+
 def names(text: str) -> list[str]:
     """Names, separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
@@ -144,6 +155,19 @@ def preset(options: argparse.Namespace) -> None:
 
     with repro.alone():
         preset.apply(options.name, validate, write=not options.dry_run)
+
+
+@command(
+    argument("--minutes", type=minutes, required=True, help="from nothing to the report"),
+    JOBS,
+    argument("--write", action="store_true", help="have params.yaml say so"),
+)
+def plan(options: argparse.Namespace) -> None:
+    """Propose trainings of all models that together end in so many minutes on this machine."""
+    from pipeline.orchestration import repro, time_budget
+
+    with repro.alone():
+        time_budget.propose(options.minutes, options.jobs, validate, write=options.write)
 
 
 @command()

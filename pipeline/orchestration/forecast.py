@@ -115,7 +115,12 @@ class Run:
         ]
 
     def total(
-        self, *, budget: float = 1.0, pixels: float = 1.0, without: Collection[str] = ()
+        self,
+        *,
+        budget: float = 1.0,
+        pixels: float = 1.0,
+        without: Collection[str] = (),
+        images: Mapping[str, float] | None = None,
     ) -> float:
         """Seconds until all is done.
 
@@ -123,17 +128,23 @@ class Run:
             budget: factor on what models are trained with.
             pixels: factor on the pixels of an image.
             without: models that are left out.
+            images: further factors on what some models are trained with.
         """
-
-        def chain(name: str) -> float:
-            return sum(self._scaled(stage, budget, pixels) for stage in self.chains.get(name, ()))
-
+        images = images or {}
         beside = [plan.JUDGES, *(name for name in self.models if name not in without)]
+        seconds = [
+            [self.of_chain(name, budget=budget * images.get(name, 1.0), pixels=pixels)]
+            for name in beside
+        ]
         return (
-            chain(plan.DATA)
-            + estimate.left([[chain(name)] for name in beside], max(1, self.slots))
-            + chain(plan.COMPARISON)
+            self.of_chain(plan.DATA, pixels=pixels)
+            + estimate.left(seconds, max(1, self.slots))
+            + self.of_chain(plan.COMPARISON, pixels=pixels)
         )
+
+    def of_chain(self, name: str, *, budget: float = 1.0, pixels: float = 1.0) -> float:
+        """Seconds of a chain's stages, one after the other; as of `total`."""
+        return sum(self._scaled(stage, budget, pixels) for stage in self.chains.get(name, ()))
 
     def _scaled(self, stage: str, budget: float, pixels: float) -> float:
         seconds = self.seconds[stage]
@@ -240,7 +251,7 @@ def halves(run: Run, budget: float, data: params.Data) -> list[str]:
             middle = (low + high) / 2
             low, high = (middle, high) if run.total(budget=middle) <= half else (low, middle)
         if low > 0:
-            found.append(f"train.budget: {_rounded_down(budget * low):g}")
+            found.append(f"train.budget: {rounded_down(budget * low):g}")
     smaller = next((size for size in SMALLER if size < data.size), None)
     if data.folder and smaller is not None:
         then = run.total(pixels=(smaller / data.size) ** 2)
@@ -261,7 +272,7 @@ def halves(run: Run, budget: float, data: params.Data) -> list[str]:
     return found
 
 
-def _rounded_down(value: float) -> float:
-    """Two significant digits, not more than ``value``, which is above 0."""
+def rounded_down(value: float) -> float:
+    """``value`` to two significant digits, and not above it; it is above 0."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 1)
     return round(math.floor(value / unit) * unit, 12)
