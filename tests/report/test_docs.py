@@ -42,6 +42,7 @@ RUN = {
     "make baseline": (".github/workflows/ci.yml", "make baseline SEEDS=3"),
     "make PYTHON=": ("Makefile", "PYTHON ?="),
     "python -m pipeline preset": ("tests/orchestration/test_preset.py", '"preset", "64"'),
+    "python -m pipeline plan": ("tests/orchestration/test_time_budget.py", '"plan", "--minutes"'),
     "python -m pipeline inspect": ("tests/orchestration/test_own_images.py", '"inspect"'),
     "python -m pipeline judges": ("tests/test_commands.py", '["judges"]'),
     "python -m pipeline evaluate-images": (".ci/run", "pipeline evaluate-images"),
