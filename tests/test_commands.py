@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARIES = ("dvc", "mlflow", "numpy", "pandas", "pydantic", "rich", "torch")
 NEEDED = {
     "inspect": ["photos"],
+    "plan": ["--minutes", "20"],
     "preset": ["32"],
     "register": ["vae"],
     "verify": ["vae"],
