@@ -180,15 +180,20 @@ def _duplicates(rows: Sequence[Row], found: Layout) -> list[str]:
     extra = times.total() - len(times)
     if extra:
         notes.append(
-            f"duplicates: {extra:,} images are copies of others, pixel by pixel; "
+            f"duplicates: {_are(extra, 'a copy of another', 'copies of others')}, pixel by pixel; "
             "copies stay in one split"
         )
     for what, n in left.items():
-        notes.append(f"duplicates: {n:,} images are left out of {what}")
+        notes.append(f"duplicates: {_are(n, 'left out', 'left out')} of {what}")
     mixed = sum(len(each) > 1 for each in groups.values())
     if mixed:
-        notes.append(f"duplicates: {mixed:,} images stand in more than one class")
+        within = "in more than one class"
+        notes.append(f"duplicates: {_are(mixed, within, within)}")
     return notes
+
+
+def _are(n: int, one: str, several: str) -> str:
+    return f"1 image is {one}" if n == 1 else f"{n:,} images are {several}"
 
 
 def by_part(rows: Sequence[Row], found: Layout, data: Data) -> dict[str, np.ndarray]:

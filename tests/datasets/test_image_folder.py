@@ -139,7 +139,7 @@ def test_copies_in_two_classes_stay_together():
     parts, _ = made()
     for one, other in (("train", "test"), ("train", "val"), ("val", "test")):
         assert not keys(parts[one].images) & keys(parts[other].images)
-    assert any("8 images stand in more than one class" in x for x in meta()["notes"])
+    assert any("8 images are in more than one class" in x for x in meta()["notes"])
 
 
 def meta():
@@ -158,7 +158,7 @@ def test_folders_of_splits_are_taken_and_copies_left_out_of_train(capsys):
     assert np.bincount(parts["train"].labels).tolist() == [17, 18]
     assert np.bincount(parts["val"].labels).tolist() == [2, 2]
     told = capsys.readouterr().out
-    assert "1 images are left out of train that test has" in told
+    assert "1 image is left out of train that test has" in told
     assert [row["split"] for row in table() if row["name"] == "Train/cat/7.png"] == ["left out"]
     assert not keys(parts["train"].images) & keys(parts["test"].images)
     assert source(data()).expected(data()).counts == {"train": 35, "val": 4, "test": 11}

@@ -56,7 +56,7 @@ def test_what_is_said_of_a_folder():
         "60x50 to 80x50, most often",
         "labels      2 classes, the folders cat (60) and dog (63)",
         "splits      used: 88 train, 10 val, 25 test",
-        "1 images are copies of others",
+        "1 image is a copy of another",
         "1 image that cannot be read:\n              ../photos/dog/broken.jpg: cannot be",
         "all but the first picture of 1 file with several",
         "1 file that is no image",
