@@ -277,10 +277,10 @@ def pictured(
 ) -> list[tuple[str, np.ndarray]]:
     """Rows for `sampling.pictures.labelled_rows`: real images, then what each model makes.
 
-    A conditional model, which has ``labels.npy`` beside its samples, shows the first image of
-    each class, as often as there is room, or in several rows; real images stand in that order,
-    too. Others show their first images. A model that has no samples but translates shows images of
-    domain B as domain A. One without either, or of another shape, gets an empty row.
+    A conditional model, which has ``labels.npy`` beside its samples, shows an image of the class of
+    the real image that stands above it. Others show their first images. A model that has no samples
+    but translates shows images of domain B as domain A. One without either, or of another shape,
+    gets an empty row.
 
     Args:
         rows: from `rows`.
@@ -292,7 +292,9 @@ def pictured(
     Raises:
         PipelineError: if an array is damaged, or is not there although it was measured.
     """
-    first = [np.array(real.images[index]) for index in _real(real.labels, classes)]
+    chosen = _real(real.labels, classes)
+    first = [np.array(real.images[index]) for index in chosen]
+    columns = [real.labels[index] for index in chosen]
     found, shape = _in_rows("real images", first), real.images.shape[1:]
     for row in rows:
         if row["kind"] != "model":
@@ -300,7 +302,9 @@ def pictured(
         if row["status"] == FAILED:  # what lies there may be of other images
             found.append((f"{row['model']} ({FAILED})", first[0][:0]))
             continue
-        what, images = _shown(row, samples(row["model"]), metrics(row["model"]), shape, classes)
+        what, images = _shown(
+            row, samples(row["model"]), metrics(row["model"]), shape, classes, columns
+        )
         if any(each.shape[1:] != shape for each in images):
             what, images = "another shape", []
         label = f"{row['model']} ({what})" if what else row["model"]
@@ -335,9 +339,16 @@ def _in_rows(label: str, images: Sequence[np.ndarray]) -> list[tuple[str, np.nda
 
 
 def _shown(
-    row: Row, folder: Path, metrics: Path, shape: tuple[int, ...], classes: Sequence[str]
+    row: Row,
+    folder: Path,
+    metrics: Path,
+    shape: tuple[int, ...],
+    classes: Sequence[str],
+    columns: Sequence[np.ndarray],
 ) -> tuple[str, list[np.ndarray]]:
     """What a model makes, said in a few words if it isn't plain, and rows of `PICTURED` of it.
+
+    ``columns`` are the labels that rows of a conditional model show.
 
     Raises:
         PipelineError: if it is not what the row's metrics were measured of.
@@ -354,16 +365,24 @@ def _shown(
         if "labels" not in known:
             return "", [np.array(images[:PICTURED])]
         labels = arrays.load(folder, "labels", again, (len(images),))
-        shown = min(len(classes), PICTURED * LINES)
-        table = pictures.by_class(
-            images, labels, len(classes), columns=PICTURED, lines=-(-shown // PICTURED)
-        )
-        few = shown < len(classes)
-        told = f"the first {shown} of {len(classes)} classes" if few else "by class"
-        return told, list(table)
+        table = [_of_labels(images, labels, each) for each in columns]
+        shown = len({label for each in columns for label in each.tolist()})
+        few = shown < min(len(classes), len(np.unique(labels)))
+        return f"the first {shown} of {len(classes)} classes" if few else "by class", table
     if "b_to_a" in known:
         return "B to A", [np.array(_images(folder, "b_to_a", (None,) * 4)[:PICTURED])]
     return "no samples", []
+
+
+def _of_labels(images: np.ndarray, labels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """For each label of ``wanted`` [n] the next image that has it, or paper once there is none.
+
+    uint8 [n, C, H, W] of images uint8 [N, C, H, W] with labels [N].
+    """
+    members = {label: iter(np.flatnonzero(labels == label)) for label in set(wanted.tolist())}
+    places = [next(members[label], None) for label in wanted.tolist()]
+    blank = np.full(images.shape[1:], pictures.PAPER, np.uint8)
+    return np.stack([blank if place is None else images[place] for place in places])
 
 
 def _judges_know_labels(row: Row) -> bool:

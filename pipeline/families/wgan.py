@@ -3,7 +3,9 @@
 - wgan: Arjovsky et al. 2017, "Wasserstein GAN", arXiv:1701.07875.
 - wgan_gp: Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", arXiv:1704.00028.
 
-The networks are DCGAN's (`pipeline.blocks.adversarial`), without BatchNorm in the critic.
+The networks are DCGAN's (`pipeline.blocks.adversarial`). WGAN's critic has its BatchNorm, as in the
+authors' code: without, weights so small let little through, and deep critics learn next to nothing.
+WGAN-GP's has none, since its penalty is on each image's own gradient (Gulrajani et al., section 4).
 """
 
 from collections.abc import Callable
@@ -34,10 +36,14 @@ from pipeline.core.params import Decay, ModelParams, Rate, Section
 
 
 class WganNetwork(Section):
-    """Sizes: noise, and both players' channels at half the images' height and width."""
+    """Sizes: noise, and both players' channels at half the images' height and width.
+
+    ``critic_batch_norm`` is for ``constraint: clip`` alone.
+    """
 
     latent: int = Field(32, ge=1, le=4096)
     channels: int = Field(32, ge=4, le=4096)
+    critic_batch_norm: bool = False
 
 
 class WganTraining(TrainingParams):
@@ -130,7 +136,11 @@ class Wgan(Adversarial):
         super().__init__(spec, params)
         latent, channels = params.network.latent, params.network.channels
         self.generator = ConvolutionalGenerator(spec, inputs=latent, channels=channels)
-        self.critic = Opponent(ConvolutionalFeatures(spec, channels=channels, normalise=False))
+        self.critic = Opponent(
+            ConvolutionalFeatures(
+                spec, channels=channels, normalise=params.network.critic_batch_norm
+            )
+        )
         # In the checkpoint, so that a resumed training goes on with the right player.
         self.register_buffer("critic_steps", torch.zeros((), dtype=torch.int64))
 
@@ -139,7 +149,13 @@ class Wgan(Adversarial):
         cls, params: ModelParams, device: torch.device, images: TrainingImages | None = None
     ) -> str | None:
         """See `Family.unsupported`: the generator has to be trained, too."""
-        training = params.training
+        training, network = params.training, params.network
+        normalised = network is not None and network.critic_batch_norm
+        if training is not None and training.constraint == "penalty" and normalised:
+            return (
+                "network.critic_batch_norm: the penalty is on each image's own gradient, and "
+                "BatchNorm mixes images; should be false, or training.constraint clip"
+            )
         if training is not None and training.n_critic > training.steps:
             return (
                 f"training.n_critic = {training.n_critic}: the critic has only {training.steps} "

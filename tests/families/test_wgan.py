@@ -132,6 +132,35 @@ def test_the_critic_judges_each_image_by_itself(spec):
     assert not [each for each in critic.modules() if isinstance(each, nn.BatchNorm2d)]
 
 
+@pytest.mark.parametrize("spec", [TWICE, ImageSpec(3, 64, 64, 10)])
+def test_a_clipped_critic_may_normalise_and_its_norms_are_clipped_too(spec):
+    """As in the authors' code; each image is then judged among the others."""
+    training = {"constraint": "clip", "clip_bound": 0.02}
+    model = tiny_model("wgan", spec, network={"critic_batch_norm": True}, training=training)
+    norms = [each for each in model.critic.modules() if isinstance(each, nn.BatchNorm2d)]
+    strided = [each for each in model.critic.modules() if isinstance(each, nn.Conv2d)]
+    assert len(norms) == len(strided) - 1, "after each convolution but the first"
+    real, _ = pair(6, spec)
+    halves = torch.cat([model.critic(each) for each in real.split(3)])
+    assert not torch.allclose(model.critic(real), halves)
+    trainer(model, steps=2).run()
+    assert all(each.abs().max() <= 0.02 for each in model.critic.parameters())
+
+
+@pytest.mark.parametrize("constraint", list(wgan.CONSTRAINTS))
+@pytest.mark.parametrize("normalised", [True, False])
+def test_a_penalty_on_each_image_refuses_a_critic_that_mixes_them(constraint, normalised):
+    params = tiny_params(
+        "wgan",
+        network={"critic_batch_norm": normalised},
+        training={"constraint": constraint, "images": 64},
+    )
+    found = wgan.Wgan.unsupported(params, CPU)
+    refused = constraint == "penalty" and normalised
+    assert (found or "").startswith("network.critic_batch_norm: the penalty" if refused else "")
+    assert bool(found) == refused
+
+
 class Recorder:
     """Losses in the order in which they are handed to the trainer's update."""
 

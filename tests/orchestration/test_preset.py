@@ -79,7 +79,7 @@ def test_only_what_is_there_is_set(tmp_path):
         "evaluate.batch": 25,
         "models.ae.training.images": 18000,
         "models.ae.training.batch": 4,
-        "models.ae.training.learning_rate": 0.002,
+        "models.ae.training.learning_rate": 0.0015,
         "models.ae.training.weight_decay": 0.2,
     }
 
