@@ -195,7 +195,8 @@ class Began(Family):
         self.seen += len(real)
         if self.seen >= self.params.training.alone:
             self._start_generator()
-        return {"discriminator/loss": loss.detach(), "discriminator/real": loss.detach()}
+        # Each term has memory of its own: a checkpoint may keep both before anything is added.
+        return {"discriminator/loss": loss.detach(), "discriminator/real": loss.detach().clone()}
 
     @torch.no_grad()
     def _start_generator(self) -> None:
