@@ -245,4 +245,5 @@ def test_of_steps_that_are_alike_few_are_waited_for():
     seconds, took = pace._each(call, 100)
     assert time.perf_counter() - began < 2
     assert tried == [2, 100]
-    assert seconds == pytest.approx(0.1, rel=0.5) and took < 0.005
+    assert 0.09 < seconds < 0.4, "1,000 of 10 ms, or more where a machine wakes late, of 100 images"
+    assert took < 0.02
