@@ -23,6 +23,7 @@ SMALLER = (128, 64, 32)
 LONGEST = 3
 """Models that are named."""
 WIDTH = 100
+MEASURING = "Measuring how fast these models are here, half a minute at most ..."
 
 
 class Forecast:
@@ -93,6 +94,12 @@ class Forecast:
         if found:
             guessed = sum(self.rough(stage) for stage in found)
             self.factor = sum(self.measured(stage) for stage in found) / guessed
+
+
+def trainings(chains: Mapping[str, Sequence[str]]) -> list[str]:
+    """The stages of chains that train, models or the judges."""
+    stages = [stage for chain in chains.values() for stage in chain]
+    return [stage for stage in stages if stage.startswith("train@") or stage == JUDGE]
 
 
 def whose(stage: str) -> str:
@@ -192,15 +199,14 @@ def announce(
 def _told(
     found: Forecast, chains: Mapping[str, Sequence[str]], home: paths.Results, slots: int
 ) -> Iterator[str]:
-    stages = [stage for chain in chains.values() for stage in chain]
-    if not any(stage.startswith("train@") for stage in stages):
+    training = trainings(chains)
+    if not any(stage != JUDGE for stage in training):
         return
-    training = [stage for stage in stages if stage.startswith("train@") or stage == JUDGE]
     unknown = [stage for stage in training if not found.known(stage)]
     run = Run(chains, Durations(home, found), slots)
     how = ""
     if unknown and run.total() > LONG:
-        yield "Measuring how fast these models are here, half a minute at most ..."
+        yield MEASURING
         found.measure(unknown, slots)
         run = Run(chains, Durations(home, found), slots)
         unknown = [stage for stage in unknown if not found.known(stage)]

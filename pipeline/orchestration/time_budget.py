@@ -127,15 +127,10 @@ def propose(
     every = params.model_blocks(raw)
     chains = plan.chains(list(every), every, None, compare=True)
     slots = jobs or plan.default_jobs()[0]
-    training = [
-        stage
-        for chain in chains.values()
-        for stage in chain
-        if stage.startswith("train@") or stage == forecast.JUDGE
-    ]
+    training = forecast.trainings(chains)
     unknown = [stage for stage in training if not known.known(stage)]
     if unknown:
-        print("Measuring how fast these models are here, half a minute at most ...", flush=True)
+        print(forecast.MEASURING, flush=True)
         known.measure(unknown, slots)
     run = Run(chains, Durations(params.results(raw), known), slots)
     side = f"{slots} model{'s' * (slots > 1)} at a time and nothing else computing"
@@ -143,7 +138,7 @@ def propose(
     found = fitted(run, 60 * minutes)
     if found is None:
         raise PipelineError(_impossible(run, minutes))
-    guessed = [stage.partition("@")[2] for stage in training if not known.known(stage)]
+    guessed = [forecast.whose(stage) for stage in training if not known.known(stage)]
     if guessed:
         print(f"Not measured, being slow, and guessed by the others: {', '.join(guessed)}.")
     print(f"With this, about {estimate.roughly(found.seconds)}:\n")

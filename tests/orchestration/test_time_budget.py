@@ -118,6 +118,18 @@ def test_the_command_shows_and_on_write_it_writes(here, capsys):
     assert 0 < budget < 1 and f"+  budget: {budget}" in capsys.readouterr().out
 
 
+def test_what_could_not_be_measured_is_named_the_judges_too(here, monkeypatch, capsys):
+    known = here.known
+    slow = {plan.JUDGES, "vae"}
+    monkeypatch.setattr(
+        here, "known", lambda stage: known(stage) and forecast.whose(stage) not in slow
+    )
+    monkeypatch.setattr(here, "measure", lambda stages, slots: None)
+    assert cli.main(["plan", "--minutes", "8", "--jobs", "2"]) == 0
+    told = capsys.readouterr().out
+    assert f"guessed by the others: {plan.JUDGES}, vae." in told
+
+
 def test_too_little_time_is_one_line_that_says_what_would_help(here, capsys):
     assert cli.main(["plan", "--minutes", "0.5", "--jobs", "1", "--write"]) == 1
     told = capsys.readouterr().err
