@@ -11,6 +11,7 @@ def main() -> None:
         data, home = params.section(raw, "data"), params.results(raw)
         sources.check_title(data)
         found = inputs.current(data)
+        files.sweep(paths.DVC_LOCK)  # this stage alone is part of every plain `dvc repro`
         guard.confirm()
         for folder in (home.external, home.thorough):  # `compare` needs them, and they may be empty
             with files.writing(lambda folder=folder: str(folder)):

@@ -112,7 +112,7 @@ class TrainingParams(Section):
     @property
     def steps(self) -> int:
         """So many batches are as near to ``images`` as can be; at least one."""
-        return max(1, round(self.images / self.batch))
+        return self._batches(self.images)
 
     def scaled(self, budget: float) -> Self:
         """A copy with all counts of images times ``budget``, which is `core.params.Train`'s.
@@ -120,12 +120,14 @@ class TrainingParams(Section):
         ``images`` become whole batches, one at least; the other counts are rounded, and none that
         is not 0 becomes 0, which may mean something else.
         """
-        steps = max(1, round(self.images * budget / self.batch))
         counts = {key: getattr(self, key) for key in self.counts}
         return self.model_copy(
             update={key: max(1, round(n * budget)) if n else 0 for key, n in counts.items()}
-            | {"images": steps * self.batch}
+            | {"images": self._batches(self.images * budget) * self.batch}
         )
+
+    def _batches(self, images: float) -> int:
+        return max(1, round(images / self.batch))
 
 
 class Family(nn.Module, ABC):

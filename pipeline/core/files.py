@@ -30,7 +30,7 @@ class Outputs:
         """A name beside ``path`` that keeps the suffix, since writers choose a format by it."""
         self.targets.append(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        sweep(path)
         temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
         self._made.append((temporary, path))
         return temporary
@@ -39,7 +39,7 @@ class Outputs:
         """An empty folder beside ``path``."""
         self.targets.append(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        sweep(path)
         prefix = f".{path.stem}.{os.getpid()}."
         temporary = Path(tempfile.mkdtemp(f".tmp{path.suffix}", prefix, path.parent))
         self._made.append((temporary, path))
@@ -155,8 +155,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sweep(path: Path) -> None:
-    """Remove what processes left that were killed while they wrote ``path``."""
+def sweep(path: Path) -> None:
+    """Remove what processes left that were killed while they wrote ``path``.
+
+    Whoever writes it does this; it is for those who only look at it.
+    """
     name = re.compile(rf"\.{re.escape(path.stem)}\.(\d+)\.(?:\w+\.)?tmp{re.escape(path.suffix)}")
     for each in path.parent.iterdir():
         found = name.match(each.name)

@@ -195,8 +195,7 @@ class Began(Family):
         self.seen += len(real)
         if self.seen >= self.params.training.alone:
             self._start_generator()
-        # Each term has memory of its own: a checkpoint may keep both before anything is added.
-        return {"discriminator/loss": loss.detach(), "discriminator/real": loss.detach().clone()}
+        return {"discriminator/loss": loss.detach(), "discriminator/real": loss.detach()}
 
     @torch.no_grad()
     def _start_generator(self) -> None:

@@ -30,6 +30,8 @@ from typing import Any, NoReturn
 
 from ruamel.yaml import YAML
 
+from pipeline.core import files
+
 END = "\x02"
 """Begins the line that ends the output of a call; no stage prints it."""
 STAGE = re.compile(r"python -m (stages\.\w+)((?: \w+)*)")
@@ -106,13 +108,8 @@ def _modifying(slowly: Callable[..., Any]) -> Callable[..., Any]:
             yaml = YAML(typ="safe")
             yaml.default_flow_style = False
             yaml.sort_base_mapping_type_on_output = False
-            temporary = file.with_name(f".{file.name}.{os.getpid()}")
-            try:
-                with temporary.open("w", encoding="utf-8") as stream:
-                    yaml.dump(_plain(data), stream)
-                os.replace(temporary, file)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with files.replacing(file) as temporary, temporary.open("w") as stream:
+                yaml.dump(_plain(data), stream)
 
     return modify
 

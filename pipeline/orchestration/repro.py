@@ -364,7 +364,7 @@ def _remember_shown() -> None:
 
 
 def tidy_lock() -> None:
-    """Drop the entries of models that are gone from dvc.lock, and sort the rest.
+    """Drop the entries of models that are gone from dvc.lock, sort the rest, sweep beside it.
 
     Processes that run side by side append in the order in which they finish. Where it cannot be
     written, a line says so: results are not lost for that.
@@ -378,6 +378,7 @@ def tidy_lock() -> None:
 
 
 def _tidy_lock() -> None:
+    files.sweep(paths.DVC_LOCK)
     yaml = YAML(typ="safe")
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False

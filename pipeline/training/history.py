@@ -24,7 +24,8 @@ class History:
         """Add one step's scalars; they stay on the device until the window ends."""
         for name, value in terms.items():
             value = value.detach().float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            # A copy, since a step may log one tensor twice and a checkpoint keeps no such pair.
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def flush(self, step: int, images: int) -> dict[str, float]:

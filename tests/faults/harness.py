@@ -45,7 +45,7 @@ FAMILIES = {
     "wgan": "wgan",
 }
 """A model of each family, by name."""
-TEMPORARY = re.compile(r"\.tmp|\.old$|^\.dvc\.lock\.\d+$")
+TEMPORARY = re.compile(r"\.tmp|\.old$")
 """What has such a name should be gone when its process is."""
 
 

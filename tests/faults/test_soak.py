@@ -277,13 +277,16 @@ def test_what_a_killed_process_left_does_not_count_for_dvc(
     for name in (
         "metrics/mnist-5k/models/.vae.{}.tmp.json",
         "metrics/mnist-5k/curves/.vae.{}.tmp.csv",
+        ".dvc.{}.tmp.lock",
     ):
         (clone.folder / name.format(dead.pid)).write_text("half of i")
     for name in ("data/scores/.vae.{}.abc.tmp", "data/samples/.vae.{}.abc.tmp"):
         (clone.folder / name.format(dead.pid)).mkdir()
         (clone.folder / name.format(dead.pid) / "half.npy").write_bytes(b"half of i")
-    count("leftovers", 4)
+    count("leftovers", 5)
     assert clone.stale() <= {"inputs", "report", "track"}
+    clone.run("dvc", "repro", "inputs")
+    assert not (clone.folder / f".dvc.{dead.pid}.tmp.lock").exists()
     clone.run("pipeline", "repro", "--jobs", "1")
     assert (
         harness.differences(clone.folder, finished, ("dvc.lock", "metrics/mnist-5k/comparison.csv"))

@@ -98,6 +98,7 @@ def test_what_is_written_is_what_dvc_writes(project):
     assert done.stdout.splitlines()[-1] == f"{dvc_process.END}0", done.stderr
     assert YAML(typ="safe").load(lock(project)) == YAML(typ="safe").load(plain)
     assert lock(project) == plain
+    assert [each.name for each in project.glob(".dvc.*")] == []
     # An unchanged one is left as it is, and what DVC wrote is read.
     assert serve(project, ["repro", "--force", "two"]).returncode == 0
     assert lock(project) == plain

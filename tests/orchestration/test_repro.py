@@ -197,3 +197,11 @@ def test_an_order_that_cannot_be_written_is_a_warning(project, monkeypatch, caps
     assert paths.DVC_LOCK.read_text().index("a:") < paths.DVC_LOCK.read_text().index("b:")
     paths.DVC_LOCK.unlink()
     repro.tidy_lock()
+
+
+def test_what_a_killed_dvc_left_beside_its_lock_is_swept_away(project):
+    paths.DVC_LOCK.write_text("schema: '2.0'\nstages: {}\n")
+    left = paths.DVC_LOCK.with_name(f".dvc.{2**22 + 1}.tmp.lock")  # of no process that runs
+    left.write_text("half of i")
+    repro.tidy_lock()
+    assert not left.exists()

@@ -43,3 +43,25 @@ def test_a_term_that_some_steps_log_is_a_mean_over_those_steps():
     assert history.to_csv() == "step,images,a/loss,b/loss\n4,32,3,0.333333\n5,40,-2,\n"
     assert [step for step, _ in history.times] == [4, 5]
     assert not history.sums and not history.counts
+
+
+def test_one_tensor_logged_twice_is_kept_in_a_checkpoint(tmp_path, monkeypatch):
+    """And what a family goes on counting in is logged as it was."""
+    monkeypatch.setattr(training, "HISTORY_POINTS", 1)
+    count = torch.zeros(())
+
+    class Twice(Stub):
+        def training_step(self, batch, update, rng):
+            super().training_step(batch, update, rng)
+            count.add_(1)
+            return {"model/loss": count, "model/same": count}
+
+    one = trainer(Twice(), steps=5)
+    one.run(stop_at=1)
+    one.save(tmp_path / "model.ckpt")
+    again = trainer(Twice(), steps=5)
+    again.load(tmp_path / "model.ckpt")
+    assert again.history.sums == one.history.sums == {"model/loss": count, "model/same": count}
+    before = float(count)
+    count.add_(1)
+    assert one.history.sums["model/loss"] == before
