@@ -8,8 +8,9 @@ import torch
 from pipeline.core import params, paths, stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
+from pipeline.core.mapped import Mapped
 from pipeline.datasets.store import Split, Store
-from pipeline.evaluation import classifier, judge, label_free
+from pipeline.evaluation import classifier, judge, label_free, protocol
 from pipeline.evaluation.protocol import Kind
 
 TRIES = 4
@@ -27,7 +28,8 @@ def main() -> None:
         section: params.Judge = params.section(raw, "judge")
         device = stage.prepare_torch(params.section(raw, "runtime"))
         store = Store()
-        train, test = (_in_memory(store.split(name)) for name in ("train", "test"))
+        train, test = store.split("train"), store.split("test")
+        known = protocol.training_images(store, 0)
 
         kinds: dict[Kind, judge.Trained]
         headline: Kind
@@ -35,7 +37,9 @@ def main() -> None:
         def trained(kind: Kind) -> judge.Trained:
             nets, facts = {}, []
             for seed in section.seeds:
-                nets[seed], found = _alive(kind, seed, train, test, store.spec, section, device)
+                nets[seed], found = _alive(
+                    kind, seed, train, known, test, store.spec, section, device
+                )
                 facts.append(found)
             for each in facts:
                 if each["accuracy"] is not None:
@@ -73,12 +77,13 @@ def _alive(
     kind: Kind,
     seed: int,
     train: Split,
+    known: Split,
     test: Split,
     spec: ImageSpec,
     section: params.Judge,
     device: torch.device,
 ) -> tuple[judge.Net, dict[str, Any]]:
-    """One judge, and what `judge.facts` says of it.
+    """One judge of the images ``train``, and what `judge.facts` says of it by those of ``known``.
 
     Of few features all may die, which a lower learning rate avoids: it is halved then, by a rule
     that is the same on every machine.
@@ -86,14 +91,14 @@ def _alive(
     Raises:
         PipelineError: if that does not help either.
     """
-    images, labels = torch.from_numpy(train.images), torch.from_numpy(train.labels)
+    images, labels = Mapped(train.images), torch.from_numpy(np.array(train.labels))
     for tries_left in reversed(range(TRIES)):
         if kind == "classifier":
             net = classifier.train(images, labels, spec, section, seed, device)
         else:
             net = label_free.train(images, spec, section, seed, device)
         try:
-            return net, judge.facts(net, kind, seed, train, test, device)
+            return net, judge.facts(net, kind, seed, known, test, device)
         except PipelineError:
             if not tries_left:
                 raise
@@ -105,10 +110,6 @@ def _alive(
             f"{lower.learning_rate:g}"
         )
     raise AssertionError("the last try returns or raises")
-
-
-def _in_memory(split: Split) -> Split:
-    return Split(np.array(split.images), np.array(split.labels))
 
 
 if __name__ == "__main__":

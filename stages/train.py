@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.core import files, params, paths, precision, stage
+from pipeline.core.mapped import Mapped
 from pipeline.datasets.store import Store
 from pipeline.models import entries, weights
 from pipeline.training.trainer import Trainer
@@ -31,9 +32,9 @@ def main(model: str) -> None:
         checkpoint = paths.checkpoint(model, guard.fingerprint)
         trainer = Trainer(
             family,
-            torch.from_numpy(np.array(split.images)),
+            Mapped(split.images),
             torch.from_numpy(np.array(split.labels)),
-            others=None if split.others is None else torch.from_numpy(np.array(split.others)),
+            others=None if split.others is None else Mapped(split.others),
             seed=shared.seed,
             steps=chosen.training.steps,
             checkpoint=checkpoint,

@@ -13,12 +13,15 @@ from pydantic import Field
 
 from pipeline.core import files, params, paths, records, seeds
 from pipeline.core.errors import PipelineError
-from pipeline.datasets.store import Store
+from pipeline.datasets.store import Split, Store
 
 METRIC_VERSION = "1"
 """Raised by hand whenever a metric's code gives other numbers for the same images."""
 MOST_SAMPLES = params.Sample.model_fields["n"].default
 """Where ``sample.n`` is auto."""
+MOST_TRAINING = 60_000
+"""Of more training images than these, judges look at a part: for their scale, authenticity, the
+floors that real images have and what the judges themselves are worth. All are trained on."""
 Kind = Literal["classifier", "label_free"]
 """Of judges; see `pipeline.evaluation.judge`."""
 FEATURES: dict[Kind, str] = {"classifier": "judge", "label_free": "label-free"}
@@ -86,6 +89,18 @@ def reference_images(store: Store, split_name: str, n: int, seed: int) -> np.nda
     check_size(store, split_name, n)
     images = store.split(split_name).images
     return np.array(images[reference_index(len(images), split_name, n, seed)])
+
+
+def training_images(store: Store, seed: int) -> Split:
+    """The training images that judges look at: all, or `MOST_TRAINING` of them, chosen by ``seed``.
+
+    Images uint8 [N, C, H, W] and labels int64 [N]; as many as there are stay on disk.
+    """
+    train = store.split("train")
+    if len(train) <= MOST_TRAINING:
+        return train
+    chosen = seeds.subset(len(train), MOST_TRAINING, seed, "training images")
+    return Split(np.array(train.images[chosen]), np.array(train.labels[chosen]))
 
 
 def check_size(store: Store, split_name: str, n: int) -> None:

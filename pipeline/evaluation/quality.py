@@ -121,7 +121,7 @@ def copying(found: Seen, training: Seen, unseen: Seen) -> dict[str, float]:
 
     Args:
         found: the samples.
-        training: all images that models were trained on.
+        training: images that models were trained on, all or many of them.
         unseen: real images that they were not trained on.
     """
 
@@ -188,7 +188,8 @@ class Real:
     Attributes:
         split: all images of the evaluated split, and ``labels`` theirs, int64 [N].
         reference: those of them that FID takes, as many as there are samples.
-        train: all training images, and ``train_labels`` theirs.
+        train: the training images that judges look at, and ``train_labels`` theirs.
+        trained_on: how many training images there are.
     """
 
     split: Seen
@@ -196,6 +197,7 @@ class Real:
     reference: Seen
     train: Seen
     train_labels: np.ndarray
+    trained_on: int
 
 
 def real_images(store: Store, judges: Judges, split: str, n: int, seed: int) -> Real:
@@ -205,7 +207,7 @@ def real_images(store: Store, judges: Judges, split: str, n: int, seed: int) -> 
         PipelineError: if the split has fewer than n images.
     """
     protocol.check_size(store, split, n)
-    found, train = store.split(split), store.split("train")
+    found, train = store.split(split), protocol.training_images(store, seed)
     whole = see(judges, found.images)
     return Real(
         whole,
@@ -213,15 +215,17 @@ def real_images(store: Store, judges: Judges, split: str, n: int, seed: int) -> 
         whole.take(protocol.reference_index(len(whole), split, n, seed)),
         see(judges, train.images),
         np.array(train.labels),
+        len(store.split("train")),
     )
 
 
 def of_samples(samples: Seen, asked: np.ndarray | None, real: Real) -> dict[str, Any]:
     """All that judges say of a set of samples: `measure`, `copying`, and of their labels.
 
-    ``label_accuracy`` is the share that the judges take for the class that was asked for, None
-    where none was or the judges know no labels; real images of the split have
-    ``label_accuracy_real``.
+    ``authenticity_n``, where it is there, is the number of training images among which originals
+    are looked for, since these are not all. ``label_accuracy`` is the share that the judges take
+    for the class that was asked for, None where none was or the judges know no labels; real images
+    of the split have ``label_accuracy_real``.
 
     Args:
         samples: as many as there are reference images.
@@ -233,6 +237,8 @@ def of_samples(samples: Seen, asked: np.ndarray | None, real: Real) -> dict[str,
         **copying(samples, real.train, real.reference),
         "label_accuracy": None,
     }
+    if len(real.train) < real.trained_on:
+        found["authenticity_n"] = len(real.train)
     if asked is not None:
         found |= by_class(
             (samples, asked), (real.split, real.labels), (real.train, real.train_labels)

@@ -16,11 +16,13 @@ def measure(family: Family, images: np.ndarray, labels: np.ndarray, batch: int) 
     """Mean squared error (white is 1), PSNR (dB) and SSIM of images [N, C, H, W] after encoding."""
     if not isinstance(family, Reconstructs):
         return dict.fromkeys(distortion.keys())
-    decoded = [
-        family.reconstruct(originals, told)[:real].cpu().numpy()
+    parts = [
+        distortion.distortion(
+            originals[:real].cpu().numpy(), family.reconstruct(originals, told)[:real].cpu().numpy()
+        )
         for originals, told, real in _batches(family, images, labels, batch)
     ]
-    return distortion.distortion(images, np.concatenate(decoded)).keys(family.reconstruction_kind)
+    return distortion.joined(parts).keys(family.reconstruction_kind)
 
 
 def invert(

@@ -128,7 +128,7 @@ def judge_the_judges(
     Raises:
         PipelineError: if the split has fewer than n images.
     """
-    train = store.split("train")
+    train = protocol.training_images(store, seed)
     images, labels = np.array(train.images), np.array(train.labels)
     seen = see(judges, images)
     one, other = _halves(len(images), n, seed, 0)

@@ -2,8 +2,8 @@
 
 - ddpm: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239, with the
   cosine schedule of Nichol & Dhariwal 2021, arXiv:2102.09672, the velocity prediction of Salimans
-  & Ho 2022, arXiv:2202.00512, and the sampler of Song et al. 2021, "Denoising Diffusion Implicit
-  Models", arXiv:2010.02502.
+  & Ho 2022, arXiv:2202.00512, and the samplers of Song et al. 2021, "Denoising Diffusion Implicit
+  Models", arXiv:2010.02502, and Lu et al. 2022, "DPM-Solver++", arXiv:2211.01095.
 
 With ``network.conditional`` the model is given labels, and ``sampling.guidance`` is that of Ho &
 Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv:2207.12598.
@@ -79,12 +79,19 @@ class DdpmTraining(TrainingParams):
 
 
 class DdpmSampling(Section):
-    """DDIM: how many of the T steps, and how much fresh noise (0 none, 1 as DDPM).
+    """The solver, how many of the T times it takes, and how they are spaced.
+
+    ``ddim`` is of first order, and ``eta`` is how much fresh noise it adds (0 none, 1 as DDPM).
+    ``dpm_2m``, DPM-Solver++ (2M), is of second order at the same cost, one evaluation of the
+    network a step, and adds none. Times are spaced evenly (``time``), or so that the logarithm of
+    signal to noise is (``log_snr``).
 
     ``guidance`` w of a conditional model: (1 + w) times the prediction with the label less w times
     that without (arXiv:2207.12598, equation 6); 0 samples from the model itself.
     """
 
+    solver: Literal["ddim", "dpm_2m"] = "ddim"
+    spacing: Literal["time", "log_snr"] = "time"
     steps: int = Field(50, ge=1, le=10_000)
     eta: float = Field(0.0, ge=0, le=1)
     guidance: float = Field(0.0, ge=0, le=100)
@@ -229,8 +236,13 @@ class Ddpm(Family):
     def unsupported(
         cls, params: ModelParams, device: torch.device, images: TrainingImages | None = None
     ) -> str | None:
-        """See `Family.unsupported`: the sampler has no more steps than the process."""
+        """See `Family.unsupported`: the sampler has no more steps than the process, nor noise."""
         network, sampling = params.network, params.sampling
+        if sampling is not None and sampling.solver == "dpm_2m" and sampling.eta > 0:
+            return (
+                f"sampling.eta = {sampling.eta:g}: the solver dpm_2m adds no noise; make it 0, or "
+                "take ddim"
+            )
         if network is not None and sampling is not None and sampling.steps > network.steps:
             return (
                 f"sampling.steps = {sampling.steps}: they are some of the {network.steps} of "
@@ -303,7 +315,7 @@ class Ddpm(Family):
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
-        """DDIM (equation 12) over evenly spaced times; see `core.contract.Samples`."""
+        """From noise to images by ``sampling.solver``; see `core.contract.Samples`."""
         for x in self._denoise(seeds, labels):
             last = x
         return to_uint8(last)
@@ -313,15 +325,43 @@ class Ddpm(Family):
         noise = ImageNoise(seeds, self.device)
         x = noise.normal(*self.spec.shape)
         yield x
-        times = self._times()
-        for now, then in pairwise(times):
-            x = self._ddim_step(x, int(now), int(then), noise, labels)
+        known: list[tuple[float, Tensor]] = []  # the last steps' log-SNR and x_0
+        for now, then in pairwise(self._times().tolist()):
+            x0, direction = self._split(x, now, labels, self.params.sampling.guidance)
+            if self.params.sampling.solver == "dpm_2m":
+                known = [*known, (self._log_snr(now), x0)][-2:]
+                # The last step, to where there is no noise, is of first order.
+                if then > 0 and len(known) == 2:
+                    x0 = self._extrapolated(*known, self._log_snr(then))
+                    direction = self._beside(x, x0, now)
+            x = self._step(x0, direction, now, then, noise)
             yield x
 
     def _times(self) -> Tensor:
-        """The sampler's times, int64, from T down to 0, evenly spaced."""
+        """The sampler's times, int64, from T down to 0."""
         steps = self.params.sampling.steps
-        return torch.linspace(self.diffusion.steps, 0, steps + 1).round().long().unique().flip(0)
+        if self.params.sampling.spacing == "time":
+            chosen = torch.linspace(self.diffusion.steps, 0, steps + 1).round().long()
+        else:
+            every = torch.arange(1, self.diffusion.steps + 1)
+            found = torch.tensor([self._log_snr(t) for t in every.tolist()], dtype=torch.float64)
+            wanted = torch.linspace(found[-1].item(), found[0].item(), steps, dtype=torch.float64)
+            nearest = (found - wanted[:, None]).abs().argmin(dim=1)
+            chosen = torch.cat([every[nearest], torch.zeros(1, dtype=torch.int64)])
+        return chosen.unique().flip(0)
+
+    def _log_snr(self, t: int) -> float:
+        """Half the logarithm of signal to noise at a time >= 1, lambda_t of arXiv:2211.01095."""
+        alpha_bar = self.diffusion.alpha_bar[t].item()
+        return 0.5 * math.log(alpha_bar / (1 - alpha_bar))
+
+    @staticmethod
+    def _extrapolated(
+        before: tuple[float, Tensor], now: tuple[float, Tensor], then: float
+    ) -> Tensor:
+        """x_0 as it will be half-way to ``then``, by its last two values (algorithm 2, D_i)."""
+        ratio = (then - now[0]) / (now[0] - before[0])
+        return now[1] + 0.5 * ratio * (now[1] - before[1])
 
     @property
     def network_evaluations(self) -> int:
@@ -329,11 +369,11 @@ class Ddpm(Family):
         guided = self.conditional and self.params.sampling.guidance > 0
         return (len(self._times()) - 1) * (1 + guided)
 
-    def _ddim_step(
-        self, x: Tensor, now: int, then: int, noise: ImageNoise, labels: Tensor | None = None
+    def _step(
+        self, x0: Tensor, direction: Tensor, now: int, then: int, noise: ImageNoise
     ) -> Tensor:
+        """x at the time ``then`` (DDIM, equation 12), of an x_0 and the noise beside it."""
         sampling = self.params.sampling
-        x0, direction = self._split(x, now, labels, sampling.guidance)
         a_now = self.diffusion.alpha_bar[now].item()
         a_then = self.diffusion.alpha_bar[then].item()
         sigma = sampling.eta * math.sqrt((1 - a_then) / (1 - a_now) * (1 - a_now / a_then))
@@ -347,8 +387,12 @@ class Ddpm(Family):
         t = torch.full((len(x),), now, device=self.device)
         with precision.autocast(self.device, self.params.sampling.precision):
             x0 = self.predict_x0(x, t, labels, guidance)
-        alpha_bar = self.diffusion.alpha_bar[now].item()
-        return x0, (x - math.sqrt(alpha_bar) * x0) / math.sqrt(1 - alpha_bar)
+        return x0, self._beside(x, x0, now)
+
+    def _beside(self, x: Tensor, x0: Tensor, t: int) -> Tensor:
+        """The noise that x at time t >= 1 holds beside ``x0``."""
+        alpha_bar = self.diffusion.alpha_bar[t].item()
+        return (x - math.sqrt(alpha_bar) * x0) / math.sqrt(1 - alpha_bar)
 
     @torch.no_grad()
     def invert(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Tensor:

@@ -18,11 +18,6 @@ from pipeline.datasets.store import Split
 from pipeline.evaluation import protocol, reference
 from pipeline.models import entries
 
-FLOAT = 8
-"""Bytes of the numbers that metrics are computed with."""
-KERNELS = 2
-"""How many tables of all pairs of samples KID takes."""
-
 
 def check(
     path: Path = paths.PARAMS, sections: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None
@@ -206,12 +201,6 @@ def _of_images(images: Images, shared: dict[str, Any], path: Path) -> list[str]:
         problems.append(
             f"{path}: data.size = {height}: the histograms and principal components of "
             f"{height}x{width} images, which stand beside the models, take {needed / 1e9:,.1f} GB, "
-            f"and there are {there / 1e9:,.1f} GB here; make it smaller"
-        )
-    needed = 0 if n == "auto" else KERNELS * FLOAT * n**2
-    if needed > there:
-        problems.append(
-            f"{path}: sample.n = {n}: comparing all pairs for KID takes {needed / 1e9:,.1f} GB, "
             f"and there are {there / 1e9:,.1f} GB here; make it smaller"
         )
     return problems

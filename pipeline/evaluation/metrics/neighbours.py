@@ -15,8 +15,8 @@ import numpy as np
 
 NEIGHBOURS = 5
 """k of the balls around points, for sets of the same size (arXiv:2002.09797, section 4)."""
-CHUNK = 1000
-"""Rows whose distances to others are held at a time."""
+CHUNK, PAIRS = 1000, 8_000_000
+"""Rows whose distances to others are held at a time, and how many distances these are at most."""
 BLOCK = 4096
 """Images among which nearest ones are looked for at a time: memory does not grow with their
 number."""
@@ -165,7 +165,8 @@ def _distances(
     Both are centred first, by the mean of b if no ``centre`` is given: what is far from the origin
     would lose digits. Those of uint8 are integers, and exact.
     """
-    chunks = [slice(start, min(start + CHUNK, len(a))) for start in range(0, len(a), CHUNK)]
+    step = max(1, min(CHUNK, PAIRS // len(b)))
+    chunks = [slice(start, min(start + step, len(a))) for start in range(0, len(a), step)]
     if a.dtype == b.dtype == np.uint8:
         yield from ((rows, _exact_distances(a[rows], b)) for rows in chunks)
         return

@@ -105,3 +105,15 @@ def test_values_that_are_not_finite_are_refused(bad):
     a[2, 1] = bad
     with pytest.raises(ValueError, match="not finite"):
         kernel_distance(a, features(5))
+
+
+@pytest.mark.parametrize("pairs", [1, 100, 1000])
+def test_of_many_images_some_pairs_are_in_memory_at_a_time(pairs, monkeypatch):
+    """The same number as that of all pairs at once."""
+    from pipeline.evaluation.metrics import kid
+
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(70, 5)), rng.normal(0.2, 1, size=(31, 5))
+    whole = kernel_distance(a, b)
+    monkeypatch.setattr(kid, "PAIRS", pairs)
+    assert kernel_distance(a, b) == pytest.approx(whole, rel=1e-12)

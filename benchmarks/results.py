@@ -1,0 +1,79 @@
+"""Where benchmarks keep what they found, and what it was found on."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from pipeline.core import files, stage
+
+FOLDER = Path("benchmarks/results")
+
+
+def machine(device: torch.device | None = None) -> dict[str, Any]:
+    """What the numbers depend on beside the code."""
+    return {
+        "device": stage.device_name(device or torch.device("cpu")),
+        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def write(name: str, found: Mapping[str, Any]) -> None:
+    """Write ``<name>.json``, with the machine."""
+    files.write_json(FOLDER / f"{name}.json", files.rounded({**found, "machine": machine()}))
+
+
+def read(name: str) -> dict[str, Any]:
+    """What `write` wrote.
+
+    Raises:
+        FileNotFoundError: if nothing was.
+    """
+    return files.read_json(FOLDER / f"{name}.json")
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row in words, for whoever watches."""
+    return "  ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in row.items()
+    )
+
+
+def draw(
+    name: str,
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    log: str = "xy",
+) -> None:
+    """Write ``<name>.png``: a curve for each name; the axes named in ``log`` are logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import ScalarFormatter
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for (title, points), marker in zip(curves.items(), "osD^vP*X" * len(curves), strict=False):
+        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=title)
+    for axis in log:
+        getattr(axes, f"set_{axis}scale")("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ScalarFormatter())
+    axes.set(xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    path = FOLDER / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    print(path)
