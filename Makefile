@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # TORCH_INDEX: an extra package index, such as https://download.pytorch.org/whl/cpu
 PIP_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: help repro recommend thorough gate baseline verify test test-slow test-faults test-cuda test-browser test-as ui live register docs lint check clean setup
+.PHONY: help repro recommend thorough gate baseline verify test test-slow test-faults test-cuda test-browser test-as ui live register docs bench lint check clean setup
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -78,6 +78,10 @@ recommend: $(STAMP) ## say which model to take, and why
 
 docs: $(STAMP) ## write the tables of README.md and docs/ from metrics/
 	@python -m pipeline docs
+
+bench: $(STAMP) ## benchmarks, an hour: samplers, sizes of data (docs/benchmarks.md)
+	python -m benchmarks samplers
+	python -m benchmarks scale
 
 lint: $(STAMP) ## style, which room imports which, what is unsafe here or in a pinned package
 	ruff check .

@@ -1,24 +1,39 @@
-"""``python -m benchmarks <name>``: measure, and write benchmarks/results/<name>.json and .png."""
+"""``python -m benchmarks NAME``: measure, and write benchmarks/results/NAME.json and docs.
+
+The page docs/benchmarks.md is made of all that lies in benchmarks/results/; ``page`` makes it again
+without measuring.
+"""
 
 import argparse
 import sys
+from pathlib import Path
 
-from benchmarks import samplers, scale
+from benchmarks import page, results, samplers, scale
 from pipeline.core.errors import PipelineError
 
-PROGRAMS = {"samplers": samplers, "scale": scale}
+PROGRAMS = {"samplers": samplers, "scale": scale, "page": page}
 
 
 def main() -> int:
     """Run one program; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    each = parser.add_subparsers(dest="name", required=True, metavar="name")
+    each = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, program in PROGRAMS.items():
         head = program.__doc__.splitlines()[0]
-        program.options(each.add_parser(name, help=head, description=program.__doc__))
+        one = each.add_parser(name, help=head, description=program.__doc__)
+        one.add_argument(
+            "--results",
+            type=Path,
+            default=results.FOLDER,
+            help=f"where to write, if not to {results.FOLDER}",
+        )
+        program.options(one)
     given = parser.parse_args()
+    results.FOLDER, shown = given.results, results.FOLDER
     try:
         PROGRAMS[given.name].run(given)
+        if given.results == shown:
+            page.write()
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -48,6 +48,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folder", type=Path, help="where the maps are written; 31 GB for the default"
     )
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each training")
     parser.add_argument("--one", help=argparse.SUPPRESS)
 
 
@@ -63,16 +64,18 @@ def run(given: argparse.Namespace) -> None:
             path = Path(folder) / "images.npy"
             _write(path, n)
             for model in MODELS:
-                found["training"].append(_alone("training", path=str(path), model=model))
+                found["training"].append(
+                    _alone("training", path=str(path), model=model, steps=given.steps)
+                )
                 print(results.line(found["training"][-1]), flush=True)
             path.unlink()
     for n in given.samples:
         found["judging"].append(_alone("judging", n=n))
         print(results.line(found["judging"][-1]), flush=True)
-    results.write("scale", {"shape": list(SPEC.shape), "steps": STEPS, **found})
+    results.write("scale", {"shape": list(SPEC.shape), "steps": given.steps, **found})
 
 
-def training(path: str, model: str) -> dict[str, Any]:
+def training(path: str, model: str, steps: int) -> dict[str, Any]:
     """Seconds for each image seen, and memory, of a model trained on the map at ``path``."""
     raw = params.read()
     device = stage.prepare_torch(params.section(raw, "runtime"))
@@ -86,7 +89,7 @@ def training(path: str, model: str) -> dict[str, Any]:
     trainer.run(stop_at=WARM)
     first = time.perf_counter() - began
     took = []
-    for step in range(WARM, WARM + STEPS):
+    for step in range(WARM, WARM + steps):
         began = time.perf_counter()
         trainer.run(stop_at=step + 1)
         took.append(time.perf_counter() - began)

@@ -1,8 +1,7 @@
 """Arithmetic precision: explicit, part of what is hashed, never guessed."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -11,11 +10,11 @@ import torch
 from pipeline.core import paths
 
 
-@contextmanager
-def autocast(device: torch.device, name: str) -> Iterator[None]:
+def autocast(device: torch.device, name: str) -> AbstractContextManager[None]:
     """Compute in bfloat16 where that is safe (``bf16``), or in float32 throughout (``fp32``)."""
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bf16"):
-        yield
+    if name == "fp32" and not torch.is_autocast_enabled(device.type):
+        return nullcontext()  # it is so already; torch's context takes a while to enter
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=name == "bf16")
 
 
 def is_emulated(device: torch.device) -> bool:

@@ -28,6 +28,19 @@ def generator(*name: int | str, device: "torch.device | str" = "cpu") -> "torch.
     return torch.Generator(device=device).manual_seed(derive(*name))
 
 
+def seed_modules(seed: int, device: "torch.device") -> None:
+    """Name the state of torch's global generators, from which modules such as dropout draw.
+
+    As ``torch.manual_seed``, but of the processor and this device alone: where no GPU was used,
+    that one notes a stack of calls each time, which takes as long as a layer of a small network.
+    """
+    import torch
+
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def image_seeds(n: int, *name: int | str) -> "Tensor":
     """One seed per image, int64 [n].
 

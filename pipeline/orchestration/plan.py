@@ -110,8 +110,11 @@ def chains(
 
 
 def default_jobs() -> tuple[int, int]:
-    """How many models at a time, and how many GPUs they share (0 for none)."""
-    gpus = stage.count_gpus(params.section(params.read(), "runtime"))
-    if gpus:
-        return gpus, gpus
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 0
+    """How many models at a time, and how many GPUs they share (0 for none).
+
+    One for each core; of those that share a GPU at most ``runtime.models_per_gpu``.
+    """
+    runtime: params.Runtime = params.section(params.read(), "runtime")
+    gpus = stage.count_gpus(runtime)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (max(gpus, min(cores, gpus * runtime.models_per_gpu)) if gpus else cores), gpus

@@ -225,7 +225,7 @@ class Trainer:
 
     def _call_training_step(self) -> dict[str, Tensor]:
         # Modules such as dropout draw from the global generator: name its state by the step too.
-        torch.manual_seed(seeds.derive(self.seed, "modules", self.step))
+        seeds.seed_modules(seeds.derive(self.seed, "modules", self.step), self.device)
         rng = seeds.generator(self.seed, "noise", self.step, device=self.device)
         self._updated = []
         with precision.autocast(self.device, self.hyperparameters.precision):

@@ -99,3 +99,12 @@ def test_consecutive_seeds_give_independent_uniforms():
         assert stats.kstest(column, "uniform").pvalue > 1e-3
     correlations = np.corrcoef(np.concatenate([noise[:-1], noise[1:]], axis=1), rowvar=False)
     assert abs(correlations - np.eye(8)).max() < 0.045
+
+
+def test_modules_draw_as_after_torchs_own_seed():
+    device = torch.device("cpu")
+    for seed in (0, 7, 2**63 - 1):
+        torch.manual_seed(seed)
+        wanted = torch.rand(3)
+        seeds.seed_modules(seed, device)
+        assert torch.equal(torch.rand(3), wanted)

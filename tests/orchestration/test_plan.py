@@ -165,3 +165,15 @@ def test_a_graph_without_a_stage_is_refused(name, tmp_path, monkeypatch):
             continue
         with pytest.raises(PipelineError, match=rf"dvc\.yaml: stages\.{name}: missing"):
             plan.check_graph()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "each", "jobs"),
+    [(0, 6, 8, 6), (1, 16, 8, 8), (1, 4, 8, 4), (8, 4, 8, 8), (2, 64, 3, 6), (1, 16, 1, 1)],
+)
+def test_small_models_share_a_gpu(tmp_path, monkeypatch, gpus, cores, each, jobs):
+    raw = {"runtime": {"models_per_gpu": each}}
+    monkeypatch.setattr(plan.params, "read", lambda: raw)
+    monkeypatch.setattr(plan.stage, "count_gpus", lambda runtime: gpus)
+    monkeypatch.setattr(plan.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert plan.default_jobs() == (jobs, gpus)

@@ -51,6 +51,9 @@ RUN = {
     "python -m pipeline gate": (".ci/run", "make gate"),
     "python -m pipeline repro": ("tests/orchestration/test_graph.py", '"pipeline", "repro"'),
     "python -m pipeline COMMAND --help": ("tests/test_commands.py", "help"),
+    "make bench": ("Makefile", "python -m benchmarks samplers"),
+    "python -m benchmarks samplers": (".ci/run", "python -m benchmarks samplers"),
+    "python -m benchmarks scale": ("tests/benchmarks/test_benchmarks.py", '"scale", "--images"'),
     "python -m stages.train": ("tests/cuda/test_default_run.py", "evaluate@pixelcnn"),
     "python tests/browser/screenshots.py": ("tests/browser/screenshots.py", "__main__"),
     "python -m pip install -c constraints.txt -e": (

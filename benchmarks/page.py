@@ -1,0 +1,131 @@
+"""Make docs/benchmarks.md of what the benchmarks found.
+
+Nobody types a number there.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from benchmarks import results, samplers
+from pipeline.core import files
+
+PAGE = Path("docs/benchmarks.md")
+HEAD = """# How fast, how large
+
+Made by `make bench`, or one part of it by the command above each table; every file of numbers is in
+[benchmarks/results/](../benchmarks/results/). Nobody types a number here.
+"""
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """None."""
+
+
+def run(given: argparse.Namespace) -> None:
+    """Write it."""
+    write()
+
+
+def write() -> None:
+    """Write the page.
+
+    Raises:
+        PipelineError: if that is not possible.
+    """
+    files.write_text(PAGE, text())
+
+
+def text() -> str:
+    """The page."""
+    parts = [HEAD]
+    for name, part in (("samplers", _samplers), ("scale", _scale)):
+        try:
+            found = results.read(name)
+        except FileNotFoundError:
+            continue
+        parts.append(part(found) + "\n" + _machine(found["machine"]))
+    return "\n".join(parts)
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    device = f", {machine['device']}" if machine["device"] != "cpu" else ""
+    return (
+        f"Measured on {machine['cores']} cores{device} with {machine['instructions']} and "
+        f"{machine['memory_gb']:.0f} GB, torch {machine['torch']}.\n"
+    )
+
+
+def _samplers(found: dict[str, Any]) -> str:
+    of = {(row["steps"], row["solver"], row["spacing"]): row for row in found["rows"]}
+    table = []
+    for count in sorted({steps for steps, *_ in of}):
+        rows = [of[count, *variant] for variant in samplers.VARIANTS]
+        took = f"{1000 * rows[0]['seconds_per_image']:.1f}"
+        table.append([count, *(_both(row) for row in rows), took])
+    titles = ["steps", *(samplers.TITLES[each] for each in samplers.VARIANTS), "ms per image"]
+    return f"""## How many steps a diffusion sampler needs
+
+```bash
+python -m benchmarks samplers     # of the trained model {found["model"]}
+```
+
+FID (second FID) of {found["n_samples"]:,} samples of {found["model"]} on {found["dataset"]}, all
+from the same noise. A step is one evaluation of the network; times that are even in log-SNR would
+be there twice near pure noise, and are taken once, so that these samplers evaluate it less often.
+
+{_table(titles, table)}
+
+![FID against network evaluations](../benchmarks/results/samplers.png)
+"""
+
+
+def _both(row: dict[str, Any]) -> str:
+    second = "" if row["second_fid"] is None else f" ({row['second_fid']:.2f})"
+    return f"{row['fid']:.2f}{second}"
+
+
+def _scale(found: dict[str, Any]) -> str:
+    trained = [
+        [
+            f"{row['images']:,}",
+            f"{row['gigabytes']:.2f}",
+            row["model"],
+            f"{row['microseconds_per_image']:,.0f}",
+            f"{row['memory_mb']:.0f}",
+        ]
+        for row in found["training"]
+    ]
+    judged = [
+        [
+            f"{row['samples']:,}",
+            f"{row['seconds']:.1f}",
+            f"{row['seconds_for_real_images']:.1f}",
+            f"{row['memory_mb']:,.0f}",
+        ]
+        for row in found["judging"]
+    ]
+    shape = "x".join(map(str, found["shape"][1:] + found["shape"][:1]))
+    return f"""## How large data may be
+
+```bash
+python -m benchmarks scale        # writes 31 GB to a folder for temporary files, for a while
+```
+
+Trainings on {shape} images that lie on the disk. The mean of {found["steps"]} steps, and what the
+process holds beside the labels and the pages of the file, which belong to the system: network,
+optimiser, a batch, and 8 bytes for each image in the order of an epoch.
+
+{_table(["images", "GB", "model", "µs per image seen", "MB"], trained)}
+
+All that judges say of samples (FID, KID, precision and recall, coverage, copies among 60,000
+training images, classes), by three judges of one kind, on one core:
+
+{_table(["samples", "seconds", "of them for the real images", "MB"], judged)}
+"""
+
+
+def _table(titles: list[str], rows: list[list[Any]]) -> str:
+    return tabulate(rows, titles, tablefmt="github", disable_numparse=True)
