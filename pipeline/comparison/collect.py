@@ -362,7 +362,7 @@ def _shown(
     if "samples" in known:
         wanted = (row.get("n_samples"), *shape) if judged else (None,) * 4
         images = _images(folder, "samples", wanted)
-        if "labels" not in known:
+        if "labels" not in known or len(classes) < 2:
             return "", [np.array(images[:PICTURED])]
         labels = arrays.load(folder, "labels", again, (len(images),))
         table = [_of_labels(images, labels, each) for each in columns]
