@@ -30,8 +30,6 @@ from typing import Any, NoReturn
 
 from ruamel.yaml import YAML
 
-from pipeline.core import files
-
 END = "\x02"
 """Begins the line that ends the output of a call; no stage prints it."""
 STAGE = re.compile(r"python -m (stages\.\w+)((?: \w+)*)")
@@ -108,8 +106,15 @@ def _modifying(slowly: Callable[..., Any]) -> Callable[..., Any]:
             yaml = YAML(typ="safe")
             yaml.default_flow_style = False
             yaml.sort_base_mapping_type_on_output = False
-            with files.replacing(file) as temporary, temporary.open("w") as stream:
-                yaml.dump(_plain(data), stream)
+            # As `core.files` names them, which sweeps away what a killed process leaves; that
+            # itself is of the project, and nothing of it may be imported here.
+            temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp{file.suffix}")
+            try:
+                with temporary.open("w", encoding="utf-8") as stream:
+                    yaml.dump(_plain(data), stream)
+                os.replace(temporary, file)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     return modify
 

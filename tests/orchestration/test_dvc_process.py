@@ -9,6 +9,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.core import files
 from pipeline.orchestration import dvc_process
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +105,21 @@ def test_what_is_written_is_what_dvc_writes(project):
     assert lock(project) == plain
 
 
+def test_what_is_left_of_a_lock_has_a_name_that_is_swept(project, monkeypatch):
+    """As of a process that is killed while it writes."""
+    (project / "dvc.lock").write_text("stages: {}\n")
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(os, "getpid", lambda: 2**22 + 1)  # no process can have this number
+    monkeypatch.setattr(os, "replace", lambda *_: None)
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    with dvc_process._modifying(None)("dvc.lock") as lock:
+        lock["stages"] = {"one": {}}
+    monkeypatch.undo()
+    [left] = project.glob(".*lock")
+    files.sweep(project / "dvc.lock")
+    assert not left.exists()
+
+
 def test_stages_have_their_own_arguments_environment_and_no_input(project):
     done = serve(project, ["repro", "one", "two"], ["repro", "two"])
     assert "two ['word']" in done.stdout
@@ -132,8 +148,9 @@ def test_each_stage_imports_the_project_as_it_is_then(project):
     for word in ("first", "second"):
         (project / "pipeline/core/words.py").write_text(f"WORD = {word!r}")
         process.stdin.write(json.dumps(["repro", "--force", "one", "two"]) + "\n")
-        while not process.stdout.readline().startswith(dvc_process.END):
-            pass
+        for line in process.stdout:  # which ends if the worker does
+            if line.startswith(dvc_process.END):
+                break
         assert (project / "two.txt").read_text() == word
     process.stdin.close()
     assert process.wait(20) == 0
