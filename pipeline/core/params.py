@@ -8,9 +8,9 @@ the sections that it depends on and no others; `pipeline.orchestration.check_par
 import difflib
 import re
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -85,6 +85,8 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    unhashed: ClassVar[Sequence[str]] = ()
+    """Keys that no stage depends on, so that a file of before they were there may lack them."""
 
 
 class Data(Section):
@@ -114,6 +116,8 @@ class Domains(Section):
 
 class Runtime(Section):
     """Where and how training and sampling run."""
+
+    unhashed: ClassVar[Sequence[str]] = ("models_per_gpu", "checkpoint_seconds")
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1, le=1024)
@@ -193,6 +197,8 @@ class Evaluate(Section):
 
 class Thorough(Section):
     """What `make thorough` adds to the default run."""
+
+    unhashed: ClassVar[Sequence[str]] = ("trainings", "sample_sets", "inverted")
 
     trainings: int = Field(3, ge=2, le=100)
     sample_sets: int = Field(3, ge=2, le=100)

@@ -58,7 +58,7 @@ def check(
             problems += [
                 f"{path}: {name}.{key}: missing; its default is {params.shown(value)}"
                 for key, value in shared[name].model_dump().items()
-                if key not in raw[name]
+                if key not in raw[name] and key not in shared[name].unhashed
             ]
     models: dict[str, Any] = {}
     with collected():

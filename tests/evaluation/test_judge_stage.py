@@ -80,7 +80,7 @@ def test_a_judge_whose_features_die_is_trained_again_at_half_the_rate(monkeypatc
 
     monkeypatch.setattr(stage.classifier, "train", train)
     monkeypatch.setattr(stage.judge, "facts", facts)
-    arguments = ("classifier", 1, split, split, None, params.Judge(), None)
+    arguments = ("classifier", 1, split, split, split, None, params.Judge(), None)
     assert stage._alive(*arguments) == (None, {"seed": 1})
     assert rates == [0.01, 0.005, 0.0025][: dead + 1]
 
@@ -95,5 +95,5 @@ def test_a_judge_whose_features_stay_constant_is_an_error(monkeypatch):
     monkeypatch.setattr(stage.judge, "facts", facts)
     split = Split(np.zeros((1, 1, 8, 8), np.uint8), np.zeros(1, np.int64))
     with pytest.raises(PipelineError, match="constant"):
-        stage._alive("label_free", 1, split, split, None, params.Judge(), None)
+        stage._alive("label_free", 1, split, split, split, None, params.Judge(), None)
     assert len(tried) == stage.TRIES

@@ -1,5 +1,6 @@
 """What `check` accepts can be trained, and what a stage would refuse, it refuses first."""
 
+import re
 import subprocess
 import sys
 
@@ -146,8 +147,8 @@ REFUSED = {
         "models.ddpm.sampling.steps = 1001: they are some of the 1000 of network.steps",
     ),
     "fewer steps than the sampler takes": (
-        {"models__ddpm__network__steps": 31},
-        "models.ddpm.sampling.steps = 32: they are some of the 31 of network.steps",
+        {"models__ddpm__network__steps": 19},
+        "models.ddpm.sampling.steps = 20: they are some of the 19 of network.steps",
     ),
     "a generator that waits until the end": (
         {"models__began__training__alone": 36_000},
@@ -306,6 +307,18 @@ def test_what_dvc_looks_for_is_written_out(tmp_path):
     """A stage would take the default, but DVC does not start it."""
     line = told(tmp_path, runtime={"device": "auto", "checkpoint_seconds": 20.0})
     assert "runtime.threads: missing; its default is 1" in line
+
+
+def test_what_no_stage_depends_on_may_be_left_out(tmp_path):
+    """As in a file that was written before there was such a key."""
+    graph = COMMITTED.with_name("dvc.yaml").read_text()
+    for name, section in params.SHARED.items():
+        if re.search(rf"^ +- {name}$", graph, re.M):  # all of it is hashed
+            assert not section.unhashed
+        else:
+            looked_for = set(re.findall(rf"\b{name}\.(\w+)", graph))
+            assert set(section.model_fields) - looked_for == set(section.unhashed), name
+    validate(changed(tmp_path, runtime={"device": "auto", "threads": 1}, thorough={}))
 
 
 def test_all_mistakes_are_told_each_once(tmp_path):
