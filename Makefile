@@ -79,8 +79,10 @@ recommend: $(STAMP) ## say which model to take, and why
 docs: $(STAMP) ## write the tables of README.md and docs/ from metrics/
 	@python -m pipeline docs
 
-bench: $(STAMP) ## benchmarks, an hour: samplers, sizes of data (docs/benchmarks.md)
+bench: $(STAMP) ## benchmarks, half an hour: trainers, samplers, sizes (docs/benchmarks.md)
+	python -m benchmarks trainers
 	python -m benchmarks samplers
+	python -m benchmarks drawing
 	python -m benchmarks scale
 
 lint: $(STAMP) ## style, which room imports which, what is unsafe here or in a pinned package

@@ -8,10 +8,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import page, results, samplers, scale
+from benchmarks import drawing, page, results, samplers, scale, trainers
 from pipeline.core.errors import PipelineError
 
-PROGRAMS = {"samplers": samplers, "scale": scale, "page": page}
+PROGRAMS = {
+    "samplers": samplers,
+    "trainers": trainers,
+    "drawing": drawing,
+    "scale": scale,
+    "page": page,
+}
 
 
 def main() -> int:

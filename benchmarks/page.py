@@ -41,13 +41,66 @@ def write() -> None:
 def text() -> str:
     """The page."""
     parts = [HEAD]
-    for name, part in (("samplers", _samplers), ("scale", _scale)):
+    for name, part in PARTS.items():
         try:
             found = results.read(name)
         except FileNotFoundError:
             continue
         parts.append(part(found) + "\n" + _machine(found["machine"]))
     return "\n".join(parts)
+
+
+def _trainers(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["model"],
+            f"{row['images_per_second']:,.0f}",
+            f"{row['milliseconds_per_step']:.1f}",
+            f"{row['share_of_bare_loop']:.2f}",
+            "-" if row["gflops"] is None else f"{row['gflops']:.1f}",
+            "-" if row["share_of_matmul"] is None else f"{100 * row['share_of_matmul']:.0f} %",
+        ]
+        for row in found["rows"]
+    ]
+    side = found["side"]
+    return f"""## How near the trainer is to its networks, and these to the machine
+
+```bash
+python -m benchmarks trainers     # on the data of the last run
+```
+
+One process of one thread for each model, as in a run. The bare loop has the same networks, losses
+and optimisers, and neither averages nor clipping, schedules, named randomness, history or
+checkpoints; both take turns. A product of two float32 matrices of {side}x{side} makes
+{found["gflops"]:.0f} GFLOP/s in such a process: that is the limit of the last column, which counts
+the operations of convolutions and products alone.
+
+{_table(["model", "images/s", "ms per step", "of the bare loop", "GFLOP/s", "of the limit"], rows)}
+"""
+
+
+def _drawing(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["model"],
+            "x".join(map(str, row["shape"][1:] + row["shape"][:1])),
+            f"{1000 * row['seconds_per_image']:.1f}",
+            f"{row['microseconds_per_pixel']:.1f}",
+            f"{row['of_first']:.1f}",
+        ]
+        for row in found["rows"]
+    ]
+    titles = ["model", "images", "ms per sample", "µs per pixel", "of the smallest images'"]
+    return f"""## How long a sample takes as images grow
+
+```bash
+python -m benchmarks drawing
+```
+
+Untrained models of the presets, whose samples cost the same; on one core.
+
+{_table(titles, rows)}
+"""
 
 
 def _machine(machine: dict[str, Any]) -> str:
@@ -129,3 +182,12 @@ training images, classes), by three judges of one kind, on one core:
 
 def _table(titles: list[str], rows: list[list[Any]]) -> str:
     return tabulate(rows, titles, tablefmt="github", disable_numparse=True)
+
+
+PARTS = {
+    "trainers": _trainers,
+    "samplers": _samplers,
+    "drawing": _drawing,
+    "scale": _scale,
+}
+"""What writes the part of each benchmark."""

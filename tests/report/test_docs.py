@@ -53,6 +53,8 @@ RUN = {
     "python -m pipeline COMMAND --help": ("tests/test_commands.py", "help"),
     "make bench": ("Makefile", "python -m benchmarks samplers"),
     "python -m benchmarks samplers": (".ci/run", "python -m benchmarks samplers"),
+    "python -m benchmarks trainers": (".ci/run", "python -m benchmarks trainers"),
+    "python -m benchmarks drawing": (".ci/run", "python -m benchmarks drawing"),
     "python -m benchmarks scale": ("tests/benchmarks/test_benchmarks.py", '"scale", "--images"'),
     "python -m stages.train": ("tests/cuda/test_default_run.py", "evaluate@pixelcnn"),
     "python tests/browser/screenshots.py": ("tests/browser/screenshots.py", "__main__"),
