@@ -84,6 +84,7 @@ bench: $(STAMP) ## benchmarks, half an hour: trainers, samplers, sizes (docs/ben
 	python -m benchmarks samplers
 	python -m benchmarks drawing
 	python -m benchmarks scale
+	python -m benchmarks growth
 
 lint: $(STAMP) ## style, which room imports which, what is unsafe here or in a pinned package
 	ruff check .

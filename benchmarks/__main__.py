@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import drawing, page, results, samplers, scale, trainers
+from benchmarks import drawing, growth, page, results, samplers, scale, trainers
 from pipeline.core.errors import PipelineError
 
 PROGRAMS = {
@@ -16,6 +16,7 @@ PROGRAMS = {
     "trainers": trainers,
     "drawing": drawing,
     "scale": scale,
+    "growth": growth,
     "page": page,
 }
 

@@ -103,6 +103,46 @@ Untrained models of the presets, whose samples cost the same; on one core.
 """
 
 
+def _growth(found: dict[str, Any]) -> str:
+    models = [
+        [
+            f"{row['models']:,}",
+            f"{row['params_kilobytes']:,.0f}",
+            f"{row['lock_kilobytes']:,.0f}",
+            f"{row['seconds_to_rewrite_lock']:.2f}",
+            f"{row['seconds_to_check']:.1f}",
+            f"{row['seconds_to_look']:.1f}",
+        ]
+        for row in found["models"]
+    ]
+    runs = [
+        [
+            f"{row['runs']:,}",
+            f"{row['store_megabytes']:,.1f}",
+            f"{1000 * row['seconds_per_run']:.0f}",
+            f"{row['seconds_to_list']:.2f}",
+        ]
+        for row in found["runs"]
+    ]
+    titles = ["models", "params.yaml KB", "dvc.lock KB", "rewriting it s", "check s", "looking s"]
+    return f"""## What grows with models and runs
+
+```bash
+python -m benchmarks growth
+```
+
+A checkout with so many models in `params.yaml` and `dvc.lock`. `dvc.lock` is read and written once
+for each stage that ran, `python -m pipeline check` validates all parameters, and DVC looks at every
+stage before a run.
+
+{_table(titles, models)}
+
+MLflow's SQLite file with so many runs, and a page of the hundred best of them:
+
+{_table(["runs", "MB", "ms to log one", "listing s"], runs)}
+"""
+
+
 def _machine(machine: dict[str, Any]) -> str:
     device = f", {machine['device']}" if machine["device"] != "cpu" else ""
     return (
@@ -189,5 +229,6 @@ PARTS = {
     "samplers": _samplers,
     "drawing": _drawing,
     "scale": _scale,
+    "growth": _growth,
 }
 """What writes the part of each benchmark."""

@@ -1,7 +1,9 @@
 """Where benchmarks keep what they found, and what it was found on."""
 
+import io
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,13 @@ def read(name: str) -> dict[str, Any]:
         FileNotFoundError: if nothing was.
     """
     return files.read_json(FOLDER / f"{name}.json")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the bars of trainings to oneself: what is timed here has no end that they could show."""
+    with redirect_stderr(io.StringIO()):
+        yield
 
 
 def line(row: Mapping[str, Any]) -> str:

@@ -56,7 +56,9 @@ def run(given: argparse.Namespace) -> None:
     """Measure, and write the rows; ``--one`` is what the processes are started with."""
     if given.one:
         task = json.loads(given.one)
-        print(json.dumps(PARTS[task.pop("part")](**task)))
+        with results.quiet():
+            found = PARTS[task.pop("part")](**task)
+        print(json.dumps(found))
         return
     found: dict[str, list[dict[str, Any]]] = {"training": [], "judging": []}
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:

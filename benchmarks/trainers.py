@@ -45,7 +45,8 @@ def run(given: argparse.Namespace) -> None:
     limit = _product(device, given.turns)
     rows = []
     for name in given.models or known:
-        rows.append(_row(raw, name, device, given.turns, limit))
+        with results.quiet():
+            rows.append(_row(raw, name, device, given.turns, limit))
         print(results.line(rows[-1]), flush=True)
     results.write("trainers", {"gflops": limit, "side": SIDE, "rows": rows})
 
