@@ -69,11 +69,11 @@ def _trainers(found: dict[str, Any]) -> str:
 python -m benchmarks trainers     # on the data of the last run
 ```
 
-One process of one thread for each model, as in a run. The bare loop has the same networks, losses
-and optimisers, and neither averages nor clipping, schedules, named randomness, history or
-checkpoints; both take turns. A product of two float32 matrices of {side}x{side} makes
-{found["gflops"]:.0f} GFLOP/s in such a process: that is the limit of the last column, which counts
-the operations of convolutions and products alone.
+One process of one thread for each model, as in a run. The bare loop has what belongs to the model:
+networks, losses, optimisers, clipping, averages. The trainer has named randomness, rates that
+change, history, progress and checkpoints beside that. Both take turns. A product of two float32
+matrices of {side}x{side} makes {found["gflops"]:.0f} GFLOP/s in such a process: that is the limit
+of the last column, which counts the operations of convolutions and products alone.
 
 {_table(["model", "images/s", "ms per step", "of the bare loop", "GFLOP/s", "of the limit"], rows)}
 """

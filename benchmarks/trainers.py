@@ -1,9 +1,10 @@
 """How near the trainer is to its own networks, and these to what the machine can do.
 
-Each model of params.yaml takes some steps with the trainer, and as many in a bare loop of the same
-networks, losses, optimisers and batches from memory, without averages, clipping, schedules, named
-randomness, history and checkpoints. Both take turns, so that both see the same machine. The limit
-is a product of two matrices in the same process.
+Each model of params.yaml takes some steps with the trainer, and as many in a bare loop of what
+belongs to the model: networks, losses, optimisers, clipping, averages, and batches from memory.
+What it lacks is the trainer's: named randomness, rates that change, history, progress, checkpoints.
+Both take turns, so that both see the same machine. The limit is a product of two matrices in the
+same process.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import results
+from pipeline.blocks.nets import Ema
 from pipeline.core import cost, params, paths, stage
 from pipeline.core.contract import Batch, Family
 from pipeline.core.mapped import Mapped
@@ -98,6 +100,11 @@ def _bare(
     batch = family.params.training.batch
     groups = family.groups()
     optimisers = {name: each.optimiser(each.parameters) for name, each in groups.items()}
+    averages = {
+        name: Ema(each.parameters, each.ema)
+        for name, each in groups.items()
+        if each.ema is not None
+    }
     rng = torch.Generator(device=images.device).manual_seed(0)
     family.train()
     order = [torch.randperm(len(images)), torch.randperm(len(images if others is None else others))]
@@ -106,9 +113,13 @@ def _bare(
     def update(name: str, loss: Tensor) -> None:
         optimisers[name].zero_grad(set_to_none=True)
         loss.backward(inputs=groups[name].parameters)
+        if groups[name].clip is not None:
+            torch.nn.utils.clip_grad_norm_(groups[name].parameters, groups[name].clip)
         optimisers[name].step()
         if groups[name].after_step is not None:
             groups[name].after_step()
+        if name in averages:
+            averages[name].update()
 
     def step() -> None:
         nonlocal place
