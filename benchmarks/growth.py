@@ -22,7 +22,7 @@ from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 
 MODELS = (16, 160, 480)
-RUNS = (100, 1_000, 5_000)
+RUNS = (100, 500, 2_000)
 METRICS, PARAMETERS, POINTS = 50, 40, 300
 """Of a run: about what ours have."""
 SHOWN = 100
