@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ def run(given: argparse.Namespace) -> None:
         print(json.dumps(found))
         return
     found: dict[str, list[dict[str, Any]]] = {"training": [], "judging": []}
+    before: dict[str, Any] = {}
+    with suppress(FileNotFoundError):
+        before = results.read("scale")
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         for n in given.images:
             path = Path(folder) / "images.npy"
@@ -74,6 +78,8 @@ def run(given: argparse.Namespace) -> None:
     for n in given.samples:
         found["judging"].append(_alone("judging", n=n))
         print(results.line(found["judging"][-1]), flush=True)
+    # A part of which nothing was asked stays as it was.
+    found = {part: rows or before.get(part, []) for part, rows in found.items()}
     results.write("scale", {"shape": list(SPEC.shape), "steps": given.steps, **found})
 
 

@@ -315,6 +315,7 @@ def test_judges_shows_what_they_see(project, capsys):
     assert "| classifiers | 98.0 to 99.0 % |" in told and "| judges without labels |" in told
 
 
+@pytest.mark.slow
 def test_judges_are_held_against_a_classifier(project, capsys):
     rewrite(HOME.reference, judges=verdict(second=[]))
     raw = YAML(typ="safe").load(paths.PARAMS.read_text())

@@ -236,6 +236,7 @@ def test_a_comment_and_a_runtime_knob_rerun_nothing(clone):
     assert clone.stale() == ALWAYS
 
 
+@pytest.mark.slow
 def test_what_changed_is_shown_by_dvc_and_tried_as_an_experiment(clone):
     """The commands by which a change is looked at; each needs a commit."""
     clone.commit()
@@ -310,6 +311,7 @@ def test_a_list_of_locks_that_a_full_disk_cut_is_begun_anew(clone):
     assert "Nothing changed" in clone.run("pipeline", "repro").stdout
 
 
+@pytest.mark.slow
 def test_private_memories_and_a_deleted_store_are_never_the_users_problem(clone):
     damaged = {"durations.json": '{"train@vae": "long"}', "shown.json": "{", "inputs.json": "null"}
     for name, text in damaged.items():

@@ -302,6 +302,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         monkeypatch.setattr(MlflowClient, name, crashing(getattr(MlflowClient, name)))
 
 
+@pytest.mark.slow
 def test_crash_anywhere_is_mended_the_next_time(project):
     project.drop("ddpm")
     project.drop("dcgan")

@@ -106,6 +106,7 @@ def test_the_present_data_set_comes_first(project):
     assert list(ui._present_first(links)) == ["mnist-5k · p", "fruits · p", "mnist-5k-more · p"]
 
 
+@pytest.mark.slow
 def test_pages_show_the_runs_and_their_pictures_until_ctrl_c(project):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
