@@ -132,8 +132,8 @@ python -m benchmarks growth
 ```
 
 A checkout with so many models in `params.yaml` and `dvc.lock`. `dvc.lock` is read and written once
-for each stage that ran, `python -m pipeline check` validates all parameters, and DVC looks at every
-stage before a run.
+for each stage that ran, `make check` validates all parameters, and DVC looks at every stage before
+a run.
 
 {_table(titles, models)}
 
