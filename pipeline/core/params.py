@@ -433,6 +433,7 @@ def _lines(
         if detail["type"] == "extra_forbidden":
             keys = _keys(schema, detail["loc"])
             suggested.update(difflib.get_close_matches(detail["loc"][-1], keys, n=1))
+    absent: dict[str, list[Any]] = {}
     for detail in details:
         key = joined(where, *detail["loc"])
         told = f"{path}: {key} = {shown(detail['input'])}"
@@ -441,7 +442,7 @@ def _lines(
             yield f"{told}: {message}"
         elif detail["type"] == "missing":
             if detail["loc"][-1] not in suggested:
-                yield f"{path}: {key}: missing"
+                absent.setdefault(joined(where, *detail["loc"][:-1]), []).append(detail["loc"][-1])
         elif detail["type"] == "invalid_key":
             yield f"{path}: {key}: a key is a word; known: {', '.join(schema.model_fields)}"
         elif detail["type"] == "model_type":
@@ -449,6 +450,11 @@ def _lines(
         else:
             message = detail["msg"].removeprefix("Value error, ")
             yield f"{told}: {message.replace('Input should', 'should')}"
+    for block, keys in absent.items():
+        if len(keys) == 1:
+            yield f"{path}: {joined(block, keys[0])}: missing"
+        else:
+            yield f"{path}: {block}: missing keys: {', '.join(map(str, keys))}"
 
 
 def _keys(schema: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

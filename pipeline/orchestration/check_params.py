@@ -51,18 +51,21 @@ def check(
             problems.extend(str(error).splitlines())
 
     shared: dict[str, Any] = {}
+    absent = [name for name in (*params.SHARED, "models") if name not in raw]
+    if len(absent) > 1:  # the file was cut off: one mistake, one line
+        problems.append(
+            f"{path}: the sections {', '.join(absent)} are missing; restore the file from git"
+        )
     for name in params.SHARED:
+        if len(absent) > 1 and name in absent:
+            continue
         with collected():
             shared[name] = params.section(raw, name, path)
-            # Stages know what is meant, but DVC refuses to run them without the keys in dvc.yaml.
-            problems += [
-                f"{path}: {name}.{key}: missing; its default is {params.shown(value)}"
-                for key, value in shared[name].model_dump().items()
-                if key not in raw[name] and key not in shared[name].unhashed
-            ]
+            problems += _without_defaults(shared[name], raw[name], name, path)
     models: dict[str, Any] = {}
-    with collected():
-        models = params.model_blocks(raw, path)
+    if not (len(absent) > 1 and "models" in absent):
+        with collected():
+            models = params.model_blocks(raw, path)
     images, device = None, torch.device("cpu")  # where it is not known, that is as good as any
     if "data" in shared:
         with collected():
@@ -98,6 +101,24 @@ def check(
             read(raw)
     if problems:
         raise PipelineError("\n".join(dict.fromkeys(problems)))
+
+
+def _without_defaults(
+    section: params.Section, raw: dict[str, Any], name: str, path: Path
+) -> Iterator[str]:
+    """Keys that are missing: stages know what is meant, but DVC refuses to run without the keys
+    that dvc.yaml names."""
+    missing = {
+        key: params.shown(value)
+        for key, value in section.model_dump().items()
+        if key not in raw and key not in section.unhashed
+    }
+    if len(missing) == 1:
+        ((key, value),) = missing.items()
+        yield f"{path}: {name}.{key}: missing; its default is {value}"
+    elif missing:
+        told = ", ".join(f"{key}: {value}" for key, value in missing.items())
+        yield f"{path}: {name}: missing keys; their defaults are {told}"
 
 
 class Images:

@@ -309,6 +309,24 @@ def test_what_dvc_looks_for_is_written_out(tmp_path):
     assert "runtime.threads: missing; its default is 1" in line
 
 
+def test_several_missing_keys_are_one_line(tmp_path):
+    line = told(tmp_path, runtime={"checkpoint_seconds": 20.0})
+    assert "params.yaml: runtime: missing keys; their defaults are device: 'auto'" in line
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+def test_a_file_that_was_cut_off_takes_few_lines(tmp_path, share):
+    """Where the cut is moves with every comment of the file."""
+    content = COMMITTED.read_bytes()
+    file = tmp_path / "params.yaml"
+    file.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(PipelineError) as caught:
+        check_params.check(file)
+    lines = str(caught.value).splitlines()
+    assert len(lines) <= 3
+    assert all("params.yaml" in line for line in lines)
+
+
 def test_what_no_stage_depends_on_may_be_left_out(tmp_path):
     """As in a file that was written before there was such a key."""
     graph = COMMITTED.with_name("dvc.yaml").read_text()
