@@ -8,10 +8,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import drawing, growth, page, results, samplers, scale, trainers
+from benchmarks import drawing, growth, page, peers, results, samplers, scale, trainers
 from pipeline.core.errors import PipelineError
 
 PROGRAMS = {
+    "peers": peers,
     "samplers": samplers,
     "trainers": trainers,
     "drawing": drawing,

@@ -7,9 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
-from benchmarks import results, samplers
+from benchmarks import peers_page, results, samplers
 from pipeline.core import files
 
 PAGE = Path("docs/benchmarks.md")
@@ -63,6 +61,7 @@ def _trainers(found: dict[str, Any]) -> str:
         for row in found["rows"]
     ]
     side = found["side"]
+    titles = ["model", "images/s", "ms per step", "of the bare loop", "GFLOP/s", "of the limit"]
     return f"""## How near the trainer is to its networks, and these to the machine
 
 ```bash
@@ -75,7 +74,7 @@ change, history, progress and checkpoints beside that. Both take turns. A produc
 matrices of {side}x{side} makes {found["gflops"]:.0f} GFLOP/s in such a process: that is the limit
 of the last column, which counts the operations of convolutions and products alone.
 
-{_table(["model", "images/s", "ms per step", "of the bare loop", "GFLOP/s", "of the limit"], rows)}
+{results.table(titles, rows)}
 """
 
 
@@ -99,7 +98,7 @@ python -m benchmarks drawing
 
 Untrained models of the presets, whose samples cost the same; on one core.
 
-{_table(titles, rows)}
+{results.table(titles, rows)}
 """
 
 
@@ -135,11 +134,11 @@ A checkout with so many models in `params.yaml` and `dvc.lock`. `dvc.lock` is re
 for each stage that ran, `make check` validates all parameters, and DVC looks at every stage before
 a run.
 
-{_table(titles, models)}
+{results.table(titles, models)}
 
 MLflow's SQLite file with so many runs, and a page of the hundred best of them:
 
-{_table(["runs", "MB", "ms to log one", "listing s"], runs)}
+{results.table(["runs", "MB", "ms to log one", "listing s"], runs)}
 """
 
 
@@ -169,7 +168,7 @@ FID (second FID) of {found["n_samples"]:,} samples of {found["model"]} on {found
 from the same noise. A step is one evaluation of the network; times that are even in log-SNR would
 be there twice near pure noise, and are taken once, so that these samplers evaluate it less often.
 
-{_table(titles, table)}
+{results.table(titles, table)}
 
 ![FID against network evaluations](../benchmarks/results/samplers.png)
 """
@@ -211,20 +210,17 @@ Trainings on {shape} images that lie on the disk. The mean of {found["steps"]} s
 process holds beside the labels and the pages of the file, which belong to the system: network,
 optimiser, a batch, and 8 bytes for each image in the order of an epoch.
 
-{_table(["images", "GB", "model", "µs per image seen", "MB"], trained)}
+{results.table(["images", "GB", "model", "µs per image seen", "MB"], trained)}
 
 All that judges say of samples (FID, KID, precision and recall, coverage, copies among 60,000
 training images, classes), by three judges of one kind, on one core:
 
-{_table(["samples", "seconds", "of them for the real images", "MB"], judged)}
+{results.table(["samples", "seconds", "of them for the real images", "MB"], judged)}
 """
 
 
-def _table(titles: list[str], rows: list[list[Any]]) -> str:
-    return tabulate(rows, titles, tablefmt="github", disable_numparse=True)
-
-
 PARTS = {
+    "peers": peers_page.part,
     "trainers": _trainers,
     "samplers": _samplers,
     "drawing": _drawing,

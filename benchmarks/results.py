@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import torch
+from tabulate import tabulate
 
 from pipeline.core import files, stage
 
@@ -56,6 +57,42 @@ def line(row: Mapping[str, Any]) -> str:
     )
 
 
+def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table of the page."""
+    return tabulate(rows, titles, tablefmt="github", disable_numparse=True)
+
+
+@contextmanager
+def picture(name: str, panels: int = 1) -> Iterator[list[Any]]:
+    """Give matplotlib's axes of so many panels side by side; then write ``<name>.png``."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    size = (8, 5) if panels == 1 else (5 * panels, 5)
+    figure, axes = pyplot.subplots(1, panels, figsize=size, layout="constrained", squeeze=False)
+    yield list(axes[0])
+    path = FOLDER / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    print(path)
+
+
+def dress(axes: Any, *, x: str, y: str, log: str = "xy") -> None:
+    """Titles, grid and legend of a panel; the axes named in ``log`` are logarithmic."""
+    from matplotlib.ticker import ScalarFormatter
+
+    for axis in log:
+        getattr(axes, f"set_{axis}scale")("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ScalarFormatter())
+    axes.set(xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+
+
 def draw(
     name: str,
     curves: Mapping[str, Sequence[tuple[float, float]]],
@@ -65,24 +102,7 @@ def draw(
     log: str = "xy",
 ) -> None:
     """Write ``<name>.png``: a curve for each name; the axes named in ``log`` are logarithmic."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import ScalarFormatter
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for (title, points), marker in zip(curves.items(), "osD^vP*X" * len(curves), strict=False):
-        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=title)
-    for axis in log:
-        getattr(axes, f"set_{axis}scale")("log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(ScalarFormatter())
-    axes.set(xlabel=x, ylabel=y)
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    path = FOLDER / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-    print(path)
+    with picture(name) as (axes,):
+        for (title, points), marker in zip(curves.items(), "osD^vP*X" * len(curves), strict=False):
+            axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=title)
+        dress(axes, x=x, y=y, log=log)

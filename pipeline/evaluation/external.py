@@ -7,9 +7,12 @@ import csv
 import difflib
 import os
 import re
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.core import arrays, files, owned, params, paths, seeds, stage
 from pipeline.core.errors import PipelineError
@@ -75,36 +78,75 @@ def evaluate(source: Path, name: str, labels: Path | None = None) -> None:
     """
     check(source, name, labels)
     raw = params.read()
-    section: params.Evaluate = params.section(raw, "evaluate")
-    store = Store()
-    n = protocol.sample_count(params.section(raw, "sample").n, store.counts, section.split)
-    colour = params.section(raw, "data").background
-    background = image_files.colour(colour, f"{paths.PARAMS}: data.background")
-    images = read_images(source, store.spec, background)
-    asked = None if labels is None else read_labels(labels, source, len(images), store.classes)
-    if len(images) < n:
-        raise PipelineError(
-            f"{source}: {len(images):,} images, but all models are judged by {n:,} (sample.n in "
-            f"{paths.PARAMS}), since every metric depends on their number; make more"
-        )
-    chosen = seeds.subset(len(images), n, section.seed, "external")
-    images = np.ascontiguousarray(images[chosen])
-    asked = None if asked is None else asked[chosen]
-    device = stage.prepare_torch(params.section(raw, "runtime"))
-    judges = judge.load(paths.JUDGE, store.spec, device)
-    common = protocol.protocol(store, protocol.judge_facts(), n, section.split, section.seed)
-    real = quality.real_images(store, judges, section.split, n, section.seed)
-    result = {
-        "model": name,
-        "family": FAMILY,
-        "images_sha256": _sha256(source),
-        "conditional": asked is not None and store.spec.classes > 1,
-        **common,
-        "protocol": protocol.protocol_id(common),
-        **quality.of_samples(judge.see(judges, images), asked, real),
-        **outside.measure(section, images, real.reference.images, real.train.images, device),
-    }
+    found = Judging(raw).of(source, labels)
+    result = {"model": name, "family": FAMILY, "images_sha256": _sha256(source), **found}
     files.write_json(params.results(raw).external_metrics(name), files.rounded(result))
+
+
+class Judging:
+    """Judges sets of images by the rules of params.yaml; the real ones are looked at once.
+
+    Attributes:
+        n: how many images of each set are judged, against as many real ones.
+        store: the data set that they are compared with.
+    """
+
+    def __init__(self, raw: dict[str, Any], n: int | None = None) -> None:
+        """``raw`` is params.yaml's; ``n`` is ``sample.n``, if None.
+
+        Raises:
+            PipelineError: if nothing was preprocessed, or a section has a mistake.
+        """
+        self.section: params.Evaluate = params.section(raw, "evaluate")
+        self.store = Store()
+        self.n = n or protocol.sample_count(
+            params.section(raw, "sample").n, self.store.counts, self.section.split
+        )
+        self._raw = raw
+
+    def of(self, source: Path, labels: Path | None = None) -> dict[str, Any]:
+        """All that is said of the images in ``source``, and the facts that make it comparable.
+
+        Raises:
+            PipelineError: if there are no judges, or the images are not what can be compared.
+        """
+        section, store, n = self.section, self.store, self.n
+        colour = params.section(self._raw, "data").background
+        background = image_files.colour(colour, f"{paths.PARAMS}: data.background")
+        images = read_images(source, store.spec, background)
+        asked = None if labels is None else read_labels(labels, source, len(images), store.classes)
+        if len(images) < n:
+            raise PipelineError(
+                f"{source}: {len(images):,} images, but all models are judged by {n:,} (sample.n "
+                f"in {paths.PARAMS}), since every metric depends on their number; make more"
+            )
+        chosen = seeds.subset(len(images), n, section.seed, "external")
+        images = np.ascontiguousarray(images[chosen])
+        asked = None if asked is None else asked[chosen]
+        common = protocol.protocol(store, protocol.judge_facts(), n, section.split, section.seed)
+        real = self._real
+        return {
+            "conditional": asked is not None and store.spec.classes > 1,
+            **common,
+            "protocol": protocol.protocol_id(common),
+            **quality.of_samples(judge.see(self._judges, images), asked, real),
+            **outside.measure(
+                section, images, real.reference.images, real.train.images, self._device
+            ),
+        }
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return stage.prepare_torch(params.section(self._raw, "runtime"))
+
+    @cached_property
+    def _judges(self) -> judge.Judges:
+        return judge.load(paths.JUDGE, self.store.spec, self._device)
+
+    @cached_property
+    def _real(self) -> quality.Real:
+        section = self.section
+        return quality.real_images(self.store, self._judges, section.split, self.n, section.seed)
 
 
 def read_images(
