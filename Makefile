@@ -79,7 +79,9 @@ recommend: $(STAMP) ## say which model to take, and why
 docs: $(STAMP) ## write the tables of README.md and docs/ from metrics/
 	@python -m pipeline docs
 
-bench: $(STAMP) ## benchmarks, half an hour: trainers, samplers, sizes (docs/benchmarks.md)
+bench: $(STAMP) ## benchmarks: trainers, samplers, sizes, other libraries (docs/benchmarks.md)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	python -m benchmarks peers
 	python -m benchmarks trainers
 	python -m benchmarks samplers
 	python -m benchmarks drawing
@@ -97,6 +99,6 @@ lint: $(STAMP) ## style, which room imports which, what is unsafe here or in a p
 clean: ## remove the installation, results that DVC can make again, and work files
 	rm -rf $(VENV) generative_families.egg-info .pytest_cache .ruff_cache .hypothesis
 	rm -rf $(addprefix data/,inputs.json raw processed domains judge models samples scores)
-	rm -rf $(addprefix work/,durations folders locks timings replicas features logs gate verify)
+	rm -rf $(addprefix work/,durations folders locks timings replicas features logs gate verify peers)
 	rm -f $(addprefix work/,durations.json paces.json shown.json inputs.json skipped.csv *-????????????????.ckpt .*.tmp.ckpt .*.tmp.json *-????????????????.damaged)
 	@rmdir data work 2>/dev/null || true
