@@ -102,18 +102,27 @@ KNOWN = {
             "pythae: VAE",
             "VAE",
             "pythae_vae",
-            "",
+            "the networks and the trainer that it takes by default, 16 latent dimensions and the "
+            "rate 0.001, as its scripts for MNIST",
             package="pythae",
         ),
         _ours("dcgan", "GAN"),
-        Contender("dcgan-loop", "DCGAN, a plain loop", "GAN", "dcgan_loop", ""),
+        Contender(
+            "dcgan-loop",
+            "DCGAN, a plain loop",
+            "GAN",
+            "dcgan_loop",
+            "batches and noise of PyTorch's example, whose networks begin at 7x7 for these images; "
+            "half its width and five times its rate, 0.001, came further in 20 seconds",
+        ),
         _ours("ddpm", "diffusion and flows"),
         Contender(
             "denoising-diffusion",
             "denoising-diffusion-pytorch",
             "diffusion and flows",
             "denoising_diffusion",
-            "",
+            "the optimiser, average and batch of its trainer, without mirrored images; a width of "
+            "16 came further in 20 seconds than 32, and 0.001 stands for its rate, 0.0001",
             package="denoising-diffusion-pytorch",
         ),
         Contender(
@@ -121,7 +130,8 @@ KNOWN = {
             "diffusers: UNet2D + DDIM",
             "diffusion and flows",
             "diffusers_unet",
-            "",
+            "the blocks and the rate, 0.001, of Hugging Face's course for MNIST; half its widths "
+            "came further in 20 seconds, and so do batches of 16 in place of 128",
             package="diffusers",
         ),
         Contender(
@@ -129,7 +139,8 @@ KNOWN = {
             "torchcfm: OT flow",
             "diffusion and flows",
             "torchcfm_unet",
-            "",
+            "the U-Net, matcher and optimiser of its example on MNIST, in batches of 16 in place "
+            "of 128, at 0.002, twice its rate, which came further in 20 seconds; Euler steps",
             package="torchcfm",
         ),
     )

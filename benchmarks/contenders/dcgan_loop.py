@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.contenders import loops
 
-BATCH, RATE, BETA1, LATENT, WIDTH = 64, 2e-4, 0.5, 100, 64
+BATCH, RATE, BETA1, LATENT, WIDTH = 64, 1e-3, 0.5, 100, 32
 
 
 def _start(module: nn.Module) -> None:

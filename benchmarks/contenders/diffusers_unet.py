@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.contenders import EVALUATIONS, loops
 
-BATCH, RATE, WIDTHS = 16, 1e-3, (32, 64, 64)
+BATCH, RATE, WIDTHS = 16, 1e-3, (16, 32, 32)
 
 
 class Training:

@@ -74,6 +74,7 @@ def measure(
 
     def make(count: int) -> Training:
         torch.manual_seed(seed)
+        np.random.seed(seed)  # torchcfm's pairs are drawn by it
         return kind(images, seed, contender.name, count)
 
     known = {"contender": contender.name, "seed": seed}

@@ -11,7 +11,7 @@ from torchdiffeq import odeint
 
 from benchmarks.contenders import EVALUATIONS, loops
 
-BATCH, RATE, WIDTH = 16, 1e-3, 32
+BATCH, RATE, WIDTH = 16, 2e-3, 32
 
 
 class Training:
