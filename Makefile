@@ -79,7 +79,7 @@ recommend: $(STAMP) ## say which model to take, and why
 docs: $(STAMP) ## write the tables of README.md and docs/ from metrics/
 	@python -m pipeline docs
 
-bench: $(STAMP) ## benchmarks: trainers, samplers, sizes, other libraries (docs/benchmarks.md)
+bench: $(STAMP) ## benchmarks, over an hour: other libraries, trainers, samplers, sizes (docs/benchmarks.md)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	python -m benchmarks peers
 	python -m benchmarks trainers

@@ -1,6 +1,7 @@
 """What the page and its picture show of `benchmarks.peers`."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +11,8 @@ import numpy as np
 
 from benchmarks import contenders, results
 
+WIDTH = 100
+"""Of the page's lines."""
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -50,15 +53,16 @@ def part(found: Mapping[str, Any]) -> str:
     seconds = sorted({row["seconds"] for row in rows})
     seeds = len({row["seed"] for row in rows})
     real = found["real"]
+    floor = f"{real['fid']:.2f}, and {real['second_fid']:.2f} by the other judges"
     titles = ["", "parameters", "images/s"]
     titles += [f"FID after {each:g} s" for each in seconds]
     titles += ["second FID at the end", "ms per sample", "evaluations"]
     table = [_row(contender, _of(rows, contender.name), seconds) for contender in _shown(rows)]
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
     settings = "\n".join(
-        f"- {contender.title}: {contender.settings}"
-        for contender in _shown(rows)
-        if not contender.ours
+        textwrap.fill(f"- {each.title}: {each.settings};", WIDTH, subsequent_indent="  ")
+        for each in _shown(rows)
+        if not each.ours
     )
     return f"""## Beside what one would otherwise use
 
@@ -66,11 +70,11 @@ def part(found: Mapping[str, Any]) -> str:
 python -m benchmarks peers        # with what `make bench` installs; on the data of the last run
 ```
 
-FID after so many seconds of training on {found["dataset"]}: the mean of {seeds} seeds, and their
+FID after so many seconds of training on {found["dataset"]}: the mean over {seeds} seeds, and their
 range. Each training has a process of one thread, and two of them run side by side, of whomever;
 imports, reading and drawing do not count. Everybody draws {found["n_samples"]:,} samples, which are
-judged as `python -m pipeline evaluate-images` judges any; so few make every FID higher than one of
-1,000, and as many real training images have {real["fid"]:.2f} ({real["second_fid"]:.2f}).
+judged as `python -m pipeline evaluate-images` judges any. FIDs of so few are higher than those of
+1,000: as many real training images have {floor}.
 
 {results.table(titles, table)}
 
@@ -83,12 +87,11 @@ straight line through the logarithms of both:
 
 Models of ours are trained as params.yaml says, on as many images as fit into the time: each length
 is a training of its own, since the rate falls over all of it. Peers go on for the longest time and
-are interrupted; those that denoise evaluate their network as often for a sample as ours. They are
-trained with
+are interrupted. Beside what is said here, each is trained as its own documentation does it:
 
 {settings}
 
-({packages}).
+with {packages}.
 """
 
 
@@ -115,6 +118,9 @@ def draw(found: Mapping[str, Any]) -> None:
             axes.axhline(found["real"]["fid"], color="grey", linestyle=":", label="real images")
             axes.set_title(kind)
             results.dress(axes, x="seconds of training", y="FID (judge)")
+            axes.set_xticks(sorted({row["seconds"] for row in rows}))
+            axes.xaxis.set_minor_formatter("")
+            axes.yaxis.set_minor_formatter("{x:g}")
 
 
 def _shown(rows: Rows) -> list[contenders.Contender]:

@@ -13,7 +13,7 @@ from pythae.trainers.training_callbacks import TrainingCallback
 
 from benchmarks.contenders import loops
 
-BATCH, RATE, LATENT = 64, 1e-3, 16
+BATCH, RATE, LATENT = 64, 2e-3, 16
 EPOCHS = 10**9
 
 

@@ -11,7 +11,7 @@ from builders import some_images
 from PIL import Image
 
 from pipeline.__main__ import main
-from pipeline.core import params, paths
+from pipeline.core import files, params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets.store import Split, Store, write
@@ -383,6 +383,33 @@ def test_of_more_images_than_needed_the_same_ones_are_chosen(project):
         external.evaluate(source, name)
         found.append(json.loads(HOME.external_metrics(name).read_text())["fid"])
     assert found[0] == found[1]
+
+
+def test_many_sets_are_judged_alike_and_the_real_images_looked_at_once(project, monkeypatch):
+    sources = [save_array(project / f"{seed}.npy", grey(N, seed)) for seed in (5, 6)]
+    alone = []
+    for source in sources:
+        external.evaluate(source, "alone")
+        alone.append(json.loads(HOME.external_metrics("alone").read_text()))
+    looked = []
+    real = quality.real_images
+    monkeypatch.setattr(
+        quality, "real_images", lambda *given: (looked.append(given), real(*given))[1]
+    )
+    judging = external.Judging(params.read())
+    together = [judging.of(source) for source in sources]
+    assert len(looked) == 1
+    assert together[0]["fid"] != together[1]["fid"]
+    for one, other in zip(alone, together, strict=True):
+        assert files.rounded(other).items() <= one.items()
+
+
+def test_fewer_images_may_be_judged_than_of_models(project):
+    source = save_array(project / "mine.npy", grey(N - 4, 5))
+    found = external.Judging(params.read(), N - 4).of(source)
+    assert found["n_samples"] == found["n_reference"] == N - 4
+    with pytest.raises(PipelineError, match=f"{N - 4} images, but all models are judged by {N}"):
+        external.Judging(params.read()).of(source)
 
 
 def test_labels_of_a_folder_are_paired_by_name(project):
