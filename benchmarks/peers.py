@@ -29,7 +29,7 @@ from pipeline.evaluation import external
 
 SEEDS = (0, 1, 2)
 SECONDS = (30.0, 60.0, 120.0)
-SAMPLES = 250
+SAMPLES = 200
 SIDE_BY_SIDE = 2
 FOLDER = paths.WORK / "peers"
 INSTALL = "python -m pip install -c constraints.txt -e '.[bench]'"

@@ -122,7 +122,8 @@ KNOWN = {
             "diffusion and flows",
             "denoising_diffusion",
             "the optimiser, average and batch of its trainer, without mirrored images; a width of "
-            "16 came further in 20 seconds than 32, and 0.001 stands for its rate, 0.0001",
+            "16 came further in 20 seconds than 32, and 0.002, which stands for its rate, 0.0001, "
+            "than 0.001",
             package="denoising-diffusion-pytorch",
         ),
         Contender(

@@ -13,7 +13,7 @@ from ema_pytorch import EMA
 
 from benchmarks.contenders import EVALUATIONS, loops
 
-BATCH, RATE, WIDTH = 16, 1e-3, 16
+BATCH, RATE, WIDTH = 16, 2e-3, 16
 
 
 class Training:

@@ -189,7 +189,9 @@ def test_the_picture_has_a_panel_for_each_kind_that_is_there(found, tmp_path, mo
     peers_page.draw(found)
     assert [axes.get_title() for axes in shown] == ["VAE", "diffusion and flows"]
     names = shown[1].get_legend_handles_labels()[1]
-    assert sorted(names)[:2] == ["diffusers: UNet2D + DDIM", "ours: ddpm"]
+    assert sorted(names) == [
+        *("diffusers: UNet2D + DDIM", "ours: ddpm", "real images", "torchcfm: OT flow")
+    ]
     assert (tmp_path / "peers.png").stat().st_size > 1000
 
 
@@ -261,12 +263,16 @@ def tasks(tmp_path, monkeypatch):
 
 
 def started(monkeypatch, script):
-    """Have `peers._start` start a script, which is given the record that it should write."""
-    begun = []
+    """Have `peers._start` start a script, which is given the record that it should write.
+
+    Returns the seeds of the tasks that were begun, with their processes.
+    """
+    begun = {}
 
     def start(task):
-        begun.append(task.seed)
-        return subprocess.Popen([sys.executable, "-c", script, str(task.record), str(task.seed)])
+        command = [sys.executable, "-c", script, str(task.record), str(task.seed)]
+        begun.setdefault(task.seed, []).append(subprocess.Popen(command))
+        return begun[task.seed][-1]
 
     monkeypatch.setattr(peers, "_start", start)
     return begun
@@ -283,11 +289,11 @@ def test_what_is_there_is_not_measured_again(tasks, monkeypatch, capsys):
     begun = started(monkeypatch, DONE)
     peers._do_all(tasks[:2])
     peers._do_all(tasks)
-    assert begun == [0, 1, 2, 3, 4]
+    assert {seed: len(processes) for seed, processes in begun.items()} == dict.fromkeys(range(5), 1)
     assert "2 of 5 trainings are there" in capsys.readouterr().out
     other = peers.Task("vae", 0, [1.0], 6, "1" * 16)  # other code
     peers._do_all([other])
-    assert begun[5:] == [0]
+    assert len(begun[0]) == 2
 
 
 def test_a_process_that_fails_ends_the_others_and_is_named(tasks, monkeypatch):
@@ -295,7 +301,8 @@ def test_a_process_that_fails_ends_the_others_and_is_named(tasks, monkeypatch):
     begun = started(monkeypatch, fails)
     with pytest.raises(PipelineError, match="vae, seed 1: its process ended with exit code 3"):
         peers._do_all(tasks)
-    assert begun == [0, 1]
+    assert list(begun) == [0, 1]
+    assert begun[0][0].returncode < 0  # it was ended, and waited for
 
 
 def test_the_code_of_a_contender_is_its_own(tmp_path, monkeypatch):
