@@ -8,7 +8,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import drawing, growth, page, peers, results, samplers, scale, trainers
+from benchmarks import (
+    drawing,
+    growth,
+    page,
+    peers,
+    planned,
+    results,
+    samplers,
+    scale,
+    trainers,
+)
 from pipeline.core.errors import PipelineError
 
 PROGRAMS = {
@@ -18,6 +28,7 @@ PROGRAMS = {
     "drawing": drawing,
     "scale": scale,
     "growth": growth,
+    "planned": planned,
     "page": page,
 }
 

@@ -142,6 +142,32 @@ MLflow's SQLite file with so many runs, and a page of the hundred best of them:
 """
 
 
+def _planned(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{row['minutes']:g}",
+            f"{row['real_minutes']:.1f}",
+            f"{100 * (row['real_minutes'] / row['minutes'] - 1):+.0f} %",
+            f"{row['budget']:g}",
+            row["models"],
+            f"{row['planning_seconds']:.0f}",
+        ]
+        for row in found["rows"]
+    ]
+    titles = ["asked min", "took min", "off", "train.budget", "models", "planning s"]
+    return f"""## Does a run end when it was planned to?
+
+```bash
+python -m benchmarks planned      # with nothing else computing
+```
+
+`python -m pipeline plan --minutes N --write` in a fresh clone, where nothing was timed before, and
+then the whole run.
+
+{results.table(titles, rows)}
+"""
+
+
 def _machine(machine: dict[str, Any]) -> str:
     device = f", {machine['device']}" if machine["device"] != "cpu" else ""
     return (
@@ -226,5 +252,6 @@ PARTS = {
     "drawing": _drawing,
     "scale": _scale,
     "growth": _growth,
+    "planned": _planned,
 }
 """What writes the part of each benchmark."""
