@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) pipeline/orchestration/install.py $(VENV) $(PIP_INDEX)
 	@touch $@
 
-repro: $(STAMP) ## run what changed (JOBS=n, MODELS=vae,ddpm, FORCE=1), or a folder of yours (IMAGES=~/photos)
-	@python -m pipeline repro $(if $(IMAGES),--images "$$IMAGES") $(if $(JOBS),--jobs $(JOBS)) $(if $(MODELS),--models $(MODELS)) $(if $(filter-out 0,$(FORCE)),--force)
+repro: $(STAMP) ## run what changed (JOBS=n, MODELS=vae,ddpm, FORCE=1, SCHEDULER=tcp://...), or a folder of yours (IMAGES=~/photos)
+	@python -m pipeline repro $(if $(IMAGES),--images "$$IMAGES") $(if $(JOBS),--jobs $(JOBS)) $(if $(MODELS),--models $(MODELS)) $(if $(filter-out 0,$(FORCE)),--force) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 thorough: $(STAMP) ## error bars: more trainings and sample sets, about 20 minutes on 2 cores (JOBS=n)
 	@python -m pipeline thorough $(if $(JOBS),--jobs $(JOBS))
@@ -79,7 +79,7 @@ recommend: $(STAMP) ## say which model to take, and why
 docs: $(STAMP) ## write the tables of README.md and docs/ from metrics/
 	@python -m pipeline docs
 
-bench: $(STAMP) ## benchmarks, over an hour: other libraries, trainers, samplers, sizes (docs/benchmarks.md)
+bench: $(STAMP) ## benchmarks, two hours: other libraries, trainers, samplers, sizes, plans (docs/benchmarks.md)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	python -m benchmarks peers
 	python -m benchmarks trainers
@@ -87,6 +87,7 @@ bench: $(STAMP) ## benchmarks, over an hour: other libraries, trainers, samplers
 	python -m benchmarks drawing
 	python -m benchmarks scale
 	python -m benchmarks growth
+	python -m benchmarks planned
 
 lint: $(STAMP) ## style, which room imports which, what is unsafe here or in a pinned package
 	ruff check .
@@ -99,6 +100,6 @@ lint: $(STAMP) ## style, which room imports which, what is unsafe here or in a p
 clean: ## remove the installation, results that DVC can make again, and work files
 	rm -rf $(VENV) generative_families.egg-info .pytest_cache .ruff_cache .hypothesis
 	rm -rf $(addprefix data/,inputs.json raw processed domains judge models samples scores)
-	rm -rf $(addprefix work/,durations folders locks timings replicas features logs gate verify peers)
+	rm -rf $(addprefix work/,cluster durations folders locks timings replicas features logs gate verify peers)
 	rm -f $(addprefix work/,durations.json paces.json shown.json inputs.json skipped.csv *-????????????????.ckpt .*.tmp.ckpt .*.tmp.json *-????????????????.damaged)
 	@rmdir data work 2>/dev/null || true

@@ -127,6 +127,11 @@ def inspect(options: argparse.Namespace) -> None:
     argument("--models", type=names, help="only these, separated by commas"),
     argument("--force", action="store_true", help="run what did not change, too"),
     argument("--no-compare", action="store_true", help="stop once models are evaluated"),
+    argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="run models and judges on a Dask cluster, such as tcp://head:8786",
+    ),
 )
 def repro(options: argparse.Namespace) -> None:
     """Bring everything up to date, models side by side."""
@@ -142,6 +147,7 @@ def repro(options: argparse.Namespace) -> None:
         force=options.force,
         compare=not options.no_compare,
         check=validate if options.images else introduce,
+        scheduler=options.scheduler,
     )
 
 

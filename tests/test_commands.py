@@ -271,10 +271,13 @@ def test_repro_hands_its_options_and_the_check_on(monkeypatch):
     monkeypatch.setattr(repro, "reproduce", lambda *args, **options: asked.append((args, options)))
     assert cli.main(["repro"]) == 0
     assert cli.main(["repro", "--jobs", "3", "--models", "vae,gan", "--force", "--no-compare"]) == 0
+    here = {"check": cli.introduce, "scheduler": None}
     assert asked == [
-        ((None, None), {"force": False, "compare": True, "check": cli.introduce}),
-        ((3, ["vae", "gan"]), {"force": True, "compare": False, "check": cli.introduce}),
+        ((None, None), {"force": False, "compare": True, **here}),
+        ((3, ["vae", "gan"]), {"force": True, "compare": False, **here}),
     ]
+    assert cli.main(["repro", "--scheduler", "tcp://head:8786"]) == 0
+    assert asked[-1][1]["scheduler"] == "tcp://head:8786"
     adopted = []
     monkeypatch.setattr(own_images, "adopt", lambda *args: adopted.append(args))
     assert cli.main(["repro", "--images", "~/photos"]) == 0

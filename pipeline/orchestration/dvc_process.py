@@ -24,7 +24,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +32,8 @@ from ruamel.yaml import YAML
 
 END = "\x02"
 """Begins the line that ends the output of a call; no stage prints it."""
+RESTORE = "--restore"
+"""An argument of a call that must run nothing: its stages were run elsewhere."""
 STAGE = re.compile(r"python -m (stages\.\w+)((?: \w+)*)")
 PROJECT = ("pipeline", "stages")
 """Packages that a stage imports afresh, as they are when it starts."""
@@ -53,7 +55,9 @@ def main(arguments: Sequence[str]) -> int:
     import dvc.cli
 
     _make_quick()
-    return dvc.cli.main(list(arguments))
+    given = [each for each in arguments if each != RESTORE]
+    with _restoring() if RESTORE in arguments else nullcontext():
+        return dvc.cli.main(given)
 
 
 def serve() -> None:
@@ -117,6 +121,34 @@ def _modifying(slowly: Callable[..., Any]) -> Callable[..., Any]:
                 temporary.unlink(missing_ok=True)
 
     return modify
+
+
+@contextmanager
+def _restoring() -> Iterator[None]:
+    """Let DVC take the newest entry of its run-cache, whatever dvc.lock says, and run nothing."""
+    import dvc.stage
+    import dvc.stage.run
+    from dvc.stage.exceptions import StageCmdFailedError
+
+    def refuse(executable: Any, cmd: str, **options: Any) -> NoReturn:
+        name = options["env"]["DVC_STAGE"]
+        print(f"error: {name}: what was made of it elsewhere did not arrive; run it again")
+        raise StageCmdFailedError(cmd, 1)
+
+    stage, run = dvc.stage.PipelineStage, dvc.stage.run._run
+    kept = {name: stage.__dict__.get(name) for name in ("changed", "changed_stage")}
+    dvc.stage.run._run = refuse
+    for name in kept:
+        setattr(stage, name, lambda *arguments, **options: True)
+    try:
+        yield
+    finally:
+        dvc.stage.run._run = run
+        for name, found in kept.items():
+            if found is None:
+                delattr(stage, name)
+            else:
+                setattr(stage, name, found)
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil
 
-from pipeline.orchestration import dvc_process
+from pipeline.core.errors import PipelineError
+from pipeline.orchestration import dvc_output, dvc_process
 
 STOPPED = 130
 """The exit code of what did not come to its end since everything was stopped."""
@@ -180,3 +181,19 @@ def end(*children: subprocess.Popen) -> None:
             started += psutil.Process(child.pid).children(recursive=True)
             os.killpg(child.pid, signal.SIGTERM)
     psutil.wait_procs(started, timeout=ENDING_SECONDS)
+
+
+def cache() -> Path:
+    """Where DVC keeps what it caches.
+
+    Raises:
+        PipelineError: if it does not say.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        said = done.stderr.splitlines()
+        reason = dvc_output.in_the_way(said) or " ".join(said)
+        raise PipelineError(f"`dvc cache dir` does not say where its cache is: {reason}")
+    return Path(done.stdout.strip()).resolve()

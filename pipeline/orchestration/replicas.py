@@ -5,7 +5,6 @@ DVC's run-cache is shared, so whatever was once trained with a seed is never tra
 """
 
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from ruamel.yaml import YAML
 from pipeline.comparison import results
 from pipeline.core import files, params, paths, stage
 from pipeline.core.errors import PipelineError
-from pipeline.orchestration import dvc_output, dvc_workers, repro
+from pipeline.orchestration import dvc_workers, repro
 
 COPIED = (paths.CODE, Path("stages"), paths.DVC_YAML, Path(".dvcignore"))
 LEFT = shutil.ignore_patterns("__pycache__", ".*")
@@ -162,7 +161,7 @@ def copy(folder: Path, raw: dict[str, Any]) -> None:
         yaml.dump(raw, temporary)
     # The copy lies where git does not look, which DVC would refuse.
     lines = ["[core]", "no_scm = true", "analytics = false", "check_update = false", "[cache]"]
-    lines += [f"dir = {_cache()}"]
+    lines += [f"dir = {dvc_workers.cache()}"]
     files.write_text(folder / ".dvc" / "config", "\n".join(lines) + "\n")
 
 
@@ -172,19 +171,3 @@ def _copy_folder(source: Path, target: Path) -> None:
     except shutil.Error as error:
         *_, reason = error.args[0][0]  # the first of as many as there are files
         raise PipelineError(f"{source}: cannot be copied to {target}: {reason}") from None
-
-
-def _cache() -> Path:
-    """Where DVC keeps what it caches.
-
-    Raises:
-        PipelineError: if it does not say.
-    """
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        said = done.stderr.splitlines()
-        reason = dvc_output.in_the_way(said) or " ".join(said)
-        raise PipelineError(f"`dvc cache dir` does not say where its cache is: {reason}")
-    return Path(done.stdout.strip()).resolve()

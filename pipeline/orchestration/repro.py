@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
@@ -32,6 +32,9 @@ from pipeline.orchestration.plan import (
     LAST_STAGES,
 )
 
+if TYPE_CHECKING:
+    from pipeline.orchestration.cluster import Cluster
+
 PATIENCE_SECONDS = 20.0
 """DVC looks at what changed in a few seconds, unless it has to wait."""
 
@@ -43,6 +46,7 @@ def reproduce(
     force: bool,
     compare: bool = True,
     check: Callable[[], None] = lambda: None,
+    scheduler: str | None = None,
 ) -> None:
     """Bring everything up to date, or only ``models`` and what compares them.
 
@@ -56,13 +60,14 @@ def reproduce(
         force: run also what did not change, past DVC's run-cache.
         compare: do what shows the results side by side, too.
         check: validates params.yaml, while DVC looks at what changed.
+        scheduler: address of a Dask cluster on which models and judges run; None for this machine.
 
     Raises:
         PipelineError: if params.yaml has a mistake, something runs already, or a stage did not
             come to its end.
     """
     with alone():
-        _reproduce(jobs, models, force, compare, check)
+        _reproduce(jobs, models, force, compare, check, scheduler)
 
 
 def alone() -> AbstractContextManager[None]:
@@ -76,6 +81,7 @@ def _reproduce(
     force: bool,
     compare: bool,
     check: Callable[[], None],
+    scheduler: str | None,
 ) -> None:
     with slots_until_failure() as slots:
         with ThreadPoolExecutor(1) as aside:
@@ -99,7 +105,9 @@ def _reproduce(
             _refuse_running(chains)
             default, gpus = plan.default_jobs()
             slots.grow(jobs or default, gpus)
-            _run(chains, slots, jobs or default, force, compare, text)
+            with _cluster(scheduler, slots) as cluster:
+                at_once = jobs or (cluster.threads if cluster else default)
+                _run(chains, slots, cluster, at_once, force, compare, text)
             return
         tidy_lock()
         whole = models is None and compare
@@ -144,8 +152,29 @@ def _patiently(looking: Future[set[str] | None]) -> set[str] | None:
         return looking.result()
 
 
+@contextmanager
+def _cluster(scheduler: str | None, slots: Slots) -> Iterator["Cluster | None"]:
+    """The cluster behind an address, for as long as the block runs."""
+    if scheduler is None:
+        yield None
+        return
+    from pipeline.orchestration.cluster import Cluster
+
+    cluster = Cluster(scheduler, slots)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
 def _run(
-    chains: dict[str, list[str]], slots: Slots, jobs: int, force: bool, compare: bool, text: str
+    chains: dict[str, list[str]],
+    slots: Slots,
+    cluster: "Cluster | None",
+    jobs: int,
+    force: bool,
+    compare: bool,
+    text: str,
 ) -> None:
     """``text`` is that of params.yaml as the run began."""
     forget_logs(list(chains))
@@ -157,7 +186,7 @@ def _run(
     expects = forecast.prepared(raw)
     forecast.announce(expects, chains, home, jobs)
     with Display(chains, jobs, home, expects) as display:
-        runner = Runner(slots, display, ["--force"] if force else [])
+        runner = Runner(slots, display, ["--force"] if force else [], cluster)
         try:
             if DATA in chains and not runner.run(DATA, chains[DATA], single=False):
                 raise PipelineError(reasons(display))
@@ -174,10 +203,12 @@ def _run(
             if compare and not runner.run(COMPARISON, [COMPARE], always=LAST_STAGES):
                 raise PipelineError(reasons(display))
         except BaseException:
-            slots.stop()
+            runner.stop()
             raise
         finally:
             tidy_lock()
+    for line in cluster.told() if cluster else []:
+        print(line, file=sys.stderr)
     if compare:
         _remember_params(home, text)
         _remember_shown()
@@ -255,9 +286,24 @@ def slots_until_failure(folder: Path | None = None) -> Iterator[Slots]:
 class Runner:
     """Runs chains of stages in slots, and tells the display what they print."""
 
-    def __init__(self, slots: Slots, display: Display, flags: Sequence[str] = ()) -> None:
-        """``flags`` are given to each ``dvc repro``, but for those of stages that run always."""
-        self.slots, self.display, self.flags = slots, display, flags
+    def __init__(
+        self,
+        slots: Slots,
+        display: Display,
+        flags: Sequence[str] = (),
+        cluster: "Cluster | None" = None,
+    ) -> None:
+        """``flags`` are given to each ``dvc repro``, but for those of stages that run always.
+
+        Models and judges run on the ``cluster``, if there is one; the rest here.
+        """
+        self.slots, self.display, self.flags, self.cluster = slots, display, flags, cluster
+
+    def stop(self) -> None:
+        """End what runs."""
+        if self.cluster is not None:
+            self.cluster.stop()
+        self.slots.stop()
 
     def run(
         self, chain: str, stages: Sequence[str], *, single: bool = True, always: Sequence[str] = ()
@@ -270,13 +316,17 @@ class Runner:
             single: leave alone what they depend on.
             always: stages that follow, which need no force to run.
         """
-        item = ["--single-item"] if single else []
-        calls = [["repro", *item, *self.flags, *stages]]
+
+        def line(text: str) -> None:
+            self.display.line(chain, text)
+
+        if self.cluster is not None and chain not in (DATA, COMPARISON):
+            code = self.cluster.run(stages, self.flags, line)
+        else:
+            item = ["--single-item"] if single else []
+            code = self.slots.run(["repro", *item, *self.flags, *stages], line)
         if always:
-            calls.append(["repro", "--single-item", *always])
-        code = 0
-        for arguments in calls:
-            code = code or self.slots.run(arguments, lambda text: self.display.line(chain, text))
+            code = code or self.slots.run(["repro", "--single-item", *always], line)
         if code != STOPPED:  # what a person stopped has not failed
             self.display.finished(chain, code)
         return code == 0
@@ -292,14 +342,16 @@ class Runner:
             made = not before or self.run(model, before)
             return made and judges.result() and self.run(model, [evaluate])
 
-        with ThreadPoolExecutor(max(1, self.display.slots)) as pool:
+        # A cluster has a queue of its own, in which all may wait at once.
+        at_once = len(models) + 1 if self.cluster is not None else max(1, self.display.slots)
+        with ThreadPoolExecutor(at_once) as pool:
             try:
                 if JUDGES in chains:
                     judges = pool.submit(self.run, JUDGES, chains[JUDGES])
                 for _ in pool.map(chain, models):
                     pass
             except BaseException:
-                self.slots.stop()
+                self.stop()
                 raise
             if judges is not None:
                 judges.result()

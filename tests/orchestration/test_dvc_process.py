@@ -220,3 +220,84 @@ def test_with_arguments_it_is_dvc(project):
     done = run(project, "pipeline.orchestration.dvc_process", "repro", "--dry", "one")
     assert done.returncode == 0
     assert "Running stage 'one'" in done.stdout
+
+
+RESTORED = """
+stages:
+  drawn:
+    cmd: cp $DRAWN drawn.txt; cp $DRAWN shown.txt
+    deps: [given.txt]
+    outs:
+      - drawn.txt
+    metrics:
+      - shown.txt:
+          cache: false
+"""
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """A project whose one stage gave two results for one input, of which dvc.lock has the first."""
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    run(tmp_path, "dvc", "init", "-q")
+    run(tmp_path, "dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    (tmp_path / "dvc.yaml").write_text(RESTORED)
+    for name in ("given", "first", "second"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    locks = []
+    for name in ("second", "first"):
+        monkeypatch.setenv("DRAWN", f"{name}.txt")
+        assert run(tmp_path, "dvc", "repro", "--force").returncode == 0
+        locks.append((tmp_path / "dvc.lock").read_text())
+    return tmp_path, locks
+
+
+def restore(folder):
+    source = ROOT / "pipeline/orchestration/dvc_process.py"
+    arguments = [dvc_process.RESTORE, "repro", "--pull", "--single-item", "drawn"]
+    return subprocess.run(
+        [sys.executable, str(source), *arguments],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def entry_of(folder, lock):
+    """Where DVC's run-cache has the result that a dvc.lock names."""
+    (hashed,) = (
+        each["md5"]
+        for each in YAML(typ="safe").load(lock)["stages"]["drawn"]["outs"]
+        if each["path"] == "drawn.txt"
+    )
+    (found,) = (each for each in (folder / ".dvc/cache/runs").rglob("*") if hashed in text_of(each))
+    return found
+
+
+def text_of(path):
+    return path.read_text() if path.is_file() else ""
+
+
+def test_restoring_takes_the_newest_result_whatever_the_lock_says(drawn):
+    folder, (second, first) = drawn
+    assert (folder / "drawn.txt").read_text() == "first"
+    os.utime(entry_of(folder, first), (1, 1))
+    done = restore(folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "dvc.lock").read_text() == second
+    assert (folder / "drawn.txt").read_text() == (folder / "shown.txt").read_text() == "second"
+
+
+def test_restoring_runs_nothing_and_changes_nothing_if_a_file_is_missing(drawn):
+    folder, (_, first) = drawn
+    os.utime(entry_of(folder, first), (1, 1))
+    (cached,) = (
+        path for path in (folder / ".dvc/cache/files").rglob("*") if text_of(path) == "second"
+    )
+    cached.unlink()
+    done = restore(folder)
+    assert done.returncode != 0
+    assert "error: drawn: what was made of it elsewhere did not arrive; run it again" in done.stdout
+    assert (folder / "dvc.lock").read_text() == first

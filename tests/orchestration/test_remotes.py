@@ -1,7 +1,6 @@
 """What another clone takes from a remote: nothing is trained again, and damage does not pass."""
 
 import json
-import logging
 import re
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 from clone import Clone
+from remotes import Bucket, Directory, buckets
 
 MODEL = "vae"
 OUTPUT = f"data/models/{MODEL}"
@@ -16,52 +16,8 @@ WEIGHTS = "weights.safetensors"
 ALWAYS = {"inputs", "report", "track"}
 """What runs whatever is there."""
 PULL = ("dvc", "pull", "--run-cache")
-NEEDS = "pip install -c constraints.txt -e '.[s3-test]'"
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("remotes")]
-
-
-class Directory:
-    """A remote that is a folder."""
-
-    settings = {}
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.url = str(folder)
-
-    def read(self, name):
-        return (self.folder / name).read_bytes()
-
-    def write(self, name, content):
-        (self.folder / name).unlink(missing_ok=True)
-        (self.folder / name).write_bytes(content)
-        (self.folder / name).chmod(0o444)  # as DVC leaves what it pushed
-
-    def delete(self, name):
-        (self.folder / name).unlink()
-
-
-class Bucket:
-    """A remote in a bucket of S3, served on loopback."""
-
-    def __init__(self, endpoint, prefix):
-        import boto3
-
-        self.client = boto3.client("s3", endpoint_url=endpoint)
-        self.client.create_bucket(Bucket="results")
-        self.prefix = prefix
-        self.url = f"s3://results/{prefix}"
-        self.settings = {"endpointurl": endpoint}
-
-    def read(self, name):
-        return self.client.get_object(Bucket="results", Key=f"{self.prefix}/{name}")["Body"].read()
-
-    def write(self, name, content):
-        self.client.put_object(Bucket="results", Key=f"{self.prefix}/{name}", Body=content)
-
-    def delete(self, name):
-        self.client.delete_object(Bucket="results", Key=f"{self.prefix}/{name}")
 
 
 @pytest.fixture(scope="module")
@@ -85,21 +41,8 @@ def finished(tmp_path_factory, environment):
 
 @pytest.fixture(scope="module")
 def bucket(environment):
-    pytest.importorskip("dvc_s3", reason=NEEDS)
-    server = pytest.importorskip("moto.moto_server.threaded_moto_server", reason=NEEDS)
-    for key in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
-        environment.setenv(f"AWS_{key}", "testing")
-    for key in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
-        environment.setenv(f"AWS_{key}", "/nowhere")
-    environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    environment.setenv("NO_PROXY", "127.0.0.1")
-    environment.delenv("AWS_PROFILE", raising=False)
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    running = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield Bucket(f"http://{host}:{port}", "store")
-    running.stop()
+    with buckets(environment) as found:
+        yield found
 
 
 @pytest.fixture(scope="module", params=[Directory, Bucket])

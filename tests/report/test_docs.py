@@ -18,6 +18,10 @@ RUN = {
     "make repro": (".ci/run", "make repro FORCE=1"),
     "make repro IMAGES=": ("tests/orchestration/test_own_images.py", '"--images", "../photos"'),
     "make repro MODELS=": ("tests/orchestration/test_graph.py", '"--models", "vae"'),
+    "make repro SCHEDULER=": ("tests/orchestration/test_cluster.py", '"--scheduler", dask.address'),
+    "dvc --wait-for-lock repro": ("tests/orchestration/test_cluster.py", "repro(clone, dask)"),
+    "dask scheduler": ("tests/clusters.py", "distributed.cli.dask_"),
+    "dask worker": ("tests/clusters.py", "distributed.cli.dask_"),
     "make repro JOBS=": ("tests/orchestration/test_graph.py", '"--jobs", "2"'),
     "make repro TORCH_INDEX=": (".github/workflows/ci.yml", "TORCH_INDEX:"),
     "make test": (".ci/run", "make test\n"),
@@ -57,11 +61,12 @@ RUN = {
     "python -m benchmarks drawing": (".ci/run", "python -m benchmarks drawing"),
     "python -m benchmarks peers": (".ci/run", "python -m benchmarks peers"),
     "python -m benchmarks growth": (".ci/run", "python -m benchmarks growth"),
+    "python -m benchmarks planned": (".ci/run", "python -m benchmarks planned"),
     "python -m benchmarks scale": ("tests/benchmarks/test_benchmarks.py", '"scale", "--images"'),
     "python -m stages.train": ("tests/cuda/test_default_run.py", "evaluate@pixelcnn"),
     "python tests/browser/screenshots.py": ("tests/browser/screenshots.py", "__main__"),
     "python -m pip install -c constraints.txt -e": (
-        "tests/orchestration/test_remotes.py",
+        "tests/remotes.py",
         "pip install -c constraints.txt -e '.[s3-test]'",
     ),
     "dvc remote add": ("tests/orchestration/test_remotes.py", '"dvc", "remote", "add"'),
@@ -94,7 +99,7 @@ def commands(text):
     blocks = re.findall(r"^```\n(.*?)^```", text, re.M | re.S)
     lines = [line for block in blocks for line in block.splitlines()]
     lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
-    begins = ("make ", "python ", "dvc ", "chromium ", ". .venv")
+    begins = ("make ", "python ", "dvc ", "dask ", "chromium ", ". .venv")
     found = [line.split(" #")[0].strip() for line in lines if line.startswith(begins)]
     return [each for each in found if " is already " not in each]
 
