@@ -1,13 +1,14 @@
-"""Make docs/benchmarks.md of what the benchmarks found.
+"""Make docs/benchmarks.md and docs/scale.md of what the benchmarks found.
 
 Nobody types a number there.
 """
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers_page, results, samplers
+from benchmarks import peers_page, results, samplers, scale_page
 from pipeline.core import files
 
 PAGE = Path("docs/benchmarks.md")
@@ -28,12 +29,14 @@ def run(given: argparse.Namespace) -> None:
 
 
 def write() -> None:
-    """Write the page.
+    """Write both pages.
 
     Raises:
         PipelineError: if that is not possible.
     """
     files.write_text(PAGE, text())
+    with suppress(FileNotFoundError):  # what it needs was not measured
+        files.write_text(scale_page.PAGE, scale_page.text())
 
 
 def text() -> str:

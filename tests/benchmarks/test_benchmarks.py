@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import page, results, scale
+from benchmarks import page, results, scale, scale_page
 from pipeline.core.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +24,24 @@ def run(*arguments, folder=ROOT):
 def test_the_page_is_made_of_the_committed_numbers(monkeypatch):
     monkeypatch.setattr(results, "FOLDER", ROOT / results.FOLDER)
     assert page.text() == (ROOT / page.PAGE).read_text(encoding="utf-8")
+
+
+def test_what_happens_at_other_sizes_is_made_of_them_too(monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", ROOT / results.FOLDER)
+    assert scale_page.text() == (ROOT / scale_page.PAGE).read_text(encoding="utf-8")
+
+
+def test_costs_are_carried_on_as_a_line_or_as_a_power():
+    line = [{"n": n, "cost": 5 + 2 * n} for n in (3, 10, 30)]
+    assert scale_page.at(line, "n", "cost", 100) == pytest.approx(205)
+    assert scale_page.at(line, "n", "cost", 5) == pytest.approx(15)
+    assert scale_page.at(line, "n", "cost", 1) == pytest.approx(7)
+    power = [{"n": n, "cost": 0.5 * n**1.5} for n in (30, 3, 10)]
+    assert scale_page.exponent(power, "n", "cost") == pytest.approx(1.5)
+    assert scale_page.at(power, "n", "cost", 1000) == pytest.approx(0.5 * 1000**1.5)
+    assert scale_page.at(power, "n", "cost", 10) == pytest.approx(0.5 * 10**1.5)
+    with pytest.raises(ValueError, match="one size of n says nothing of others"):
+        scale_page.at(line[:1], "n", "cost", 5)
 
 
 def test_data_for_which_there_is_no_room_are_refused(tmp_path):

@@ -154,7 +154,7 @@ def test_two_clones_and_one_worker_killed_give_the_same(serial, dask, remote, tm
     lost.send_signal(signal.SIGKILL)
     clusters.until(lambda: not dvc_in(first))  # or it would write beside the next one
     dask.worker(second)
-    told, errors = running.communicate(timeout=400)
+    told, errors = running.communicate(timeout=900)
     assert running.returncode == 0, errors
     assert stages(clone.lock()) == stages(serial.lock())
     assert len(list((second / "work/cluster/0/data/models").iterdir())) == len(MODELS)
@@ -176,7 +176,7 @@ def test_a_worker_that_is_killed_while_it_pushes_is_replaced(serial, dask, remot
     clusters.until(lambda: not dvc_in(first))
     remote.slow.clear()
     dask.worker(second)
-    _, errors = running.communicate(timeout=400)
+    _, errors = running.communicate(timeout=900)
     assert running.returncode == 0, errors
     expected = {name: each for name, each in stages(serial.lock()).items() if "@gan" not in name}
     assert stages(clone.lock()) == expected
@@ -195,7 +195,7 @@ def test_when_the_head_ends_nothing_is_left_on_workers(dask, tmp_path, how):
 
     clusters.until(stage, 120)
     running.send_signal(how)
-    _, errors = running.communicate(timeout=120)
+    _, errors = running.communicate(timeout=300)
     clusters.until(lambda: not stage())
     if how == signal.SIGINT:
         assert running.returncode == 130
