@@ -17,7 +17,7 @@ from pipeline.blocks.convolutional import maps
 from pipeline.blocks.nets import doubled, great_circle, halvings
 from pipeline.core.contract import Batch, Family, to_uint8
 from pipeline.core.images import PICTURED_CLASSES, ImageSpec
-from pipeline.core.seeds import ImageNoise
+from pipeline.core.seeds import BatchNoise, ImageNoise
 
 NORMALISATION_BATCHES = 50
 """How many training batches BatchNorm's statistics are measured on, once training is over."""
@@ -178,7 +178,7 @@ class Adversarial(Family):
 
     def noise(self, n: int, rng: torch.Generator) -> Tensor:
         """Standard normal float32 [n, latent]."""
-        return torch.randn(n, self.params.network.latent, generator=rng, device=self.device)
+        return BatchNoise(rng).normal(n, self.params.network.latent)
 
     def generate(self, noise: Tensor, labels: Tensor | None) -> Tensor:
         """Images in -1..1, [B, C, H, W], from noise [B, latent] and one-hot labels."""

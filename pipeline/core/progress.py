@@ -7,11 +7,13 @@ from typing import Self
 
 from tqdm import tqdm
 
+from pipeline.core import ranks
+
 SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Shows steps, rate in images per second and the latest numbers on stderr."""
+    """Shows steps, rate in images per second and the latest numbers on stderr, on rank 0 alone."""
 
     def __init__(self, label: str, total: int, start: int = 0, *, unit_scale: int = 1) -> None:
         """Show ``total`` steps of ``unit_scale`` images each, ``start`` of them done already."""
@@ -22,7 +24,7 @@ class Progress:
         self.numbers = ""
         self._began = self._printed = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and ranks.first():
             self._bar = tqdm(
                 total=total * unit_scale,
                 initial=start * unit_scale,
@@ -63,6 +65,8 @@ class Progress:
 
     def _line(self) -> None:
         self._printed = time.monotonic()
+        if not ranks.first():
+            return
         rate = (self.done - self.start) * self.scale / max(self._printed - self._began, 1e-9)
         print(
             f"{self.label}: {100 * self.done / self.total:.0f}% "

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.core import ranks
+
 if TYPE_CHECKING:
     # Imported where it is used: what only names its randomness does not wait for it.
     import torch
@@ -102,3 +104,29 @@ class ImageNoise:
 
         draws = [torch.randint(high, shape, generator=each) for each in self._generators]
         return torch.stack(draws).to(self._device)
+
+
+class BatchNoise:
+    """Random numbers for the images of a training batch, all from one generator.
+
+    Where several processes share the batch, each draws for all of it and keeps its own rows
+    (`pipeline.core.ranks`): what an image gets does not depend on how many they are.
+    """
+
+    def __init__(self, rng: "torch.Generator") -> None:
+        """``rng`` belongs to the training step; the numbers are on its device."""
+        self._rng = rng
+
+    def normal(self, n: int, *shape: int) -> "Tensor":
+        """Standard normal float32 [n, *shape] for the n images that this process has."""
+        import torch
+
+        whole = (n * ranks.size(), *shape)
+        return ranks.rows(torch.randn(whole, generator=self._rng, device=self._rng.device))
+
+    def uniform(self, n: int, *shape: int) -> "Tensor":
+        """Uniform on [0, 1), float32 [n, *shape]; otherwise as `normal`."""
+        import torch
+
+        whole = (n * ranks.size(), *shape)
+        return ranks.rows(torch.rand(whole, generator=self._rng, device=self._rng.device))

@@ -17,6 +17,9 @@ CODE = ("pipeline", "stages")
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 STOPPED = 130
 """The exit code of what was stopped."""
+LAUNCHED = "PIPELINE_RANKS_MEET_AT"
+"""A variable of the environment of processes that `pipeline.core.launch` started, which speaks for
+them: the file by which they find each other."""
 Facts = tuple[int, int, int, int]
 
 
@@ -59,7 +62,8 @@ def moved(paths: Iterable[Path]) -> list[str]:
 
 def stop_at_once(*_: Any) -> None:
     """End this process in one line; for the time in which it holds nothing that must be let go."""
-    os.write(2, b"stopped\n")
+    if LAUNCHED not in os.environ:
+        os.write(2, b"stopped\n")
     os._exit(STOPPED)
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from pipeline.blocks import inversion
 from pipeline.blocks.convolutional import Decoder, Encoder
 from pipeline.blocks.nets import warm_cosine
+from pipeline.core import collectives, ranks
 from pipeline.core.contract import (
     Batch,
     Family,
@@ -40,7 +41,7 @@ from pipeline.core.contract import (
 )
 from pipeline.core.images import ImageSpec
 from pipeline.core.params import Decay, ModelParams, Rate, Section
-from pipeline.core.seeds import ImageNoise
+from pipeline.core.seeds import BatchNoise, ImageNoise
 
 INTERPOLATIONS = 12
 
@@ -164,11 +165,10 @@ class Began(Family):
         if self.seen < self.params.training.alone:
             return self._alone(real, update)
         training = self.params.training
-        noise = 2 * torch.rand(
-            len(real), self.params.network.latent, generator=rng, device=self.device
-        )
+        noise = 2 * BatchNoise(rng).uniform(len(real), self.params.network.latent)
         fake = self.generator(noise - 1).float()
         generator_loss = self._errors(fake).mean()
+        on_generated = collectives.mean(generator_loss.detach())
         update("generator", generator_loss)
 
         fake = fake.detach()
@@ -177,22 +177,24 @@ class Began(Family):
         discriminator_loss = on_real - k * on_fake
         update("discriminator", discriminator_loss)
 
-        balance = training.gamma * on_real.detach() - generator_loss.detach()
+        # k follows the errors on the whole batch, wherever its images are.
+        on_real = collectives.mean(on_real.detach())
+        balance = training.gamma * on_real - on_generated
         self.k.add_(training.gain * balance).clamp_(0, 1)
         return {
-            "generator/loss": generator_loss.detach(),
+            "generator/loss": on_generated,
             "discriminator/loss": discriminator_loss.detach(),
-            "discriminator/real": on_real.detach(),
+            "discriminator/real": on_real,
             "discriminator/fake": on_fake.detach(),
             "discriminator/k": k,
-            "discriminator/convergence": on_real.detach() + balance.abs(),
+            "discriminator/convergence": on_real + balance.abs(),
         }
 
     def _alone(self, real: Tensor, update: Update) -> dict[str, Tensor]:
         """One step of the discriminator as an autoencoder; after the last the generator starts."""
         loss = self._errors(real).mean()
         update("discriminator", loss)
-        self.seen += len(real)
+        self.seen += len(real) * ranks.size()
         if self.seen >= self.params.training.alone:
             self._start_generator()
         return {"discriminator/loss": loss.detach(), "discriminator/real": loss.detach()}

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from pipeline.blocks import nets
 from pipeline.blocks.nets import ChannelNorm, doubled
+from pipeline.core import collectives, ranks
 from pipeline.core.contract import Batch, Family, Group, TrainingParams, Update, to_signed, to_uint8
 from pipeline.core.images import ImageSpec
 from pipeline.core.params import Decay, ModelParams, Rate, Section
@@ -157,11 +158,15 @@ class ImagePool(nn.Module):
 
     @torch.no_grad()
     def exchange(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """Float32 [B, C, H, W], detached, for as many new images, one after the other."""
+        """Float32 [B, C, H, W], detached, for as many new images, one after the other.
+
+        Those of all ranks, each of which has the same pool.
+        """
         size, held = len(self.images), int(self.count)
+        images = collectives.gathered(images.detach())
         draws = torch.rand(2, len(images), generator=rng, device=images.device)
         swap, place = (draws[0] < 0.5).tolist(), (draws[1] * size).long().tolist()
-        given = images.detach().clone()
+        given = images.clone()
         for i in range(len(images)):
             if held < size:
                 self.images[held] = given[i]
@@ -171,7 +176,7 @@ class ImagePool(nn.Module):
                 self.images[place[i]] = given[i]
                 given[i] = old
         self.count.fill_(held)
-        return given
+        return ranks.rows(given)
 
 
 class CycleGan(Family):

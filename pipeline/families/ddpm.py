@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from pipeline.blocks import distributions, nets
 from pipeline.blocks.diffusion import Diffusion, expand
-from pipeline.core import paths, precision
+from pipeline.core import paths, precision, ranks
 from pipeline.core.contract import (
     Batch,
     Family,
@@ -40,7 +40,7 @@ from pipeline.core.contract import (
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.core.params import Decay, ModelParams, Section
-from pipeline.core.seeds import ImageNoise
+from pipeline.core.seeds import BatchNoise, ImageNoise
 
 LOWEST = 4
 """Positions per side at the U-Net's lowest resolution, at most."""
@@ -267,11 +267,10 @@ class Ddpm(Family):
     ) -> dict[str, Tensor]:
         """One step on the simple loss (DDPM, equation 14), with times spread evenly."""
         x0 = to_signed(batch.images)
-        n = len(x0)
         # One offset for the whole batch: each time is uniform, and no batch misses a range.
-        places = (torch.rand(1, generator=rng, device=self.device) + self._ramp(n)) % 1
+        places = (torch.rand(1, generator=rng, device=self.device) + self._ramp(len(x0))) % 1
         t = 1 + (places * self.diffusion.steps).long().clamp(max=self.diffusion.steps - 1)
-        noise = torch.randn(x0.shape, generator=rng, device=self.device)
+        noise = BatchNoise(rng).normal(*x0.shape)
         x_t = self.diffusion.noisy(x0, t, noise)
         loss = F.mse_loss(
             self.net(x_t, t, self._told(batch.labels, rng)), self._target(x0, noise, t)
@@ -283,11 +282,13 @@ class Ddpm(Family):
         """The labels with some of them left out, or None if the model is not conditional."""
         if not self.conditional:
             return None
-        lost = torch.rand(len(labels), generator=rng, device=self.device)
+        lost = BatchNoise(rng).uniform(len(labels))
         return labels.masked_fill(lost < self.params.training.label_dropout, self.spec.classes)
 
     def _ramp(self, n: int) -> Tensor:
-        return torch.arange(n, device=self.device) / n
+        """Even steps from 0 to 1 over the whole batch, of which this process has n images."""
+        whole = n * ranks.size()
+        return ranks.rows(torch.arange(whole, device=self.device) / whole)
 
     def _target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The noise, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0 (arXiv:2202.00512)."""

@@ -43,7 +43,7 @@ from pipeline.core.contract import (
 )
 from pipeline.core.images import PICTURED_CLASSES, ImageSpec
 from pipeline.core.params import Decay, ModelParams, Section
-from pipeline.core.seeds import ImageNoise
+from pipeline.core.seeds import BatchNoise, ImageNoise
 
 LOG_VARIANCES = (-12.0, 6.0)
 """Range of the posterior's log-variance: an early outlier must not overflow its exponential."""
@@ -193,7 +193,7 @@ class Vae(Family):
         """One step on the objective with one draw from q(z|x); terms in nats per image."""
         labels = batch.labels if self.conditional else None
         mean, log_var = self.encode(batch.images, labels)
-        noise = torch.randn(mean.shape, generator=rng, device=self.device)
+        noise = BatchNoise(rng).normal(*mean.shape)
         codes = mean + noise * torch.exp(0.5 * log_var)
         reconstruction = self._reconstruction(batch.images, codes, labels).mean()
         kl = distributions.gaussian_kl(mean, log_var, 0.0, 0.0).sum(1).mean()
@@ -223,7 +223,7 @@ class Vae(Family):
         for batch in batches:
             mean, log_var = self.encode(batch.images, batch.labels)
             for _ in range(PRIOR_DRAWS):
-                noise = torch.randn(mean.shape, generator=rng, device=self.device)
+                noise = BatchNoise(rng).normal(*mean.shape)
                 drawn = (mean + noise * torch.exp(0.5 * log_var)).cpu().numpy()
                 for code, label in zip(drawn, batch.labels.tolist(), strict=True):
                     codes[label].append(code)

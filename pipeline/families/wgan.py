@@ -33,6 +33,7 @@ from pipeline.core.contract import (
 )
 from pipeline.core.images import ImageSpec
 from pipeline.core.params import Decay, ModelParams, Rate, Section
+from pipeline.core.seeds import BatchNoise
 
 
 class WganNetwork(Section):
@@ -106,7 +107,7 @@ class GradientPenalty:
 
         In float32 whatever the precision: its gradient is a second derivative.
         """
-        place = torch.rand(len(real), 1, 1, 1, generator=rng, device=real.device)
+        place = BatchNoise(rng).uniform(len(real), 1, 1, 1)
         with precision.autocast(real.device, "fp32"):
             between = (place * real + (1 - place) * fake).requires_grad_()
             (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)

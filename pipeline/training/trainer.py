@@ -3,6 +3,9 @@
 A step's randomness is derived from (seed, purpose, step) and the order of the data from (seed,
 epoch), so a checkpoint needs weights, optimisers, averages, history and the step, and a resumed
 training is bit for bit the one that was not interrupted.
+
+Several processes may train one model (`core.ranks`): each computes its rows of every batch, and
+all of them hold the same weights, optimisers and averages, of which rank 0 writes checkpoints.
 """
 
 import os
@@ -14,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.blocks import global_batch
 from pipeline.blocks.nets import Ema
-from pipeline.core import cost, files, paths, precision, seeds
+from pipeline.core import collectives, cost, files, paths, precision, ranks, seeds
 from pipeline.core.contract import Batch, Family, Group, count_parameters
 from pipeline.core.errors import PipelineError
 from pipeline.core.mapped import Mapped
@@ -70,6 +74,8 @@ class Trainer:
                 raise PipelineError(
                     f"training.batch is {self.batch}, but there are only {len(each)} images"
                 )
+        if ranks.size() > 1:
+            global_batch.share(family)
         self.seed = seed
         self.steps = steps
         self.checkpoint = checkpoint
@@ -132,8 +138,8 @@ class Trainer:
         Raises:
             PipelineError: if it diverged, or came to its end without an update of some group.
         """
-        if self.checkpoint is not None and os.path.lexists(self.checkpoint):
-            self._resume(self.checkpoint)
+        if self.checkpoint is not None:
+            self._find(self.checkpoint)
         last = self.steps if stop_at is None else min(stop_at, self.steps)
         window = max(1, self.steps // HISTORY_POINTS)
         saved = time.monotonic()
@@ -144,7 +150,7 @@ class Trainer:
                 if self.step % window == 0 or self.step == self.steps:
                     progress.show(self.history.flush(self.step, self.images_seen))
                 progress.advance()
-                due = time.monotonic() - saved > self.checkpoint_seconds
+                due = time.monotonic() - saved > self.checkpoint_seconds and ranks.first()
                 if self.checkpoint is not None and due and self.step < self.steps:
                     self._try_to_save(self.checkpoint)
                     saved = time.monotonic()
@@ -155,7 +161,8 @@ class Trainer:
             self.family.eval()
             rng = seeds.generator(self.seed, "finish", device=self.device)
             batches = max(self.steps, len(self.images) // self.batch)
-            self.family.finish((self._batch(step) for step in range(batches)), rng)
+            with ranks.alone():
+                self.family.finish((self._batch(step) for step in range(batches)), rng)
         self.family.eval()
 
     def _check_updates(self) -> None:
@@ -168,6 +175,17 @@ class Trainer:
                     f"update in all {self.steps:,} steps, so that it is not trained; raise it, or "
                     "train.budget"
                 )
+
+    def _find(self, path: Path) -> None:
+        """Go on from a checkpoint, if there is one that rank 0 can read; all ranks do, or none.
+
+        Raises:
+            files.Unreadable: if another rank cannot.
+        """
+        if ranks.first() and os.path.lexists(path):
+            self._resume(path)
+        if collectives.told(self.step) != self.step:
+            self.load(path)
 
     def _resume(self, path: Path) -> None:
         """Go on from a checkpoint; one that is of no use is set aside, since it is only a cache."""
@@ -221,7 +239,7 @@ class Trainer:
             self._call_training_step()
         kind = "+".join(self._updated)
         checkpoints.restore(self, *before)
-        self.flops[kind] = counter.flops
+        self.flops[kind] = counter.flops * ranks.size()
 
     def _call_training_step(self) -> dict[str, Tensor]:
         # Modules such as dropout draw from the global generator: name its state by the step too.
@@ -229,10 +247,14 @@ class Trainer:
         rng = seeds.generator(self.seed, "noise", self.step, device=self.device)
         self._updated = []
         with precision.autocast(self.device, self.hyperparameters.precision):
-            return self.family.training_step(self._batch(self.step), self._update, rng)
+            terms = self.family.training_step(self._batch(self.step), self._update, rng)
+        return collectives.means(terms)
 
     def _batch(self, step: int) -> Batch:
-        """Batch number ``step`` of an endless run of shuffled epochs; the tail is dropped."""
+        """Batch number ``step`` of an endless run of shuffled epochs; the tail is dropped.
+
+        Of several processes each has its rows of it.
+        """
         images = self._rows(self.images, step, "order")
         index = self._shuffled(step, self.images, "order")
         others = None
@@ -248,20 +270,22 @@ class Trainer:
         return found
 
     def _shuffled(self, step: int, images: Tensor | Mapped, purpose: str) -> Tensor:
-        """Which images are in batch number ``step``, int64 [batch], where they are looked up."""
+        """Which images this rank has in batch number ``step``, int64, where they are looked up."""
         epoch, place = divmod(step, len(images) // self.batch)
         if self._orders.get(purpose, (None,))[0] != epoch:
             rng = seeds.generator(self.seed, purpose, epoch)
             order = torch.randperm(len(images), generator=rng)
             where = images.device if isinstance(images, Tensor) else order.device
             self._orders[purpose] = (epoch, order.to(where))
-        return self._orders[purpose][1][place * self.batch : (place + 1) * self.batch]
+        whole = self._orders[purpose][1][place * self.batch : (place + 1) * self.batch]
+        return ranks.rows(whole)
 
     def _update(self, name: str, loss: Tensor) -> None:
         group, optimiser = self.groups[name], self.optimisers[name]
         optimiser.zero_grad(set_to_none=True)
         with precision.autocast(self.device, "fp32"):
             loss.backward(inputs=group.parameters)
+        collectives.average([each.grad for each in group.parameters if each.grad is not None])
         if group.clip is not None:
             torch.nn.utils.clip_grad_norm_(group.parameters, group.clip)
         if group.schedule is not None:
