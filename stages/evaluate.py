@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.core import arrays, files, params, paths, stage
+from pipeline.core import arrays, files, params, paths, ranks, stage
 from pipeline.core.contract import Translates
 from pipeline.datasets.store import Store
 from pipeline.evaluation import (
@@ -61,10 +61,6 @@ def main(model: str) -> None:
             **reconstruction.own_errors(family, split.images, split.labels, section.batch),
             **likely,
         }
-        if samples is not None:
-            real = quality.real_images(store, judges, section.split, n, section.seed)
-            result |= quality.of_samples(judge.see(judges, samples), asked, real)
-            result |= outside.measure(section, samples, real.reference.images, train.images, device)
         if isinstance(family, Translates):
             result |= translation.measure(
                 family,
@@ -74,6 +70,12 @@ def main(model: str) -> None:
                 seed=section.seed,
                 batch=section.batch,
             )
+        if not ranks.first():  # what follows asks the judges alone
+            return
+        if samples is not None:
+            real = quality.real_images(store, judges, section.split, n, section.seed)
+            result |= quality.of_samples(judge.see(judges, samples), asked, real)
+            result |= outside.measure(section, samples, real.reference.images, train.images, device)
         guard.confirm()
         with files.together() as made:
             folder = made.folder(paths.scores_dir(model))
@@ -86,4 +88,4 @@ def main(model: str) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage.run(main, shared=True)

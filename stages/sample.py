@@ -2,7 +2,7 @@
 
 import time
 
-from pipeline.core import arrays, files, params, paths, precision, stage
+from pipeline.core import arrays, files, params, paths, precision, ranks, stage
 from pipeline.datasets.store import Store
 from pipeline.evaluation import protocol
 from pipeline.models import entries, weights
@@ -26,6 +26,8 @@ def main(model: str) -> None:
         started = time.time()
         drawn = drawing.everything(family, store, section, n, label=f"sample {model}")
         seconds = time.time() - started
+        if not ranks.first():
+            return
         counted = drawing.cost_of(family, store)
         shown = illustration.everything(family, store, drawn, section.seed)
         guard.confirm()
@@ -43,4 +45,4 @@ def main(model: str) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage.run(main, shared=True)

@@ -6,7 +6,7 @@ from contextlib import suppress
 import numpy as np
 import torch
 
-from pipeline.core import files, params, paths, precision, stage
+from pipeline.core import files, params, paths, precision, ranks, stage
 from pipeline.core.mapped import Mapped
 from pipeline.datasets.store import Store
 from pipeline.models import entries, weights
@@ -23,6 +23,7 @@ def main(model: str) -> None:
         chosen = entries.scaled(
             entries.read(raw, model, blocks=("network", "training")), shared.budget
         )
+        entries.check_batch(chosen, runtime.devices)
         device = stage.prepare_torch(runtime)
         entries.check_device(chosen, device)
         precision.warn_if_emulated(device, chosen.training, f"models.{model}.training")
@@ -45,6 +46,8 @@ def main(model: str) -> None:
         trainer.run()
         seconds = time.time() - started
         guard.confirm()
+        if not ranks.first():
+            return
         with files.together() as made:
             weights.save(made.folder(paths.model_dir(model)), family, trainer.facts())
             made.file(home.curve(model)).write_text(trainer.history.to_csv(), encoding="utf-8")
@@ -62,4 +65,4 @@ def main(model: str) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage.run(main, shared=True)

@@ -316,17 +316,6 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
 
 
-def in_batches(n: int, size: int) -> Iterator[tuple[Tensor, int]]:
-    """Indices in batches of exactly ``size``, with how many of each are real.
-
-    The tail is padded with repeats of the last index, so that every call to a network has the
-    same shape: other shapes may choose other kernels, and with them other roundings.
-    """
-    for start in range(0, n, size):
-        index = torch.arange(start, start + size).clamp(max=n - 1)
-        yield index, min(size, n - start)
-
-
 class _Undrawn(TorchFunctionMode):
     """Leaves out what draws initial weights: to do nothing, torch would import its compiler."""
 

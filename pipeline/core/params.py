@@ -121,6 +121,7 @@ class Runtime(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1, le=1024)
+    devices: int = Field(1, ge=1, le=1024)
     models_per_gpu: int = Field(8, ge=1, le=256)
     checkpoint_seconds: float = Field(20.0, gt=0, le=86_400)
 

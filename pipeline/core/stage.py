@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.core import files, params, paths, startup
+from pipeline.core import files, launch, params, paths, ranks, startup
 from pipeline.core.errors import PipelineError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -30,11 +30,16 @@ TITLE = "${data.title}"
 """How dvc.yaml writes the data set's name in the paths of its results."""
 
 
-def run(main: Callable[..., None]) -> None:
+def run(main: Callable[..., None], *, shared: bool = False) -> None:
     """Run a stage from the command line; its one argument, if it takes any, is the model.
 
     A `PipelineError` becomes one line on stderr and exit code 1; whoever stops it with Ctrl-C gets
     one line and exit code 130.
+
+    Args:
+        main: the stage.
+        shared: whether ``runtime.devices`` processes do it together (`pipeline.core.ranks`): then
+            this one starts them, or is one of them already.
     """
     parser = argparse.ArgumentParser(description=sys.modules[main.__module__].__doc__)
     for name in inspect.signature(main).parameters:
@@ -44,14 +49,77 @@ def run(main: Callable[..., None]) -> None:
     for number in startup.STOPPING:
         signal.signal(number, signal.default_int_handler)
     try:
+        if shared and not _take_place():
+            module = sys.modules[main.__module__].__spec__.name
+            command = [sys.executable, "-m", module, *arguments.values()]
+            sys.exit(launch.run(command, _devices()))
         main(**arguments)
+        if ranks.size() > 1:
+            from pipeline.core import collectives
+
+            collectives.leave()
     except PipelineError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
+    except ranks.Lost as error:
+        if not launch.launched():
+            print(f"error: rank {ranks.rank()} has lost another one: {error}", file=sys.stderr)
+        sys.exit(launch.LOST)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        if not launch.launched():
+            print("stopped", file=sys.stderr)
         sys.exit(startup.STOPPED)
+
+
+def _take_place() -> bool:
+    """Whether this process does a shared stage, by itself or as one of several ranks.
+
+    Raises:
+        PipelineError: if params.yaml does not say as many as there are.
+    """
+    place, size = ranks.assigned()
+    devices = _devices()
+    if size > 1 and size != devices:
+        raise PipelineError(
+            f"{paths.PARAMS}: runtime.devices = {devices}: {size} processes were started; make it "
+            f"{size}, or start {devices}"
+        )
+    if size == 1:
+        return devices == 1
+    ranks.take_place(place, size)
+    if launch.launched():
+        launch.watch()
+    return True
+
+
+def _devices() -> int:
+    """How many processes do a shared stage.
+
+    Raises:
+        PipelineError: if there are not so many GPUs.
+    """
+    runtime: params.Runtime = params.section(params.read(), "runtime")
+    check_devices(runtime)
+    return runtime.devices
+
+
+def check_devices(runtime: params.Runtime, path: Path = paths.PARAMS) -> None:
+    """Refuse more devices than there are; processors are shared by as many processes as one likes.
+
+    Raises:
+        PipelineError: with the key and what to set instead.
+    """
+    _, here = ranks.on_this_machine()
+    needed = runtime.devices if here == 1 else here
+    if needed == 1 or device_of(runtime).type == "cpu":
+        return
+    there = count_gpus(runtime)
+    if needed > there:
+        raise PipelineError(
+            f"{path}: runtime.devices = {needed}: torch sees {there} GPU{'s' * (there > 1)}; lower "
+            "it, or set runtime.device to cpu"
+        )
 
 
 @dataclass(frozen=True)
@@ -166,12 +234,16 @@ class Guard:
 def guard(stage: str, model: str | None = None) -> Iterator[Guard]:
     """Hold the stage's lock while the block runs, and give it a `Guard`.
 
-    The lock is ours and not DVC's, since killing dvc leaves its child running.
+    The lock is ours and not DVC's, since killing dvc leaves its child running. Of several ranks
+    the first one holds it for all.
 
     Raises:
         PipelineError: if the same stage of the same model is running already.
     """
     name = f"{stage}@{model}" if model else stage
+    if not ranks.first():
+        yield Guard(name, declared(stage, model))
+        return
     with locked(
         name, f"{name} is already running (it holds {paths.LOCKS / name}.lock); wait or stop it"
     ):
@@ -206,8 +278,11 @@ def locked(name: str, otherwise: str) -> Iterator[None]:
 def prepare_torch(runtime: params.Runtime) -> Any:
     """Set threads, determinism and float32 precision, and return the ``torch.device`` to use.
 
+    A rank of several meets the others, and has a GPU of its own.
+
     Raises:
         PipelineError: if a GPU was asked for and there is none.
+        ranks.Lost: if another rank does not come.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
@@ -229,6 +304,13 @@ def prepare_torch(runtime: params.Runtime) -> Any:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+    if ranks.size() > 1:
+        from pipeline.core import collectives
+
+        if device.type == "cuda":
+            device = torch.device("cuda", ranks.on_this_machine()[0])
+            torch.cuda.set_device(device)
+        collectives.join(device)
     return device
 
 
@@ -294,7 +376,8 @@ def _keep_freed_memory() -> None:
 
 
 def device_name(device: Any) -> str:
-    """What a person calls the device: ``cpu``, or the GPU's name."""
+    """What a person calls the device: ``cpu``, or the GPU's name; ``2 x cpu`` of two ranks."""
     import torch
 
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return name if ranks.size() == 1 else f"{ranks.size()} x {name}"

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from pipeline.core import files, params, tensors
-from pipeline.core.contract import in_batches, to_signed
+from pipeline.core.batches import in_batches
+from pipeline.core.contract import to_signed
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets.store import Split

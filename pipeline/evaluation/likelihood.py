@@ -1,7 +1,6 @@
 """How probable a model finds images that it has not seen; n/a for models that cannot say."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,13 @@ import torch
 from torch import Tensor
 
 from pipeline.blocks import distributions
-from pipeline.core import seeds
-from pipeline.core.contract import Family, HasLikelihood, Likelihood, in_batches
+from pipeline.core import batches, seeds
+from pipeline.core.contract import Family, HasLikelihood, Likelihood
 from pipeline.core.errors import NotFinite
 from pipeline.core.progress import Progress
+
+TERM = "term/"
+"""Before the name of a summand of a likelihood, among tensors that have others."""
 
 
 def measure(
@@ -56,17 +58,21 @@ def measure(
     if not isinstance(family, HasLikelihood):
         return dict.fromkeys(keys), None
     every = seeds.image_seeds(len(images), seed, "score")
-    scores = []
+    facts: dict[str, Any] = {}
+
+    def scored(index: Tensor) -> dict[str, Tensor]:
+        originals = torch.from_numpy(images[index.numpy()]).to(family.device)
+        told = torch.from_numpy(labels[index.numpy()]).to(family.device)
+        values, one = _score(family, originals, told, shares, every[index])
+        facts.update(bound=one.bound, iwae_samples=one.iwae_samples)
+        return values
+
     with Progress(label, len(images)) as progress:
-        for index, real in in_batches(len(images), batch):
-            originals = torch.from_numpy(images[index.numpy()]).to(family.device)
-            told = torch.from_numpy(labels[index.numpy()]).to(family.device)
-            scores.append(_score(family, originals, told, shares, every[index]).first(real))
-            progress.advance(real)
+        scores = batches.computed(len(images), batch, scored, progress.advance)
     dimensions = family.spec.dimensions
 
-    def reported(values: list[Tensor], prefix: str = "", suffix: str = "") -> dict[str, float]:
-        nats = -torch.cat(values).double().cpu().numpy()
+    def reported(values: Tensor, prefix: str = "", suffix: str = "") -> dict[str, float]:
+        nats = -values.double().numpy()
         if not np.isfinite(nats).all():
             raise NotFinite(
                 f"{label}: {np.count_nonzero(~np.isfinite(nats))} likelihoods are not finite; the "
@@ -80,56 +86,35 @@ def measure(
             f"{bits}_stderr": distributions.bits_per_dim(stderr, dimensions),
         }
 
-    one = scores[0].given
-    result: dict[str, Any] = reported([each.nats for each in scores])
-    result["likelihood_bound"] = one.bound
-    for name in one.terms:
-        total = torch.cat([each.given.terms[name] for each in scores])
-        result[f"likelihood_{name}_nats"] = -float(total.double().mean())
-    if one.iwae is not None:
-        result |= reported([each.iwae for each in scores], prefix="iwae_")
-        result["iwae_samples"] = one.iwae_samples
+    result: dict[str, Any] = reported(scores["nats"])
+    result["likelihood_bound"] = facts["bound"]
+    for name, values in scores.items():
+        if name.startswith(TERM):
+            term = name.removeprefix(TERM)
+            result[f"likelihood_{term}_nats"] = -float(values.double().mean())
+    if "iwae" in scores:
+        result |= reported(scores["iwae"], prefix="iwae_")
+        result["iwae_samples"] = facts["iwae_samples"]
     if family.conditional:
-        result |= reported([each.given.nats for each in scores], suffix="_given_label")
-        gains = torch.cat([each.given.nats - each.wrong for each in scores]).double()
+        result |= reported(scores["given"], suffix="_given_label")
+        gains = (scores["given"] - scores["wrong"]).double()
         result["label_gain_nats"] = float(gains.mean())
         result["label_gain_nats_stderr"] = float(gains.std()) / math.sqrt(len(gains))
-    return result, -torch.cat([each.nats for each in scores]).double().cpu().numpy()
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """Log-likelihoods of a batch: what is compared, what is given the labels, and a wrong one."""
-
-    nats: Tensor
-    iwae: Tensor | None
-    given: Likelihood
-    wrong: Tensor | None = None
-
-    def first(self, n: int) -> "_Scored":
-        """Without the padding of the last batch."""
-        cut = slice(0, n)
-        given = Likelihood(
-            self.given.nats[cut],
-            self.given.bound,
-            {name: term[cut] for name, term in self.given.terms.items()},
-            None if self.given.iwae is None else self.given.iwae[cut],
-            self.given.iwae_samples,
-        )
-        return _Scored(
-            self.nats[cut],
-            None if self.iwae is None else self.iwae[cut],
-            given,
-            None if self.wrong is None else self.wrong[cut],
-        )
+    return result, -scores["nats"].double().numpy()
 
 
 def _score(
     family: Family, images: Tensor, labels: Tensor, shares: np.ndarray, every: Tensor
-) -> _Scored:
+) -> tuple[dict[str, Tensor], Likelihood]:
+    """Log-likelihoods of a batch, each [B], and one `Likelihood` for what is no tensor.
+
+    ``nats`` and perhaps ``iwae`` are what is compared; terms have `TERM` before their name. Of a
+    conditional model ``given`` is at the true label, as the terms are, and ``wrong`` at the next.
+    """
     if not family.conditional:
         found = family.log_likelihood(images, None, every)
-        return _Scored(found.nats, found.iwae, found)
+        values = {"nats": found.nats, "iwae": found.iwae, **_named(found.terms)}
+        return {name: each for name, each in values.items() if each is not None}, found
     classes = family.spec.classes
     each = [
         family.log_likelihood(images, torch.full_like(labels, y), every) for y in range(classes)
@@ -142,16 +127,17 @@ def _score(
     def at(values: list[Tensor], wanted: Tensor) -> Tensor:
         return torch.stack(values, dim=1).gather(1, wanted[:, None]).squeeze(1)
 
-    given = Likelihood(
-        at([one.nats for one in each], labels),
-        each[0].bound,
-        {name: at([one.terms[name] for one in each], labels) for name in each[0].terms},
-        None if each[0].iwae is None else at([one.iwae for one in each], labels),
-        each[0].iwae_samples,
-    )
-    return _Scored(
-        marginal([one.nats for one in each]),
-        None if each[0].iwae is None else marginal([one.iwae for one in each]),
-        given,
-        at([one.nats for one in each], (labels + 1) % classes),
-    )
+    nats = [one.nats for one in each]
+    found = {
+        "nats": marginal(nats),
+        "given": at(nats, labels),
+        "wrong": at(nats, (labels + 1) % classes),
+        **_named({name: at([one.terms[name] for one in each], labels) for name in each[0].terms}),
+    }
+    if each[0].iwae is not None:
+        found["iwae"] = marginal([one.iwae for one in each])
+    return found, each[0]
+
+
+def _named(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{TERM}{name}": values for name, values in terms.items()}

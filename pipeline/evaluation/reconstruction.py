@@ -1,14 +1,14 @@
 """What becomes of images that a model encodes and decodes, or searches among what it can draw."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core import seeds
-from pipeline.core.contract import Family, Inverts, MeasuresItself, Reconstructs, in_batches
+from pipeline.core import batches, seeds
+from pipeline.core.contract import Family, Inverts, MeasuresItself, Reconstructs
 from pipeline.evaluation.metrics import distortion
 
 
@@ -16,13 +16,17 @@ def measure(family: Family, images: np.ndarray, labels: np.ndarray, batch: int) 
     """Mean squared error (white is 1), PSNR (dB) and SSIM of images [N, C, H, W] after encoding."""
     if not isinstance(family, Reconstructs):
         return dict.fromkeys(distortion.keys())
-    parts = [
-        distortion.distortion(
-            originals[:real].cpu().numpy(), family.reconstruct(originals, told)[:real].cpu().numpy()
-        )
-        for originals, told, real in _batches(family, images, labels, batch)
-    ]
-    return distortion.joined(parts).keys(family.reconstruction_kind)
+
+    def compared(originals: Tensor, told: Tensor | None, index: Tensor) -> dict[str, Tensor]:
+        decoded = family.reconstruct(originals, told).cpu().numpy()
+        found = distortion.distortion(originals.cpu().numpy(), decoded)
+        values = {"errors": found.errors, "similarities": found.similarities}
+        return {key: torch.from_numpy(v) for key, v in values.items() if v is not None}
+
+    found = _of_each(family, images, labels, batch, compared)
+    return distortion.Distortion(found["errors"], found.get("similarities")).keys(
+        family.reconstruction_kind
+    )
 
 
 def invert(
@@ -36,13 +40,12 @@ def invert(
     if not isinstance(family, Inverts):
         return {}
     every = seeds.image_seeds(len(images), seed, "inversion")
-    found = []
-    for index, real in in_batches(len(images), batch):
-        originals = torch.from_numpy(images[index.numpy()]).to(family.device)
-        told = torch.from_numpy(labels[index.numpy()]).to(family.device)
-        nearest = family.invert(originals, told if family.conditional else None, every[index])
-        found.append(nearest[:real].cpu().numpy())
-    compared = distortion.distortion(images, np.concatenate(found))
+
+    def nearest(originals: Tensor, told: Tensor | None, index: Tensor) -> dict[str, Tensor]:
+        return {"images": family.invert(originals, told, every[index])}
+
+    found = _of_each(family, images, labels, batch, nearest)["images"]
+    compared = distortion.distortion(images, found)
     return {
         **compared.keys(family.inversion_kind, prefix="inversion"),
         "inversion_n": len(images),
@@ -55,18 +58,27 @@ def own_errors(
     """Means over images [N, C, H, W] of what only this family measures, under its own names."""
     if not isinstance(family, MeasuresItself):
         return {}
-    found: dict[str, list[Tensor]] = {}
-    for originals, told, real in _batches(family, images, labels, batch):
-        for name, values in family.own_errors(originals, told).items():
-            found.setdefault(name, []).append(values[:real].double().cpu())
-    return {name: float(torch.cat(values).mean()) for name, values in found.items()}
+
+    def errors(originals: Tensor, told: Tensor | None, index: Tensor) -> dict[str, Tensor]:
+        return family.own_errors(originals, told)
+
+    found = _of_each(family, images, labels, batch, errors)
+    return {name: float(torch.from_numpy(values).double().mean()) for name, values in found.items()}
 
 
-def _batches(
-    family: Family, images: np.ndarray, labels: np.ndarray, size: int
-) -> Iterator[tuple[Tensor, Tensor | None, int]]:
-    """Images, their labels where the family is given them, and how many of each batch are real."""
-    for index, real in in_batches(len(images), size):
+def _of_each(
+    family: Family,
+    images: np.ndarray,
+    labels: np.ndarray,
+    size: int,
+    compute: Callable[[Tensor, Tensor | None, Tensor], dict[str, Tensor]],
+) -> dict[str, np.ndarray]:
+    """What is computed of batches of images, their labels where the family is given them, and
+    their indices; see `core.batches.computed`."""
+
+    def of(index: Tensor) -> dict[str, Tensor]:
         originals = torch.from_numpy(images[index.numpy()]).to(family.device)
         told = torch.from_numpy(labels[index.numpy()]).to(family.device)
-        yield originals, told if family.conditional else None, real
+        return compute(originals, told if family.conditional else None, index)
+
+    return {k: v.numpy() for k, v in batches.computed(len(images), size, of).items()}

@@ -16,7 +16,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from pipeline.core import arrays, params, paths, seeds, stage
-from pipeline.core.contract import in_batches, to_signed
+from pipeline.core.batches import in_batches
+from pipeline.core.contract import to_signed
 from pipeline.core.images import ImageSpec
 from pipeline.core.progress import Progress
 from pipeline.datasets.store import Store

@@ -86,6 +86,20 @@ def check_device(
         raise PipelineError(f"{path}: models.{model.name}.{reason}")
 
 
+def check_batch(model: ModelParams, devices: int, path: Path = paths.PARAMS) -> None:
+    """Refuse training batches that ``runtime.devices`` processes cannot share evenly.
+
+    Raises:
+        PipelineError: with the key and what to set instead.
+    """
+    batch = model.training.batch
+    if batch % devices:
+        raise PipelineError(
+            f"{path}: models.{model.name}.training.batch = {batch}: {devices} devices "
+            f"(runtime.devices) share each batch evenly; make it a multiple of {devices}"
+        )
+
+
 def check_network(
     model: ModelParams, device: Any, images: "TrainingImages", path: Path = paths.PARAMS
 ) -> None:

@@ -76,6 +76,7 @@ def check(
     if "runtime" in shared:
         with collected():
             device = stage.device_of(shared["runtime"])
+            stage.check_devices(shared["runtime"], path)
     if images is not None and shared.keys() >= {"judge", "sample", "evaluate"}:
         problems += _of_images(images, shared, path)
     if "evaluate" in shared:
@@ -94,6 +95,8 @@ def check(
                 model = entries.scaled(model, shared["train"].budget)
             given = trained_on.get(model.data)
             entries.check_device(model, device, given, path)
+            if "runtime" in shared:
+                entries.check_batch(model, shared["runtime"].devices, path)
             if given is not None:
                 entries.check_network(model, device, given, path)
     for read in (sections or {}).values():

@@ -6,9 +6,10 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from pipeline.core import arrays, cost, params, records, seeds
-from pipeline.core.contract import Family, Samples, Translates, in_batches
+from pipeline.core import arrays, batches, cost, params, records, seeds
+from pipeline.core.contract import Family, Samples, Translates
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import Progress
 from pipeline.datasets.store import Store
@@ -116,11 +117,12 @@ def translate(
     family: Translates, images: np.ndarray, direction: Literal["ab", "ba"], batch: int
 ) -> np.ndarray:
     """uint8 [N, C, H, W] of one domain as images of the other."""
-    found = []
-    for index, real in in_batches(len(images), batch):
+
+    def translated(index: Tensor) -> dict[str, Tensor]:
         originals = torch.from_numpy(images[index.numpy()]).to(family.device)
-        found.append(family.translate(originals, direction)[:real].cpu())
-    return torch.cat(found).numpy()
+        return {"images": family.translate(originals, direction)}
+
+    return batches.computed(len(images), batch, translated)["images"].numpy()
 
 
 def balanced_labels(n: int, counts: np.ndarray) -> np.ndarray:
@@ -173,14 +175,12 @@ def draw(
         raise ValueError("labels are for conditional models, which need them")
     every = seeds.image_seeds(n, seed, "sample")
     wanted = None if labels is None else torch.from_numpy(labels).to(family.device)
-    drawn = []
+
+    def drawn(index: Tensor) -> dict[str, Tensor]:
+        images = family.sample(every[index], None if wanted is None else wanted[index])
+        if images.dtype != torch.uint8 or images.shape != (batch, *family.spec.shape):
+            raise ValueError(f"a sample must be uint8 images, not {images.dtype} {images.shape}")
+        return {"images": images}
+
     with Progress(label, n) as progress:
-        for index, real in in_batches(n, batch):
-            images = family.sample(every[index], None if wanted is None else wanted[index])
-            if images.dtype != torch.uint8 or images.shape != (batch, *family.spec.shape):
-                raise ValueError(
-                    f"a sample must be uint8 images, not {images.dtype} {images.shape}"
-                )
-            drawn.append(images[:real].cpu())
-            progress.advance(real)
-    return torch.cat(drawn).numpy()
+        return batches.computed(n, batch, drawn, progress.advance)["images"].numpy()

@@ -19,6 +19,7 @@ from builders import (
 
 from pipeline import families
 from pipeline.core import seeds
+from pipeline.core.batches import in_batches
 from pipeline.core.contract import (
     Family,
     HasLikelihood,
@@ -26,7 +27,6 @@ from pipeline.core.contract import (
     Samples,
     TrainingParams,
     Translates,
-    in_batches,
     on_paper,
 )
 from pipeline.core.errors import PipelineError
