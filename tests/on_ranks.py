@@ -1,29 +1,117 @@
 """What tests have several ranks do (`ranked`), and one process alone."""
 
+import numpy as np
 import torch
-from builders import MODELS, tiny_model, trainer
+from builders import COLOUR, MODELS, some_images, some_labels, tiny_model, trainer
+from torch import Tensor, nn
 
+from pipeline.blocks import global_batch
+from pipeline.core import ranks
 from pipeline.core.images import ImageSpec
+from pipeline.evaluation import likelihood, reconstruction
+from pipeline.sampling import drawing
 from pipeline.training import checkpoints
 
 SPEC = ImageSpec(channels=1, height=16, width=16, classes=10)
 """Large enough for discriminators to have BatchNorm."""
-STEPS = 6
+STEPS = 5
+KINDS = ("ae", "cvae", "gpt", "ddpm", "gan", "dcgan", "wgan_gp", "began", "cyclegan")
+"""A model of each kind: a fit after training, labels, no noise, a range of times, dropout,
+BatchNorm in both players, a penalty on gradients, a buffer steered by errors, pools of images."""
+DRAWN, BATCH = 11, 4
+"""Images, in three batches of which the last one is padded."""
 
 
-def trainings(device: torch.device) -> dict[str, dict]:
-    """Each model of params.yaml after a few steps in float64: all that a checkpoint holds."""
+def float64() -> None:
+    """Have this process compute in float64, in which orders of summation hardly matter."""
     torch.Tensor.float = torch.Tensor.double
     torch.set_default_dtype(torch.float64)
+
+
+def trainings(device: torch.device, models: tuple[str, ...] = KINDS) -> dict[str, dict]:
+    """Models after a few steps in float64: all that a checkpoint holds, and what is told."""
+    float64()
     found = {}
-    for name in MODELS:
-        made = trainer(tiny_model(f"models.{name}", SPEC), steps=STEPS)
+    for name in models:
+        made = trainer(tiny_model(f"models.{name}", SPEC, device=str(device)), steps=STEPS)
         made.run()
         state, scalars = checkpoints.take(made)
-        found[name] = {
-            "state": state,
-            "facts": made.facts(),
-            "rows": scalars["rows"],
-            "updates": scalars["updates"],
+        found[name] = {"state": state, "rows": scalars["rows"], "facts": made.facts()}
+    return found
+
+
+def all_trainings(device: torch.device) -> dict[str, dict]:
+    """`trainings` of every model of params.yaml."""
+    return trainings(device, tuple(MODELS))
+
+
+def used(device: torch.device) -> dict[str, dict]:
+    """What each model draws, translates and scores, in float32."""
+    found = {}
+    for name in MODELS:
+        model = tiny_model(f"models.{name}", COLOUR, device=str(device))
+        _fit(model)
+        found[name] = _used(model.eval(), inverted=name == "dcgan")  # that takes long
+    return found
+
+
+def _fit(model: nn.Module) -> None:
+    """Leave weights as training would: none is 0, and densities of codes are there."""
+    rng = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=rng)
+        parameter.data += 0.05 * noise.to(parameter.device)
+    for module in model.modules():
+        if hasattr(module, "fitted"):
+            module.fitted.fill_(True)
+
+
+def _used(model: nn.Module, *, inverted: bool) -> dict:
+    images, labels = some_images(DRAWN, COLOUR).numpy(), some_labels(DRAWN, COLOUR).numpy()
+    shares = np.full(COLOUR.classes, 1 / COLOUR.classes)
+    if model.data == "domains":
+        return {
+            direction: torch.from_numpy(drawing.translate(model, images, direction, BATCH))
+            for direction in ("ab", "ba")
         }
+    told = labels if model.conditional else None
+    drawn = drawing.draw(model, DRAWN, seed=0, batch=BATCH, labels=told)
+    found: dict = {"samples": torch.from_numpy(drawn)}
+    scored, nats = likelihood.measure(model, images, labels, shares, seed=0, batch=BATCH)
+    found |= {"scored": scored, "own": reconstruction.own_errors(model, images, labels, BATCH)}
+    found["nats"] = None if nats is None else torch.from_numpy(nats)
+    found["decoded"] = reconstruction.measure(model, images, labels, BATCH)
+    if inverted:
+        found["inverted"] = reconstruction.invert(model, images, labels, seed=0, batch=BATCH)
+    return found
+
+
+def normalised(device: torch.device) -> dict[str, Tensor]:
+    """BatchNorm in float64: results, running statistics, gradients, and gradients of gradients.
+
+    Of this rank's rows; gradients of weights are sums over them.
+    """
+    float64()
+    found = {}
+    for name, shape, layer in (
+        ("1d", (12, 3), nn.BatchNorm1d(3)),
+        ("2d", (12, 3, 5, 4), nn.BatchNorm2d(3, momentum=None)),
+        ("2d, plain", (12, 3, 5, 4), nn.BatchNorm2d(3, affine=False)),
+    ):
+        if ranks.size() > 1:
+            global_batch.share(layer)
+        rng = torch.Generator().manual_seed(0)
+        x, wanted = (torch.randn(shape, generator=rng).to(device) for _ in range(2))
+        x = ranks.rows(3 + x * torch.arange(1.0, 13, device=device).view(-1, *[1] * x[0].dim()))
+        x.requires_grad_()
+        layer.to(device)
+        for _ in range(2):
+            y = layer(x)
+        (first,) = torch.autograd.grad((y * ranks.rows(wanted)).sum(), x, create_graph=True)
+        given = [x, *layer.parameters()]
+        second = torch.autograd.grad(first.square().sum(), given, allow_unused=True)
+        found[name] = {"y": y, "first": first, "second": second[0]}
+        found[name] |= {f"second {i}": g for i, g in enumerate(second[1:]) if g is not None}
+        found[name] |= dict(layer.named_buffers())
+        found[name] = {key: value.detach().cpu() for key, value in found[name].items()}
     return found

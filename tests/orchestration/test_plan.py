@@ -171,9 +171,37 @@ def test_a_graph_without_a_stage_is_refused(name, tmp_path, monkeypatch):
     ("gpus", "cores", "each", "jobs"),
     [(0, 6, 8, 6), (1, 16, 8, 8), (1, 4, 8, 4), (8, 4, 8, 8), (2, 64, 3, 6), (1, 16, 1, 1)],
 )
-def test_small_models_share_a_gpu(tmp_path, monkeypatch, gpus, cores, each, jobs):
-    raw = {"runtime": {"models_per_gpu": each}}
-    monkeypatch.setattr(plan.params, "read", lambda: raw)
-    monkeypatch.setattr(plan.stage, "count_gpus", lambda runtime: gpus)
+def test_small_models_share_a_gpu(monkeypatch, gpus, cores, each, jobs):
+    machine(monkeypatch, gpus, cores, models_per_gpu=each)
+    assert plan.default_jobs() == (jobs, [str(number) for number in range(gpus)])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "devices", "threads", "jobs", "groups"),
+    [
+        (0, 8, 2, 1, 4, []),
+        (0, 8, 2, 2, 2, []),
+        (0, 2, 3, 1, 1, []),
+        (8, 4, 2, 1, 4, ["0,1", "2,3", "4,5", "6,7"]),
+        (7, 64, 3, 1, 2, ["0,1,2", "3,4,5"]),
+        (2, 64, 2, 1, 1, ["0,1"]),
+    ],
+)
+def test_a_model_on_several_devices_has_them_to_itself(
+    monkeypatch, gpus, cores, devices, threads, jobs, groups
+):
+    machine(monkeypatch, gpus, cores, devices=devices, threads=threads)
+    assert plan.default_jobs() == (jobs, groups)
+
+
+def test_gpus_that_somebody_chose_are_those_that_are_given(monkeypatch):
+    machine(monkeypatch, 4, 8, devices=2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,GPU-5e,3,1")
+    assert plan.default_jobs() == (2, ["7,GPU-5e", "3,1"])
+
+
+def machine(monkeypatch, gpus, cores, **runtime):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(plan.params, "read", lambda: {"runtime": runtime})
+    monkeypatch.setattr(plan.stage, "count_gpus", lambda _: gpus)
     monkeypatch.setattr(plan.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    assert plan.default_jobs() == (jobs, gpus)

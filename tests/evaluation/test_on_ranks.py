@@ -1,0 +1,26 @@
+"""What is drawn and scored has the same bits on however many processes."""
+
+import pytest
+import ranked
+import torch
+from builders import MODELS
+from on_ranks import DRAWN
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory):
+    """On 1, 2 and 3 ranks, of which one has no third batch, and on 4, of which one has none."""
+    return ranked.run("on_ranks:used", [1, 2, 3, 4], tmp_path_factory.mktemp("used"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_drawing_and_scoring_do_not_depend_on_the_number_of_ranks(model, used):
+    expected = used[0][0][model]
+    for each in (found[model] for ranks in used[1:] for found in ranks):
+        assert each.keys() == expected.keys()
+        for name, value in expected.items():
+            if isinstance(value, torch.Tensor):
+                assert len(value) == DRAWN
+                assert torch.equal(each[name], value), name
+            else:
+                assert each[name] == value, name
