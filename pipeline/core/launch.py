@@ -1,9 +1,8 @@
 """Start a stage once for each rank of its model, and see all of them to their end.
 
 This process computes nothing. It gives each rank what ``torchrun`` would give it, and a file by
-which they meet (`pipeline.core.collectives`). The first rank that fails ends all: one line says
-which it was. torch's own launcher says so in thirty lines, of the parent's time it takes an import
-of torch, and it starts again what failed.
+which they meet (`pipeline.core.collectives`). The first rank that fails ends all, and one line says
+which it was; torch's own launcher says it in some thirty.
 """
 
 import os
@@ -49,8 +48,13 @@ class _Rank:
         return [line for line in lines if line.startswith("error: ")] or lines
 
 
-def run(command: Sequence[str], size: int) -> int:
-    """Run a command on so many ranks at once; returns the exit code.
+def run(command: Sequence[str], size: int, name: str) -> int:
+    """Run a command on so many ranks at once, and return the exit code.
+
+    Args:
+        command: of each rank, which finds its place in its environment.
+        size: how many ranks.
+        name: what people call it.
 
     Raises:
         KeyboardInterrupt: if this process was stopped, when all ranks have ended.
@@ -63,7 +67,7 @@ def run(command: Sequence[str], size: int) -> int:
             _wait(every)
         finally:
             _end(every)
-        return _result(every, " ".join(command[2:]).removeprefix("stages."))
+        return _result(every, name)
 
 
 def launched() -> bool:

@@ -52,7 +52,8 @@ def run(main: Callable[..., None], *, shared: bool = False) -> None:
         if shared and not _take_place():
             module = sys.modules[main.__module__].__spec__.name
             command = [sys.executable, "-m", module, *arguments.values()]
-            sys.exit(launch.run(command, _devices()))
+            name = "@".join([module.rpartition(".")[2], *arguments.values()])
+            sys.exit(launch.run(command, _devices(), name))
         main(**arguments)
         if ranks.size() > 1:
             from pipeline.core import collectives

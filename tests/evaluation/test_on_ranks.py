@@ -6,11 +6,12 @@ import torch
 from builders import MODELS
 from on_ranks import DRAWN
 
+pytestmark = pytest.mark.xdist_group("used on ranks")
+
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory):
-    """On 1, 2 and 3 ranks, of which one has no third batch, and on 4, of which one has none."""
-    return ranked.run("on_ranks:used", [1, 2, 3, 4], tmp_path_factory.mktemp("used"))
+    return ranked.run("on_ranks:used", [1, 2, 3], tmp_path_factory.mktemp("used"))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -24,3 +25,10 @@ def test_drawing_and_scoring_do_not_depend_on_the_number_of_ranks(model, used):
                 assert torch.equal(each[name], value), name
             else:
                 assert each[name] == value, name
+
+
+@pytest.mark.slow
+def test_ranks_without_a_batch_of_their_own_change_nothing(tmp_path):
+    (expected,), *several = ranked.run("on_ranks:inverted", [1, 2, 5], tmp_path)
+    assert all(found == expected for every in several for found in every)
+    assert expected["inversion_n"] == DRAWN
