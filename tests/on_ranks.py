@@ -1,6 +1,7 @@
 """What tests have several ranks do (`ranked`), and one process alone."""
 
 import numpy as np
+import pytest
 import torch
 from builders import COLOUR, MODELS, some_images, some_labels, tiny_model, trainer
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ KINDS = ("ae", "cvae", "gpt", "ddpm", "gan", "dcgan", "wgan_gp", "began", "cycle
 BatchNorm in both players, a penalty on gradients, a buffer steered by errors, pools of images."""
 DRAWN, BATCH = 11, 4
 """Images, in three batches of which the last one is padded."""
+
+
+CLOSE = 1e-11
+"""In float64, between sums in another order."""
 
 
 def float64() -> None:
@@ -120,3 +125,22 @@ def normalised(device: torch.device) -> dict[str, Tensor]:
         found[name] |= dict(layer.named_buffers())
         found[name] = {key: value.detach().cpu() for key, value in found[name].items()}
     return found
+
+
+def assert_same_trainings(model: str, found: list[list[dict]]) -> None:
+    """`trainings` of a model by several ranks are that of one process, which comes first."""
+    ((alone,), *several) = [[each[model] for each in processes] for processes in found]
+    for every in several:
+        first = every[0]
+        for other in every[1:]:
+            assert other["rows"] == first["rows"] and other["facts"] == first["facts"]
+            for name, value in first["state"].items():
+                assert torch.equal(value, other["state"][name]), f"{name} differs between ranks"
+        assert first["facts"] == alone["facts"]
+        assert first["facts"]["images_seen"] == 8 * STEPS
+        assert first["state"].keys() == alone["state"].keys()
+        for name, value in alone["state"].items():
+            close = torch.allclose(first["state"][name], value, rtol=CLOSE, atol=CLOSE)
+            assert close, f"{name} differs"
+        for row, expected in zip(first["rows"], alone["rows"], strict=True):
+            assert row == pytest.approx(expected, rel=CLOSE, abs=CLOSE)

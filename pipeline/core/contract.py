@@ -23,6 +23,8 @@ from pipeline.core.params import ModelParams, Rate, Section
 class Batch:
     """Images, uint8 [B, C, H, W], and their labels, int64 [B].
 
+    Where several processes share a batch (`core.ranks`) it is this one's rows of it.
+
     ``others`` are as many images of a second domain, drawn independently, where a family is
     trained on two (`Family.data`).
     """
@@ -197,8 +199,9 @@ class Family(nn.Module, ABC):
     ) -> dict[str, Tensor]:
         """Do one step: compute losses and call ``update`` as the algorithm wants.
 
-        ``rng`` is on the model's device and belongs to this step. Returns detached scalars to
-        log, named ``<group>/<term>``.
+        Losses are means over the batch, of which this process may have a part; noise for its
+        images is drawn by `core.seeds.BatchNoise`. ``rng`` is on the model's device and belongs to
+        this step. Returns detached scalars to log, named ``<group>/<term>``.
         """
 
     def finish(self, batches: Iterator[Batch], rng: torch.Generator) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from params_files import complaint, edited
 
-from pipeline.core import params, stage
+from pipeline.core import params, ranks, stage
 from pipeline.core.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
@@ -242,3 +242,61 @@ def test_a_broken_graph_is_one_line(project, content, told):
         stage.declared("judge")
     assert str(caught.value).startswith("dvc.yaml")
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.fixture
+def rank_1_of_2(monkeypatch):
+    monkeypatch.setattr(ranks, "_rank", 1)
+    monkeypatch.setattr(ranks, "_size", 2)
+
+
+def test_rank_0_holds_the_lock_for_all_ranks(project, rank_1_of_2, monkeypatch):
+    with stage.guard("one") as other:
+        monkeypatch.setattr(ranks, "_rank", 0)
+        with stage.guard("one") as guard:
+            assert other.fingerprint == guard.fingerprint
+            monkeypatch.setattr(ranks, "_rank", 1)
+            Path("code.py").write_text("x = 2\n")
+            with pytest.raises(PipelineError, match=r"code\.py changed"):
+                other.confirm()
+
+
+def test_what_computed_is_named_with_its_number(rank_1_of_2):
+    import torch
+
+    assert stage.device_name(torch.device("cpu")) == "2 x cpu"
+
+
+@pytest.mark.parametrize(
+    ("devices", "environment", "does_it"),
+    [
+        (1, {}, True),
+        (2, {}, False),
+        (2, {"RANK": "1", "WORLD_SIZE": "2"}, True),
+        (1, {"RANK": "0", "WORLD_SIZE": "1"}, True),
+        (2, {"RANK": "0", "WORLD_SIZE": "1"}, False),
+    ],
+)
+def test_a_stage_does_it_starts_ranks_or_is_one(
+    project, monkeypatch, devices, environment, does_it
+):
+    edit_params("devices: 1 ", f"devices: {devices} ")
+    edit_params("device: auto", "device: cpu")
+    taken = []
+    monkeypatch.setattr(ranks, "take_place", lambda *place: taken.append(place))
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert stage._take_place() == does_it
+    assert taken == ([(1, 2)] if environment.get("RANK") == "1" else [])
+
+
+@pytest.mark.parametrize(("devices", "size"), [(1, 2), (2, 3), (3, 2)])
+def test_as_many_ranks_as_params_yaml_does_not_say_are_refused(project, monkeypatch, devices, size):
+    edit_params("devices: 1 ", f"devices: {devices} ")
+    edit_params("device: auto", "device: cpu")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", str(size))
+    with pytest.raises(PipelineError, match=rf"runtime\.devices = {devices}: {size} processes"):
+        stage._take_place()
