@@ -1,5 +1,9 @@
 """What tests have several ranks do (`ranked`), and one process alone."""
 
+import os
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +11,12 @@ from builders import COLOUR, MODELS, some_images, some_labels, tiny_model, train
 from torch import Tensor, nn
 
 from pipeline.blocks import global_batch
-from pipeline.core import ranks
+from pipeline.core import collectives, ranks, startup
 from pipeline.core.images import ImageSpec
 from pipeline.evaluation import likelihood, reconstruction
 from pipeline.sampling import drawing
 from pipeline.training import checkpoints
+from pipeline.training.trainer import Trainer
 
 SPEC = ImageSpec(channels=1, height=16, width=16, classes=10)
 """Large enough for discriminators to have BatchNorm."""
@@ -48,6 +53,44 @@ def trainings(device: torch.device, models: tuple[str, ...] = KINDS) -> dict[str
 def all_trainings(device: torch.device) -> dict[str, dict]:
     """`trainings` of every model of params.yaml."""
     return trainings(device, tuple(MODELS))
+
+
+def resumed(device: torch.device) -> dict[str, dict[str, dict]]:
+    """What trainings leave: whole ones, and others that went on from a checkpoint of rank 0's.
+
+    ``damaged`` found one that nobody can read; ``alone`` is what one process reads in the other.
+    """
+    found = {}
+    for name in ("vae", "dcgan", "began", "cyclegan"):
+        path = Path(f"{os.environ[startup.LAUNCHED]}-{name}.ckpt")
+        made = {"whole": _made(name)}
+        made["whole"].run()
+        first = _made(name)
+        first.run(stop_at=STEPS - 2)
+        for kind in ("resumed", "damaged"):
+            if ranks.first() and kind == "resumed":
+                first.save(path)
+            elif ranks.first():
+                path.write_bytes(path.read_bytes()[:-1])
+            collectives.told(0)  # it is there now
+            made[kind] = _made(name, checkpoint=path, checkpoint_seconds=1e9)
+            if kind == "resumed":
+                with ranks.alone():
+                    made["alone"] = _made(name)
+                    made["alone"].load(path)
+                assert torch.equal(*(_weights(each) for each in (made["alone"], first)))
+            made[kind].run()
+        found[name] = {key: checkpoints.take(each)[0] for key, each in made.items()}
+        found[name]["steps"] = {key: each.step for key, each in made.items()}
+    return found
+
+
+def _made(name: str, **options: Any) -> Trainer:
+    return trainer(tiny_model(f"models.{name}", SPEC), steps=STEPS, **options)
+
+
+def _weights(made: Trainer) -> Tensor:
+    return torch.cat([each.detach().flatten() for each in made.family.parameters()])
 
 
 def inverted(device: torch.device) -> dict:
