@@ -116,6 +116,8 @@ class Cluster:
             )
         if not there or runtime.device == "cpu":
             return {}
+        if runtime.devices > 1:
+            return {"GPU": runtime.devices}
         return {"GPU": (1 - 1e-9) / runtime.models_per_gpu}  # so that all of them fit, rounded
 
     def _cloned(self) -> str | None:

@@ -283,11 +283,13 @@ def test_auto_means_gpus_if_some_worker_has_one(monkeypatch, device, gpus, asked
         "a": {"threads": 4, "gpus": 0, "shares": True},
         "b": {"threads": 4, "gpus": gpus, "shares": True},
     }
-    raw = {"runtime": {"device": device, "threads": 1, "models_per_gpu": 2}}
+    raw = {"runtime": {"device": device, "threads": 1, "models_per_gpu": 2, "devices": 1}}
     monkeypatch.setattr(params, "read", lambda: raw)
     made._resources = made._gpus()
     assert len(made._resources) == asked
     assert made.threads == (2 if asked else 8)
+    raw["runtime"]["devices"] = 4
+    assert made._gpus() == ({"GPU": 4} if asked else {})
     if not gpus:
         raw["runtime"]["device"] = "cuda"
         with pytest.raises(PipelineError, match="no worker of tcp://head says that it has a GPU"):
