@@ -1,16 +1,17 @@
-"""DVC in a process of ours: started once for many calls, and with three of its habits made quick.
+"""DVC in a process of ours: started once for many calls, and with some of its habits made quick.
 
 ``python -m pipeline.orchestration.dvc_process repro vae`` does what ``dvc repro vae`` does. Without
 arguments it is a worker: it takes calls from its standard input, one JSON list of arguments on
 each line, and ends the output of each with a line of `END` and the exit code.
 
-DVC takes seconds to start, parses params.yaml once for each stage, and after each stage it reads
-and writes the whole of dvc.lock with a parser that keeps comments, of which there are none. Each
-stage is a Python that imports torch, which takes as long as some trainings. Here dvc.lock goes
-through the fast parser, params.yaml is parsed again when it changed, and a stage is a copy of this
-process (fork) in which libraries are imported already, but nothing of the project is. What is
-written means the same, which a test compares with plain DVC; if a later DVC has none of what is
-replaced here, it runs as it is.
+DVC takes seconds to start. For each stage it parses params.yaml and holds each parameter's name
+against all that it says; it reads the whole of dvc.lock before and after, and writes it, with a
+parser that keeps comments, of which there are none. All that grows with the number of models, and
+is done for each of them. Each stage is a Python that imports torch, which takes as long as some
+trainings. Here a file is parsed again when it changed, dvc.lock by the stage (`lock_text`), names
+are looked up, and a stage is a copy of this process (fork) in which libraries are imported already,
+but nothing of the project is. What is written means the same, which a test compares with plain
+DVC; if a later DVC has none of what is replaced here, it runs as it is.
 """
 
 import copy
@@ -28,7 +29,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ruamel.yaml import YAML
+from pipeline.orchestration import lock_text
 
 END = "\x02"
 """Begins the line that ends the output of a call; no stage prints it."""
@@ -48,16 +49,26 @@ TORCH = (
 )
 PRELOADED = ("numpy", "pydantic", "ruamel.yaml", "tqdm", "PIL.Image")
 """What most stages import and nobody edits."""
+NAME = re.compile(r"[^\W\d][^.*?[\]]*(\.[^\W\d][^.*?[\]]*)*")
+"""A parameter that stands for itself: no pattern, and no place in a list."""
+MISSING = object()
+LOCK = lock_text.LockText()
+PARSED: dict[str, tuple[tuple[int, int, int], Any]] = {}
+"""Files as they were when they were parsed: when they had changed, their size and inode."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Do what ``dvc`` does with these arguments, and return its exit code."""
     import dvc.cli
+    from fsspec.implementations.memory import MemoryFileSystem
 
     _make_quick()
     given = [each for each in arguments if each != RESTORE]
-    with _restoring() if RESTORE in arguments else nullcontext():
-        return dvc.cli.main(given)
+    try:
+        with _restoring() if RESTORE in arguments else nullcontext():
+            return dvc.cli.main(given)
+    finally:
+        MemoryFileSystem.store.clear()  # the folders it listed, which no later call looks at
 
 
 def serve() -> None:
@@ -78,19 +89,24 @@ def _make_quick() -> None:
     import dvc.dependency.param
     import dvc.dvcfile
     import dvc.stage.run
+    import dvc.utils.serialize
+    from fsspec.implementations.memory import MemoryFileSystem
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0  # DVC's bars, also those that are not shown, would start a thread
-    for module, name, quicker in (
+    for place, name, quicker in (
         (dvc.dvcfile, "modify_yaml", _modifying),
-        (dvc.dependency.param, "load_path", _remembering),
+        (getattr(dvc.dvcfile, "Lockfile", None), "_load_yaml", _loading),
+        (dvc.dependency.param, "read_param_file", _picking),
+        (dvc.utils.serialize, "load_path", _remembering),
         (dvc.stage.run, "_run", _copying),
+        (MemoryFileSystem, "info", _finding),
     ):
-        found = getattr(module, name, None)
+        found = getattr(place, name, None)
         if found is not None and not hasattr(found, "quicker_than"):
             made = quicker(found)
             made.quicker_than = found
-            setattr(module, name, made)
+            setattr(place, name, made)
 
 
 def _modifying(slowly: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,19 +119,15 @@ def _modifying(slowly: Callable[..., Any]) -> Callable[..., Any]:
             with slowly(path, fs=fs) as data:
                 yield data
             return
-        data = YAML(typ="safe").load(file.read_text(encoding="utf-8")) or {}
-        before = copy.deepcopy(data)
+        text = file.read_text(encoding="utf-8")
+        data, before = LOCK.load(text), LOCK.load(text)
         yield data
         if data != before:
-            yaml = YAML(typ="safe")
-            yaml.default_flow_style = False
-            yaml.sort_base_mapping_type_on_output = False
             # As `core.files` names them, which sweeps away what a killed process leaves; that
-            # itself is of the project, and nothing of it may be imported here.
+            # itself is of the project, of which a worker holds what belongs to DVC alone.
             temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp{file.suffix}")
             try:
-                with temporary.open("w", encoding="utf-8") as stream:
-                    yaml.dump(_plain(data), stream)
+                temporary.write_text(LOCK.dump(data), encoding="utf-8")
                 os.replace(temporary, file)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -151,27 +163,84 @@ def _restoring() -> Iterator[None]:
                 setattr(stage, name, found)
 
 
-def _plain(value: Any) -> Any:
-    """What DVC hands over, such as ordered dictionaries, in types that every writer knows."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value
+def _loading(slowly: Callable[..., Any]) -> Callable[..., Any]:
+    """As DVC's own of dvc.lock, but a stage that did not change is parsed and validated once."""
+    valid: set[str] = set()
+
+    def load(self: Any, **options: Any) -> tuple[Any, str]:
+        if options or not _is_here(self.repo.fs):
+            return slowly(self, **options)
+        try:
+            text = Path(self.path).read_text(encoding="utf-8")
+            blocks = LOCK.blocks(text)
+            self.validate(lock_text.content(each for each in blocks if each.text not in valid))
+        except Exception:  # which DVC tells in its own words
+            return slowly(self, **options)
+        valid.clear()
+        valid.update(each.text for each in blocks)
+        return lock_text.content(blocks), text
+
+    return load
 
 
 def _remembering(slowly: Callable[..., Any]) -> Callable[..., Any]:
     """As DVC's own, but a file that did not change is parsed once."""
-    known: dict[str, tuple[tuple[int, int, int], Any]] = {}
 
     def load(path: Any, fs: Any = None, **options: Any) -> Any:
-        facts = os.stat(path)
-        version = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
-        if known.get(str(path), (None,))[0] != version:
-            known[str(path)] = (version, slowly(path, fs, **options))
-        return copy.deepcopy(known[str(path)][1])
+        if options or not _is_here(fs):
+            return slowly(path, fs, **options)
+        return copy.deepcopy(_parsed(path, lambda: slowly(path, fs)))
 
     return load
+
+
+def _picking(slowly: Callable[..., Any]) -> Callable[..., Any]:
+    """As DVC's own, which holds each name against all that params.yaml says; this looks it up."""
+
+    def read(fs: Any, path: Any, names: Any = None, flatten: bool = False, **options: Any) -> Any:
+        if options or not (_is_here(fs) and names and flatten and all(map(NAME.fullmatch, names))):
+            return slowly(fs, path, names, flatten, **options)
+        whole = _parsed(path, lambda: slowly(fs, path))
+        found = {}
+        for name in names:
+            value = whole
+            for key in name.split("."):
+                value = value.get(key, MISSING) if isinstance(value, dict) else MISSING
+            if value is not MISSING:
+                found[name] = copy.deepcopy(value)
+        return found
+
+    return read
+
+
+def _parsed(path: Any, parse: Callable[[], Any]) -> Any:
+    """What ``parse`` gave when the file was last seen to change; nobody's to change."""
+    facts = os.stat(path)
+    version = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+    if PARSED.get(str(path), (None,))[0] != version:
+        PARSED[str(path)] = (version, parse())
+    return PARSED[str(path)][1]
+
+
+def _is_here(fs: Any) -> bool:
+    """Whether DVC reads files as they lie in the folder, and not as they were in another commit."""
+    import dvc.fs
+
+    return isinstance(fs, dvc.fs.LocalFileSystem)
+
+
+def _finding(slowly: Callable[..., Any]) -> Callable[..., Any]:
+    """As that of DVC's files in memory, which holds a name against all others before its own."""
+
+    def info(self: Any, path: str, **options: Any) -> dict[str, Any]:
+        own = self._strip_protocol(path)
+        file = self.store.get(own)
+        if file is None or own in self.pseudo_dirs:
+            return slowly(self, path, **options)
+        made = getattr(file, "created", None)
+        return {"name": own, "size": file.size, "type": "file", "created": made}
+
+    return info
 
 
 def _copying(slowly: Callable[..., Any]) -> Callable[..., Any]:

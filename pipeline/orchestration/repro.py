@@ -14,12 +14,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
-
 from pipeline.comparison import dvc_lock
 from pipeline.core import files, params, paths, stage
 from pipeline.core.errors import PipelineError
-from pipeline.orchestration import plan
+from pipeline.orchestration import lock_text, plan
 from pipeline.orchestration.display import Display, forget_logs, log
 from pipeline.orchestration.dvc_workers import STOPPED, Slots
 from pipeline.orchestration.plan import (
@@ -431,9 +429,6 @@ def tidy_lock() -> None:
 
 def _tidy_lock() -> None:
     files.sweep(paths.DVC_LOCK)
-    yaml = YAML(typ="safe")
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
     lock = dvc_lock.read()
     models = params.model_blocks(params.read())
     stages = lock.get("stages", {})
@@ -443,5 +438,4 @@ def _tidy_lock() -> None:
         if "@" not in name or name.split("@", 1)[1] in models
     }
     if list(kept) != list(stages):
-        with files.replacing(paths.DVC_LOCK) as temporary, temporary.open("w") as stream:
-            yaml.dump({**lock, "stages": kept}, stream)
+        files.write_text(paths.DVC_LOCK, lock_text.dumped({**lock, "stages": kept}))

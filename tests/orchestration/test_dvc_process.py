@@ -1,12 +1,17 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from dvc.fs import LocalFileSystem
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from pipeline.core import files
@@ -38,6 +43,7 @@ import pipeline.core.words
 print(os.environ["DVC_STAGE"], sys.argv[1:], flush=True)
 open("two.txt", "w").write(open("one.txt").read() + pipeline.core.words.WORD)
 """
+PARAMS = "a: 1\nb:\n  c: [x, 2.5, true]\n  d: 0\n"
 BAD = "import sys; print('error: as asked', file=sys.stderr); sys.exit(5)"
 
 
@@ -48,13 +54,14 @@ def project(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
     for folder in ("stages", "pipeline", "pipeline/core", "pipeline/orchestration"):
         (tmp_path / folder / "__init__.py").write_text("")
-    source = ROOT / "pipeline/orchestration/dvc_process.py"
-    (tmp_path / "pipeline/orchestration/dvc_process.py").write_text(source.read_text())
+    for name in ("dvc_process", "lock_text"):
+        source = ROOT / f"pipeline/orchestration/{name}.py"
+        (tmp_path / f"pipeline/orchestration/{name}.py").write_text(source.read_text())
     (tmp_path / "pipeline/core/words.py").write_text("WORD = 'first'")
     for name, code in (("one", ONE), ("two", TWO), ("bad", BAD)):
         (tmp_path / f"stages/{name}.py").write_text(code)
     (tmp_path / "dvc.yaml").write_text(GRAPH)
-    (tmp_path / "params.yaml").write_text("a: 1\nb:\n  c: [x, 2.5, true]\n  d: 0\n")
+    (tmp_path / "params.yaml").write_text(PARAMS)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     run(tmp_path, "dvc", "init", "-q")
     return tmp_path
@@ -105,6 +112,181 @@ def test_what_is_written_is_what_dvc_writes(project):
     assert lock(project) == plain
 
 
+def worker(folder, **options):
+    """A worker that waits for calls."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.orchestration.dvc_process"],
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        **options,
+    )
+
+
+def call(process, *arguments):
+    """The last line of what a worker answers to a call."""
+    process.stdin.write(json.dumps(arguments) + "\n")
+    for line in process.stdout:  # which ends if the worker does
+        if line.startswith(dvc_process.END):
+            return line.strip()
+    return None
+
+
+def test_workers_that_write_in_turn_write_what_dvc_does(project):
+    """Each remembers the file as it was when it last looked."""
+    steps = [
+        ("one", "a: 1", 0),
+        ("two", "a: 1", 1),
+        ("one", "a: six", 0),
+        ("one", "a: 1.0", 1),
+    ]
+    workers = [worker(project) for _ in range(2)]
+    texts = {"workers": [], "dvc": []}
+    for way, found in texts.items():
+        (project / "dvc.lock").unlink(missing_ok=True)
+        for stage, value, which in steps:
+            (project / "params.yaml").write_text(PARAMS.replace("a: 1", value))
+            arguments = ("repro", "-s", "--force", stage)
+            if way == "dvc":
+                assert run(project, "dvc", *arguments).returncode == 0
+            else:
+                assert call(workers[which], *arguments) == f"{dvc_process.END}0"
+            found.append(lock(project))
+    for process in workers:
+        process.stdin.close()
+        assert process.wait(20) == 0
+    assert texts["workers"] == texts["dvc"]
+    assert len(set(texts["dvc"])) == len(steps)
+
+
+def test_a_lock_that_somebody_wrote_serves_as_with_dvc(project):
+    """With another order and comments, which are lost when it is written."""
+    assert run(project, "dvc", "repro", "one", "two").returncode == 0
+    plain = lock(project)
+    head, one, two = re.split("(?m)^(?=  [a-z])", plain)
+    by_hand = f"# mine\n{head}{two}# between\n{one}"
+    (project / "dvc.lock").write_text(by_hand)
+    done = serve(project, ["repro", "one", "two"], ["repro", "--force", "one", "two"])
+    assert done.stdout.count("didn't change") == 2, done.stdout
+    assert done.stdout.count("Running stage") == 2
+    assert lock(project) == by_hand
+    (project / "params.yaml").write_text(PARAMS.replace("a: 1", "a: 2"))
+    assert serve(project, ["repro", "one"]).returncode == 0
+    changed = re.sub(r"(?m)^( +)a: 1$", r"\1a: 2", one)
+    assert lock(project) == head + two + changed != head + two + one
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("    cmd: python -m stages.two", "    cmd: 'python"),
+        lambda text: text.replace("    cmd: python -m stages.two word\n", "    cmd: 5\n"),
+        lambda text: text.replace("    outs:\n    - path: two", "    outs:\n    - way: two"),
+    ],
+    ids=["quote", "number", "key"],
+)
+def test_a_damaged_lock_is_refused_in_dvcs_words(project, damage):
+    assert run(project, "dvc", "repro", "one", "two").returncode == 0
+    text = damage(lock(project))
+    assert text != lock(project)
+    (project / "dvc.lock").write_text(text)
+    plain = run(project, "dvc", "repro", "one")
+    quick = serve(project, ["repro", "one"])
+    assert plain.returncode != 0 and f"{dvc_process.END}0" not in quick.stdout
+    assert "ERROR" in plain.stderr or "dvc.lock" in plain.stderr
+    assert quick.stderr == plain.stderr
+    assert lock(project) == text
+
+
+KEYS = st.sampled_from(["a", "b", "models", "1", "x-y", "é", "c.d"])
+TREES = st.recursive(
+    st.one_of(st.integers(), st.text(max_size=3), st.none()),
+    lambda each: st.lists(each, max_size=2) | st.dictionaries(KEYS | st.integers(0, 2), each),
+    max_leaves=12,
+)
+
+
+@settings(
+    max_examples=150,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(
+    st.dictionaries(KEYS, TREES, max_size=3),
+    st.lists(st.lists(KEYS | st.sampled_from(["0", "*", "[ab]"]), min_size=1).map(".".join)),
+)
+@example({"a": {1: 2}}, ["a.1"])
+@example({"ab": 1}, ["a*"])
+@example({"a": [{"b": 1}]}, ["a"])
+def test_parameters_are_those_that_dvc_finds(tmp_path, content, names):
+    from dvc.dependency import param
+
+    path = tmp_path / f"{len(list(tmp_path.iterdir()))}.yaml"
+    with path.open("w") as stream:
+        YAML(typ="safe").dump(content, stream)
+    slowly = getattr(param.read_param_file, "quicker_than", param.read_param_file)
+    here = LocalFileSystem()
+
+    def found(read):
+        try:
+            return read(here, str(path), names, flatten=True)
+        except ValueError as error:  # a pattern that fits more than one
+            return repr(error)
+
+    quick = found(dvc_process._picking(slowly))
+    assert repr(quick) == repr(found(slowly))
+    if isinstance(quick, dict) and isinstance(quick.get("a"), list | dict):
+        quick["a"].clear()  # which is the caller's own
+        assert repr(found(dvc_process._picking(slowly))) == repr(found(slowly))
+
+
+def test_files_of_another_commit_are_left_to_dvc(tmp_path):
+    """Which gives them paths that may be those of files in the folder."""
+    path = tmp_path / "dvc.lock"
+    path.write_text("schema: '2.0'\nstages:\n  one:\n    cmd: here\n")
+    there = object()
+    file = SimpleNamespace(repo=SimpleNamespace(fs=there), path=str(path), validate=lambda _: None)
+
+    def dvcs(*_, **__):
+        return "there"
+
+    assert dvc_process._remembering(dvcs)(path, there) == "there"
+    assert dvc_process._picking(dvcs)(there, path, ["schema"], flatten=True) == "there"
+    assert dvc_process._loading(dvcs)(file) == "there"
+    file.repo.fs = LocalFileSystem()
+    assert dvc_process._loading(dvcs)(file)[0]["stages"] == {"one": {"cmd": "here"}}
+
+
+def test_files_in_memory_are_found_among_all_of_them_and_forgotten_after_a_call(monkeypatch):
+    import dvc.cli
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    fs, seen = MemoryFileSystem(), []
+    slowly = getattr(MemoryFileSystem.info, "quicker_than", MemoryFileSystem.info)
+    quick = dvc_process._finding(slowly)
+
+    def fill(arguments):
+        fs.pipe_file("memory://folder/file", b"12345")
+        for path in ("memory://folder/file", "/folder/file", "memory://folder"):
+            seen.append(slowly(fs, path))
+            assert quick(fs, path) == seen[-1]
+        with pytest.raises(FileNotFoundError):
+            quick(fs, "memory://folder/fil")
+        return 7
+
+    monkeypatch.setattr(dvc.cli, "main", fill)
+    monkeypatch.setattr(dvc_process, "_make_quick", lambda: None)
+    assert dvc_process.main([]) == 7
+    assert [each["type"] for each in seen] == ["file", "file", "directory"]
+    assert seen[0]["size"] == 5
+    assert not fs.exists("memory://folder/file")
+
+
 def test_what_is_left_of_a_lock_has_a_name_that_is_swept(project, monkeypatch):
     """As of a process that is killed while it writes."""
     (project / "dvc.lock").write_text("stages: {}\n")
@@ -128,29 +310,12 @@ def test_stages_have_their_own_arguments_environment_and_no_input(project):
     assert "didn't change" in done.stdout
 
 
-def worker(folder, **options):
-    """A worker that waits for calls."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.orchestration.dvc_process"],
-        cwd=folder,
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-        **options,
-    )
-
-
 def test_each_stage_imports_the_project_as_it_is_then(project):
     """A copy of the process must not bring along modules that were edited meanwhile."""
     process = worker(project)
     for word in ("first", "second"):
         (project / "pipeline/core/words.py").write_text(f"WORD = {word!r}")
-        process.stdin.write(json.dumps(["repro", "--force", "one", "two"]) + "\n")
-        for line in process.stdout:  # which ends if the worker does
-            if line.startswith(dvc_process.END):
-                break
+        call(process, "repro", "--force", "one", "two")
         assert (project / "two.txt").read_text() == word
     process.stdin.close()
     assert process.wait(20) == 0
