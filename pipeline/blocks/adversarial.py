@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.blocks import inversion
 from pipeline.blocks.convolutional import maps
-from pipeline.blocks.nets import doubled, great_circle, halvings
+from pipeline.blocks.nets import doubled, great_circle, halvings, one_hot
 from pipeline.core.contract import Batch, Family, to_uint8
 from pipeline.core.images import PICTURED_CLASSES, ImageSpec
 from pipeline.core.seeds import BatchNoise, ImageNoise
@@ -174,7 +174,7 @@ class Adversarial(Family):
         """float32 [B, classes] from int64 [B], or None where the model is not conditional."""
         if not self.conditional:
             return None
-        return (labels[:, None] == torch.arange(self.spec.classes, device=labels.device)).float()
+        return one_hot(labels, self.spec.classes)
 
     def noise(self, n: int, rng: torch.Generator) -> Tensor:
         """Standard normal float32 [n, latent]."""

@@ -216,7 +216,7 @@ def gaussian_kl(
     mean1: Tensor, log_var1: Tensor, mean2: Tensor | float, log_var2: Tensor | float
 ) -> Tensor:
     """KL(N(mean1, var1) || N(mean2, var2)) in nats, elementwise."""
-    log_var2 = torch.as_tensor(log_var2, dtype=mean1.dtype, device=mean1.device)
+    log_var2 = _beside(mean1, log_var2)
     return 0.5 * (
         log_var2
         - log_var1
@@ -228,8 +228,15 @@ def gaussian_kl(
 
 def gaussian_log_density(x: Tensor, mean: Tensor | float, log_var: Tensor | float) -> Tensor:
     """log N(x; mean, var) in nats, elementwise."""
-    log_var = torch.as_tensor(log_var, dtype=x.dtype, device=x.device)
+    log_var = _beside(x, log_var)
     return -0.5 * ((x - mean) ** 2 * torch.exp(-log_var) + log_var + math.log(2 * math.pi))
+
+
+def _beside(x: Tensor, value: Tensor | float) -> Tensor:
+    """A value on the device of x; a number is written there, and not copied from the host."""
+    if isinstance(value, Tensor):
+        return value.to(dtype=x.dtype, device=x.device)
+    return torch.full((), value, dtype=x.dtype, device=x.device)
 
 
 def bits_per_dim(nats: float, dimensions: int) -> float:

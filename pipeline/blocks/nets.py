@@ -44,6 +44,30 @@ class Ema:
             parameter.copy_(shadow)
 
 
+class HostCount:
+    """What a buffer of a module has counted, known without asking the device.
+
+    The buffer is saved and restored with the module. Its value as a number would make the host wait
+    for all that the device has to do yet, so it is read where weights are loaded alone.
+    """
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        """Give ``module`` a buffer ``name``, int64 [], at 0."""
+        module.register_buffer(name, torch.zeros((), dtype=torch.int64))
+        module.register_load_state_dict_post_hook(self._read)
+        self.value = 0
+        self._name = name
+        self._module = module
+
+    def add(self, number: int) -> None:
+        """Count on."""
+        self.value += number
+        self._module.get_buffer(self._name).add_(number)
+
+    def _read(self, module: nn.Module, _: object) -> None:
+        self.value = int(module.get_buffer(self._name))
+
+
 def cosine(done: float) -> float:
     """Learning-rate factor that falls from 1 to 0 along half a cosine (arXiv:1608.03983)."""
     return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
@@ -58,6 +82,11 @@ def warm_cosine(warmup: float) -> Callable[[float], float]:
         return cosine((done - warmup) / (1 - warmup))
 
     return factor
+
+
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """float32 [B, classes] from int64 [B]; torch's own makes the host wait for their range."""
+    return (labels[:, None] == torch.arange(classes, device=labels.device)).float()
 
 
 def sinusoidal(positions: Tensor, width: int) -> Tensor:

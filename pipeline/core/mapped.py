@@ -71,9 +71,14 @@ class Mapped:
     def __getitem__(self, index: Tensor) -> Tensor:
         """Rows at ``index``, int64 [B] in the processor's memory; [B, ...] on the device."""
         rows = torch.from_numpy(self._array[index.numpy()])
-        if self.device.type == "cpu":
-            return rows
-        return rows.pin_memory().to(self.device, non_blocking=True)
+        return sent(rows, self.device)
+
+
+def sent(rows: Tensor, device: torch.device) -> Tensor:
+    """What lies in the processor's memory, on its way to the device; nobody waits for it."""
+    if device.type == "cpu":
+        return rows
+    return rows.pin_memory().to(device, non_blocking=True)
 
 
 def _free(device: torch.device) -> int:

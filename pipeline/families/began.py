@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from pipeline.blocks import inversion
 from pipeline.blocks.convolutional import Decoder, Encoder
-from pipeline.blocks.nets import warm_cosine
+from pipeline.blocks.nets import HostCount, warm_cosine
 from pipeline.core import collectives, ranks
 from pipeline.core.contract import (
     Batch,
@@ -115,7 +115,7 @@ class Began(Family):
         )
         self.discriminator = Autoencoder(spec, params.network)
         self.register_buffer("k", torch.zeros(()))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.images_alone = HostCount(self, "seen")
 
     @classmethod
     def unsupported(
@@ -162,7 +162,7 @@ class Began(Family):
         so both gradients are taken at the same weights, which is the paper's simultaneous step.
         """
         real = to_signed(batch.images)
-        if self.seen < self.params.training.alone:
+        if self.images_alone.value < self.params.training.alone:
             return self._alone(real, update)
         training = self.params.training
         noise = 2 * BatchNoise(rng).uniform(len(real), self.params.network.latent)
@@ -194,8 +194,8 @@ class Began(Family):
         """One step of the discriminator as an autoencoder; after the last the generator starts."""
         loss = self._errors(real).mean()
         update("discriminator", loss)
-        self.seen += len(real) * ranks.size()
-        if self.seen >= self.params.training.alone:
+        self.images_alone.add(len(real) * ranks.size())
+        if self.images_alone.value >= self.params.training.alone:
             self._start_generator()
         return {"discriminator/loss": loss.detach(), "discriminator/real": loss.detach()}
 

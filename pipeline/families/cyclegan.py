@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.blocks import nets
-from pipeline.blocks.nets import ChannelNorm, doubled
+from pipeline.blocks.nets import ChannelNorm, HostCount, doubled
 from pipeline.core import collectives, ranks
 from pipeline.core.contract import Batch, Family, Group, TrainingParams, Update, to_signed, to_uint8
 from pipeline.core.images import ImageSpec
@@ -149,33 +149,32 @@ class ImagePool(nn.Module):
     """
 
     images: Tensor
-    count: Tensor
 
     def __init__(self, size: int, spec: ImageSpec) -> None:
         super().__init__()
         self.register_buffer("images", torch.zeros(size, *spec.shape))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.held = HostCount(self, "count")
 
     @torch.no_grad()
     def exchange(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """Float32 [B, C, H, W], detached, for as many new images, one after the other.
 
-        Those of all ranks, each of which has the same pool.
+        Those of all ranks, each of which has the same pool. What is swapped is chosen where the
+        images are: the host waits for no draw.
         """
-        size, held = len(self.images), int(self.count)
+        size = len(self.images)
         images = collectives.gathered(images.detach())
         draws = torch.rand(2, len(images), generator=rng, device=images.device)
-        swap, place = (draws[0] < 0.5).tolist(), (draws[1] * size).long().tolist()
+        swaps, places = draws[0] < 0.5, (draws[1] * size).long()
         given = images.clone()
-        for i in range(len(images)):
-            if held < size:
-                self.images[held] = given[i]
-                held += 1
-            elif size and swap[i]:
-                old = self.images[place[i]].clone()
-                self.images[place[i]] = given[i]
-                given[i] = old
-        self.count.fill_(held)
+        stored = min(len(given), size - self.held.value)
+        self.images[self.held.value : self.held.value + stored] = given[:stored]
+        self.held.add(stored)
+        for i in range(stored, len(given) if size else stored):
+            new, swap, place = given[i : i + 1].clone(), swaps[i], places[i : i + 1]
+            old = self.images.index_select(0, place)
+            self.images.index_copy_(0, place, torch.where(swap, new, old))
+            given[i : i + 1] = torch.where(swap, old, new)
         return ranks.rows(given)
 
 

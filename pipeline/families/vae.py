@@ -24,7 +24,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -171,8 +170,8 @@ class Vae(Family):
     def decode(self, codes: Tensor, labels: Tensor | None) -> distributions.PixelMixture:
         """p(x|z,y) for codes [B, latent]."""
         if self.conditional:
-            told = F.one_hot(labels, self.spec.classes).to(codes.dtype)
-            codes = torch.cat([codes, told], dim=1)
+            told = nets.one_hot(labels, self.spec.classes)
+            codes = torch.cat([codes, told.to(codes.dtype)], dim=1)
         return distributions.PixelMixture.split(self.decoder(codes), self.spec.channels)
 
     def groups(self) -> dict[str, Group]:

@@ -22,6 +22,7 @@ from pipeline.blocks.adversarial import (
     ConvolutionalGenerator,
     Opponent,
 )
+from pipeline.blocks.nets import HostCount
 from pipeline.core import precision
 from pipeline.core.contract import (
     Batch,
@@ -131,8 +132,6 @@ class Wgan(Adversarial):
     Network: ClassVar = WganNetwork
     Training: ClassVar = WganTraining
 
-    critic_steps: Tensor
-
     def __init__(self, spec: ImageSpec, params: ModelParams) -> None:
         super().__init__(spec, params)
         latent, channels = params.network.latent, params.network.channels
@@ -143,7 +142,7 @@ class Wgan(Adversarial):
             )
         )
         # In the checkpoint, so that a resumed training goes on with the right player.
-        self.register_buffer("critic_steps", torch.zeros((), dtype=torch.int64))
+        self.steps = HostCount(self, "critic_steps")
 
     @classmethod
     def unsupported(
@@ -199,8 +198,8 @@ class Wgan(Adversarial):
         update("critic", critic_loss)
         terms = {"critic/loss": critic_loss, "critic/wasserstein": wasserstein}
         terms |= {f"critic/{name}": value for name, value in penalties.items()}
-        self.critic_steps += 1
-        if int(self.critic_steps) % training.n_critic == 0:
+        self.steps.add(1)
+        if self.steps.value % training.n_critic == 0:
             fake = self.generate(self.noise(len(real), rng), None)
             terms["generator/loss"] = -self.critic(fake).float().mean()
             update("generator", terms["generator/loss"])

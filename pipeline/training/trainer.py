@@ -22,7 +22,7 @@ from pipeline.blocks.nets import Ema
 from pipeline.core import collectives, cost, files, paths, precision, ranks, seeds
 from pipeline.core.contract import Batch, Family, Group, count_parameters
 from pipeline.core.errors import PipelineError
-from pipeline.core.mapped import Mapped
+from pipeline.core.mapped import Mapped, sent
 from pipeline.core.progress import Progress
 from pipeline.training import checkpoints
 from pipeline.training.history import History
@@ -257,6 +257,8 @@ class Trainer:
         """
         images = self._rows(self.images, step, "order")
         index = self._shuffled(step, self.images, "order")
+        if index.device != self.labels.device:
+            index = sent(index, self.labels.device)
         others = None
         if self.others is not None:
             others = self._rows(self.others, step, "order of others")

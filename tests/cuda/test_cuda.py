@@ -63,6 +63,22 @@ def test_trains_with_the_images_on_the_device(name, precision):
 
 
 @EVERY
+def test_a_step_does_not_wait_for_the_device(name):
+    """As `tests/training/test_waiting.py` finds without one."""
+    skip_if_unsupported(name, "cuda")
+    one = trainer(tiny_model(name, device="cuda"), steps=20, n=200)
+    one.family.train()
+    try:
+        for step in range(12):
+            if step == 2:  # the first make what all need: orders, states of optimisers, handles
+                torch.cuda.set_sync_debug_mode("error")
+            one.history.add(one._call_training_step())
+            one.step += 1
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@EVERY
 def test_samples_are_those_of_the_processor(name, tmp_path):
     cpu, cuda = on_both(name, tmp_path)
     if not isinstance(cpu, Samples):
