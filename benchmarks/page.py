@@ -243,8 +243,8 @@ optimiser, a batch, and 8 bytes for each image in the order of an epoch.
 
 {results.table(["images", "GB", "model", "µs per image seen", "MB"], trained)}
 
-All that judges say of samples (FID, KID, precision and recall, coverage, copies among 60,000
-training images, classes), by three judges of one kind, on one core:
+All that judges say of samples (FID, KID, precision and recall, coverage, copies of 60,000 training
+images among the first 10,000, classes), by three judges of one kind, on one core:
 
 {results.table(["samples", "seconds", "of them for the real images", "MB"], judged)}
 """

@@ -33,7 +33,7 @@ from pipeline.models import entries, weights
 from pipeline.training.trainer import Trainer
 
 IMAGES = (5_000, 60_000, 1_000_000, 10_000_000)
-SAMPLES = (1_000, 10_000)
+SAMPLES = (1_000, 10_000, 50_000)
 MODELS = ("vae", "dcgan")
 SPEC = ImageSpec(channels=3, height=32, width=32, classes=10)
 STEPS, WARM = 300, 30

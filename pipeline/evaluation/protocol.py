@@ -22,6 +22,9 @@ MOST_SAMPLES = params.Sample.model_fields["n"].default
 MOST_TRAINING = 60_000
 """Of more training images than these, judges look at a part: for their scale, authenticity, the
 floors that real images have and what the judges themselves are worth. All are trained on."""
+MOST_SUSPECTS = 10_000
+"""Of more samples than these, the first are looked at for copies of training images, and as many
+real images that no model was trained on."""
 Kind = Literal["classifier", "label_free"]
 """Of judges; see `pipeline.evaluation.judge`."""
 FEATURES: dict[Kind, str] = {"classifier": "judge", "label_free": "label-free"}

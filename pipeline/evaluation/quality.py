@@ -117,13 +117,21 @@ def copying(found: Seen, training: Seen, unseen: Seen) -> dict[str, float]:
 
     ``authenticity`` (`metrics.neighbours`) is the mean over judges, on their features,
     ``authenticity_pixels`` that on pixels; ``..._real`` is what real images have that no model was
-    trained on, without which neither number means anything.
+    trained on, without which neither number means anything. Of more than
+    `protocol.MOST_SUSPECTS` samples the first are looked at, which are a sample of that size: each
+    depends on its own seed alone. Real images, whose order may be that of classes, are taken at
+    even distances.
 
     Args:
         found: the samples.
         training: images that models were trained on, all or many of them.
         unseen: real images that they were not trained on.
     """
+    most = protocol.MOST_SUSPECTS
+    if len(found) > most:
+        found = found.take(np.arange(most))
+    if len(unseen) > most:
+        unseen = unseen.take(np.arange(most) * len(unseen) // most)
 
     def on_features(candidates: Seen) -> float:
         pairs = zip(candidates.features, training.features, strict=True)
@@ -223,9 +231,10 @@ def of_samples(samples: Seen, asked: np.ndarray | None, real: Real) -> dict[str,
     """All that judges say of a set of samples: `measure`, `copying`, and of their labels.
 
     ``authenticity_n``, where it is there, is the number of training images among which originals
-    are looked for, since these are not all. ``label_accuracy`` is the share that the judges take
-    for the class that was asked for, None where none was or the judges know no labels; real images
-    of the split have ``label_accuracy_real``.
+    are looked for, since these are not all; ``authenticity_samples`` likewise that of the samples.
+    ``label_accuracy`` is the share that the judges take for the class that was asked for, None
+    where none was or the judges know no labels; real images of the split have
+    ``label_accuracy_real``.
 
     Args:
         samples: as many as there are reference images.
@@ -239,6 +248,8 @@ def of_samples(samples: Seen, asked: np.ndarray | None, real: Real) -> dict[str,
     }
     if len(real.train) < real.trained_on:
         found["authenticity_n"] = len(real.train)
+    if len(samples) > protocol.MOST_SUSPECTS:
+        found["authenticity_samples"] = protocol.MOST_SUSPECTS
     if asked is not None:
         found |= by_class(
             (samples, asked), (real.split, real.labels), (real.train, real.train_labels)

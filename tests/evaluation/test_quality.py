@@ -187,6 +187,27 @@ def test_of_very_many_training_images_a_part_is_looked_at_and_that_is_said(
     assert found["fid"] == quality.of_samples(samples, None, whole)["fid"]
 
 
+def test_of_very_many_samples_the_first_are_looked_at_for_copies(store, judges, see, monkeypatch):
+    real = quality.real_images(store, judges, "test", 40, seed=0)
+    copies = np.array(real.train.images[:12])
+    samples = see(np.concatenate([images(6, 9), copies, images(22, 8)]))
+    whole = quality.of_samples(samples, None, real)
+    assert "authenticity_samples" not in whole
+    monkeypatch.setattr(protocol, "MOST_SUSPECTS", 40)
+    assert quality.of_samples(samples, None, real) == whole
+    monkeypatch.setattr(protocol, "MOST_SUSPECTS", 16)
+    found = quality.of_samples(samples, None, real)
+    assert found.pop("authenticity_samples") == 16
+    assert found["authenticity_pixels"] <= 6 / 16 < whole["authenticity_pixels"]
+    # Real images at even distances, since those of one class may follow each other.
+    evenly = real.reference.take(np.array([40 * k // 16 for k in range(16)]))
+    assert evenly.images[-1].tobytes() == real.reference.images[37].tobytes()
+    monkeypatch.undo()
+    expected = quality.copying(samples.take(np.arange(16)), real.train, evenly)
+    assert found == {**whole, **expected}
+    assert expected != {key: whole[key] for key in expected}
+
+
 def assert_seen_alike(one, other):
     np.testing.assert_array_equal(one.images, other.images)
     for name in ("features", "predictions"):
