@@ -33,7 +33,15 @@ def _sum(a: np.ndarray, b: np.ndarray) -> float:
     """Sum of k(x, y) over all pairs, of which `PAIRS` are held at a time."""
     x, y = a.astype(np.float64), b.astype(np.float64).T / a.shape[1]
     step = max(1, PAIRS // len(b))
-    return float(sum(((x[i : i + step] @ y + 1) ** 3).sum() for i in range(0, len(x), step)))
+    held = np.empty((min(step, len(x)), len(b)))
+    total = 0.0
+    for i in range(0, len(x), step):
+        part = x[i : i + step]
+        kernel = np.matmul(part, y, out=held[: len(part)])
+        kernel += 1
+        kernel **= 3
+        total += kernel.sum()
+    return float(total)
 
 
 def _mean_within(a: np.ndarray) -> float:

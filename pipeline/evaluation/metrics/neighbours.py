@@ -61,7 +61,7 @@ def overlap(samples: np.ndarray, real: np.ndarray, k: int = NEIGHBOURS) -> Overl
     recalled, covered = [], []
     for rows, distances in _distances(real, samples):
         balls = distances < real_radii[rows, None]
-        inside += balls.sum(axis=0)
+        inside += balls.sum(axis=0, dtype=np.uint16)  # at most `CHUNK` of them
         covered.append(balls.any(axis=1))
         recalled.append((distances < sample_radii).any(axis=1))
     return Overlap(
@@ -77,7 +77,8 @@ def radii(points: np.ndarray, k: int) -> np.ndarray:
     found = []
     for rows, distances in _distances(points, points):
         distances[np.arange(len(distances)), np.arange(len(points))[rows]] = np.inf
-        found.append(np.partition(distances, k - 1, axis=1)[:, k - 1])
+        distances.partition(k - 1, axis=1)
+        found.append(distances[:, k - 1].copy())
     return np.concatenate(found)
 
 
@@ -164,6 +165,9 @@ def _distances(
 
     Both are centred first, by the mean of b if no ``centre`` is given: what is far from the origin
     would lose digits. Those of uint8 are integers, and exact.
+
+    What is given out is overwritten by the next rows: memory that is asked for anew each time
+    takes longer than the distances.
     """
     step = max(1, min(CHUNK, PAIRS // len(b)))
     chunks = [slice(start, min(start + step, len(a))) for start in range(0, len(a), step)]
@@ -174,9 +178,12 @@ def _distances(
         centre = b.mean(axis=0, dtype=np.float64)
     b = b.astype(np.float64) - centre
     lengths = (b**2).sum(axis=1)
+    every, products = np.empty((2, min(step, len(a)), len(b)))
     for rows in chunks:
         part = a[rows].astype(np.float64) - centre
-        squared = (part**2).sum(axis=1)[:, None] + lengths - 2 * part @ b.T
+        squared, product = every[: len(part)], products[: len(part)]
+        np.add((part**2).sum(axis=1)[:, None], lengths, out=squared)
+        squared -= np.matmul(2 * part, b.T, out=product)
         yield rows, np.maximum(squared, 0, out=squared)
 
 
