@@ -98,6 +98,9 @@ def test_a_rank_that_does_not_listen_is_killed(run, capfd):
 
 
 def test_stopping_ends_all_without_a_word(run, tmp_path, capfd):
+    # What is started in the background of a shell may be told to ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def stop():
         while len(pids(tmp_path)) < 2:
             time.sleep(0.02)
@@ -105,8 +108,11 @@ def test_stopping_ends_all_without_a_word(run, tmp_path, capfd):
 
     thread = threading.Thread(target=stop)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        run("\nwait()")
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run("\nwait()")
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     assert capfd.readouterr().err == ""
 

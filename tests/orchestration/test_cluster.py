@@ -80,6 +80,8 @@ def start(clone, dask):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # What is started in the background of a shell may be told to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

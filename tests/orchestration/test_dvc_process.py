@@ -418,12 +418,11 @@ def drawn(tmp_path, monkeypatch):
 
 
 def restore(folder):
-    source = ROOT / "pipeline/orchestration/dvc_process.py"
     arguments = [dvc_process.RESTORE, "repro", "--pull", "--single-item", "drawn"]
     return subprocess.run(
-        [sys.executable, str(source), *arguments],
+        [sys.executable, "-m", "pipeline.orchestration.dvc_process", *arguments],
         cwd=folder,
-        env=environment(),
+        env={**environment(), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

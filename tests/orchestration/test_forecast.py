@@ -248,5 +248,5 @@ def test_it_is_said_before_anything_runs(monkeypatch):
             order.append(arguments[-1])
             return 0
 
-    repro._run({"vae": ["train@vae", "evaluate@vae"]}, Slots(), 2, False, False, "")
+    repro._run({"vae": ["train@vae", "evaluate@vae"]}, Slots(), None, 2, False, False, "")
     assert order == ["said", "evaluate@vae"]

@@ -110,7 +110,7 @@ def project(tmp_path, monkeypatch):
 def test_what_failed_leaves_no_older_result_and_the_rest_is_compared(project):
     dvc = Dvc(train_gan="error: training diverged")
     with pytest.raises(PipelineError) as caught:
-        repro._run(CHAINS, dvc, 2, force=False, compare=True, text="as it began")
+        repro._run(CHAINS, dvc, None, 2, force=False, compare=True, text="as it began")
     assert str(caught.value).splitlines() == [
         "gan: training diverged",
         "failed: gan; all that was printed: work/logs/gan.log",
@@ -130,7 +130,7 @@ def test_what_failed_leaves_no_older_result_and_the_rest_is_compared(project):
 def test_what_was_stopped_or_runs_elsewhere_keeps_its_results_and_is_not_compared(project, said):
     dvc = Dvc(train_gan=said)
     with pytest.raises(PipelineError) as caught:
-        repro._run(CHAINS, dvc, 2, force=False, compare=True, text="as it began")
+        repro._run(CHAINS, dvc, None, 2, force=False, compare=True, text="as it began")
     assert len(str(caught.value).splitlines()) == 2
     assert "not finished: gan; " in str(caught.value).splitlines()[-1]
     assert HOME.model_metrics("gan").exists() and HOME.curve("gan").exists()
@@ -144,6 +144,7 @@ def test_without_logs_none_are_named(project):
         repro._run(
             CHAINS,
             Dvc(train_gan="error: training diverged"),
+            None,
             2,
             force=False,
             compare=True,

@@ -128,14 +128,14 @@ def test_a_comment_is_no_other_state(project):
 
 
 def test_a_replica_is_of_the_state_that_the_others_are_of(project, monkeypatch):
-    monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
+    monkeypatch.setattr(replicas.dvc_workers, "cache", lambda: project / "cache")
     monkeypatch.setattr(dvc_workers, "to_its_end", lambda *_, **__: pytest.fail("it ran"))
     with pytest.raises(PipelineError, match="changed since this began"):
         replicas.measure(6, 8, 1, "another state")
 
 
 def test_what_is_named_from_this_folder_is_found_from_a_copy(project, monkeypatch):
-    monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
+    monkeypatch.setattr(replicas.dvc_workers, "cache", lambda: project / "cache")
     (project / "given").mkdir()
     (project / "given/weights.pth").write_text("weights")
     outside = os.path.relpath(project.parent / "photos", project)
@@ -160,7 +160,7 @@ def test_what_is_named_from_this_folder_is_found_from_a_copy(project, monkeypatc
 
 def test_what_removes_a_copy_follows_no_link(project, monkeypatch):
     """Such as one that an older version of this, or a cache that links, left there."""
-    monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
+    monkeypatch.setattr(replicas.dvc_workers, "cache", lambda: project / "cache")
     (project / "photos").mkdir()
     (project / "photos/one.png").write_text("mine")
     folder = paths.replica(6, 8)
@@ -184,7 +184,7 @@ def test_what_removes_a_copy_follows_no_link(project, monkeypatch):
 
 
 def test_why_a_copy_failed_is_told_with_its_folder(project, monkeypatch, capsys):
-    monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
+    monkeypatch.setattr(replicas.dvc_workers, "cache", lambda: project / "cache")
     code = (
         "import sys; print('warning: slow', file=sys.stderr); "
         "print('error: vae: training diverged', file=sys.stderr); "
@@ -203,7 +203,7 @@ def test_why_a_copy_failed_is_told_with_its_folder(project, monkeypatch, capsys)
 
 
 def test_a_copy_that_dies_without_a_word_is_told(project, monkeypatch):
-    monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
+    monkeypatch.setattr(replicas.dvc_workers, "cache", lambda: project / "cache")
     monkeypatch.setattr(sys, "executable", make_script(project / "python", "exit(3)"))
     with pytest.raises(PipelineError, match=r"^work/replicas/.*: exit code 3, without a word$"):
         replicas.measure(6, 8, 1, replicas.state())
@@ -217,7 +217,7 @@ def make_script(path, code):
 
 
 def test_a_copy_that_finds_no_room_is_one_line(project, monkeypatch):
-    monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
+    monkeypatch.setattr(replicas.dvc_workers, "cache", lambda: project / "cache")
     (project / "stages/gone").symlink_to("nowhere")
     (project / "stages/gone_too").symlink_to("nowhere")
     with pytest.raises(PipelineError, match=r"^stages: cannot be copied to ") as caught:
@@ -226,7 +226,7 @@ def test_a_copy_that_finds_no_room_is_one_line(project, monkeypatch):
 
 
 def test_a_copy_has_other_seeds_and_this_code_alone(project, monkeypatch):
-    monkeypatch.setattr(replicas, "_cache", lambda: project / "cache")
+    monkeypatch.setattr(replicas.dvc_workers, "cache", lambda: project / "cache")
     folder = paths.replica(6, 8)
     for _ in range(2):
         (folder / "stages").mkdir(parents=True, exist_ok=True)

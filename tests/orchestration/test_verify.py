@@ -112,7 +112,7 @@ def project(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     write_lock({"train@vae": entry("vae")})
     files.write_text(HOME.curve("vae"), "step,images,model/loss\n10,160,2.5\n")
-    monkeypatch.setattr(verify.replicas, "_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(verify.replicas.dvc_workers, "cache", lambda: tmp_path / "cache")
     return tmp_path
 
 

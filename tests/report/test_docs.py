@@ -61,6 +61,7 @@ RUN = {
     "python -m benchmarks drawing": (".ci/run", "python -m benchmarks drawing"),
     "python -m benchmarks peers": (".ci/run", "python -m benchmarks peers"),
     "python -m benchmarks growth": (".ci/run", "python -m benchmarks growth"),
+    "python -m benchmarks page": ("tests/benchmarks/test_benchmarks.py", "page.text()"),
     "python -m benchmarks planned": (".ci/run", "python -m benchmarks planned"),
     "python -m benchmarks scale": ("tests/benchmarks/test_benchmarks.py", '"scale", "--images"'),
     "python -m stages.train": ("tests/cuda/test_default_run.py", "evaluate@pixelcnn"),
