@@ -146,7 +146,7 @@ def remote(request, tmp_path, environment):
             yield found
 
 
-@pytest.mark.parametrize("remote", ["folder", "S3", "web"], indirect=True)
+@pytest.mark.parametrize("remote", ["folder", "S3"], indirect=True)
 def test_two_clones_and_one_worker_killed_give_the_same(serial, dask, remote, tmp_path):
     clone = head(tmp_path / "head", remote)
     first, second = (cloned(clone, tmp_path / name) for name in ("first", "second"))
