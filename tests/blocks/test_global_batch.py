@@ -9,6 +9,7 @@ from pipeline.core import ranks
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
+@pytest.mark.slow
 def test_batch_normalisation_is_that_of_the_whole_batch(tmp_path):
     """torch's own on one process; gradients, and gradients of gradients, by its own formulas."""
     (alone,), *several = ranked.run("on_ranks:normalised", [1, 2, 3], tmp_path)

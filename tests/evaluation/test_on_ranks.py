@@ -14,6 +14,7 @@ def used(tmp_path_factory):
     return ranked.run("on_ranks:used", [1, 2, 3], tmp_path_factory.mktemp("used"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_drawing_and_scoring_do_not_depend_on_the_number_of_ranks(model, used):
     expected = used[0][0][model]

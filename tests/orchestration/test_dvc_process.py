@@ -135,6 +135,7 @@ def call(process, *arguments):
     return None
 
 
+@pytest.mark.slow
 def test_workers_that_write_in_turn_write_what_dvc_does(project):
     """Each remembers the file as it was when it last looked."""
     steps = [

@@ -170,17 +170,20 @@ def changed(before, after):
     return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
 
 
+@pytest.mark.slow
 def test_only_the_named_models_run(finished, one_model):
     found = changed(finished.lock(), one_model.lock())
     assert "evaluate@vae" in found
     assert found <= {"evaluate@vae"} | chain("dcgan") | AFTER
 
 
+@pytest.mark.slow
 def test_a_removed_model_leaves_no_ghost(one_model):
     assert not [name for name in one_model.lock() if "dcgan" in name]
     assert "dcgan" not in one_model.text("metrics/mnist-5k/comparison.md")
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_table_what_to_take_and_where_the_report_is(one_model):
     told = one_model.told
     table, answer, report = (
@@ -191,6 +194,7 @@ def test_a_run_ends_with_the_table_what_to_take_and_where_the_report_is(one_mode
     assert "judging vae: done" in told
 
 
+@pytest.mark.slow
 def test_what_a_change_does_not_reach_stays_as_it_was(one_model, tmp_path):
     clone = copied(one_model, tmp_path)
     clone.run("pipeline", "repro")
@@ -323,6 +327,7 @@ def test_private_memories_and_a_deleted_store_are_never_the_users_problem(clone)
     assert json.loads(clone.text("work/shown.json"))["page"]
 
 
+@pytest.mark.slow
 def test_a_failed_model_does_not_hide_the_others(clone):
     defect = "def training_step(self, *_):\n        raise ZeroDivisionError\n\n    def never("
     clone.replace("pipeline/families/gan.py", "def training_step(", defect)

@@ -58,6 +58,7 @@ def test_an_entry_is_what_dvc_wrote_with_what_it_does_not_push(made):
     assert base64.b64decode(content) == b"shown\n"
 
 
+@pytest.mark.slow
 def test_what_was_taken_is_restored_elsewhere(made, tmp_path):
     folder, entry = made
     project(tmp_path)

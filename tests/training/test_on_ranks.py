@@ -32,6 +32,7 @@ def every_trained(tmp_path_factory):
     return ranked.run("on_ranks:all_trainings", [1, 2, 4], tmp_path_factory.mktemp("trained"))
 
 
+@pytest.mark.slow
 def test_two_ranks_go_on_from_a_checkpoint_to_the_same_bits(tmp_path):
     (found,) = ranked.run("on_ranks:resumed", [2], tmp_path)
     for each in found:
