@@ -1,5 +1,6 @@
 """On a cluster comes out what comes out here, also when a part of it is lost meanwhile."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -71,11 +72,11 @@ def repro(clone, dask, *arguments, **options):
 def start(clone, dask):
     """The run of a clone, as a process that can be stopped."""
     command = [sys.executable, "-m", "pipeline", "repro", "--scheduler", dask.address]
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.Popen(
         command,
         cwd=clone.folder,
-        env={"PATH": path, "DVC_NO_ANALYTICS": "1", "HOME": str(clone.folder)},
+        env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
