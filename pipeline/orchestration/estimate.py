@@ -30,8 +30,8 @@ PER_PIXEL = {
 """Microseconds for each pixel of a training image, and of a sample, on one core, in colour."""
 GREY = 0.6
 """Of that, where images have one channel."""
-STARTING = 5.0
-"""Seconds until a stage does something."""
+STARTING = 1.0
+"""Seconds until a stage does something: it is a copy of a process that has imported libraries."""
 SCORING = 10.0
 """Microseconds for each pixel of a sample that is judged, of the likelihoods of images, too."""
 LOOKING = 2.0
