@@ -85,12 +85,12 @@ def test_what_is_measured_comes_before_what_was_and_that_before_guesses():
 def test_what_a_run_takes_is_known_in_the_next_with_another_budget():
     found = known()
     durations = Durations(HOME, found)
-    durations.took("train@vae", 105.0)
+    durations.took("train@vae", STARTING + 100.0)
     durations.took("sample@vae", 15.0)
     durations.took("judge", 50.0)
     again = known()
     assert again.measured("judge") == pytest.approx(50.0)
-    assert again.measured("train@vae") == pytest.approx(105.0)
+    assert again.measured("train@vae") == pytest.approx(STARTING + 100.0)
     assert again.measured("sample@vae") == pytest.approx(15.0)
     again.raw["train"]["budget"] = 0.1
     assert again.measured("train@vae") == pytest.approx(STARTING + 10.0)

@@ -10,9 +10,9 @@ from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
 from pipeline.core.images import ImageSpec
 from pipeline.datasets.sources import Expected
-from pipeline.orchestration import forecast, plan, time_budget
+from pipeline.orchestration import estimate, forecast, plan, time_budget
 from pipeline.orchestration.check_params import Images
-from pipeline.orchestration.estimate import STARTING, Pace
+from pipeline.orchestration.estimate import Pace
 from pipeline.orchestration.forecast import Forecast, Run
 from pipeline.orchestration.time_budget import fitted, values
 
@@ -21,6 +21,16 @@ TEXT = (Path(__file__).parents[2] / "params.yaml").read_text()
 IMAGES = Images(
     "toy", Expected(ImageSpec(1, 28, 28, 10), {s: [50] * 10 for s in ("train", "val", "test")})
 )
+
+
+STARTING = 5.0
+
+
+@pytest.fixture(autouse=True)
+def _starting(monkeypatch):
+    """The numbers below are of stages that take so long to start, as where none is a copy."""
+    for module in (estimate, forecast):
+        monkeypatch.setattr(module, "STARTING", STARTING)
 
 
 class Fixed:
