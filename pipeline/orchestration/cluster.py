@@ -294,7 +294,7 @@ class Cluster:
         return lines
 
     def stop(self) -> None:
-        """End what runs on workers, and wait until it has ended."""
+        """End what runs on workers; `run` waits until it has ended."""
         with self._lock:
             self._stopping = True
             futures = list(self._futures.values())

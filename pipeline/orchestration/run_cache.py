@@ -10,7 +10,6 @@ others come from the remote. Then ``dvc repro --pull`` has all that it restores 
 import base64
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,9 +63,7 @@ def take(entry: dict[str, Any], cache: Path) -> None:
             with files.replacing(path) as temporary:
                 temporary.write_bytes(content)
                 temporary.chmod(0o444)  # as DVC protects what it caches
-    path = cache / entry["path"]
-    files.write_text(path, entry["text"])
-    os.utime(path)
+    files.write_text(cache / entry["path"], entry["text"])  # also if it is there: DVC goes by age
 
 
 if __name__ == "__main__":
