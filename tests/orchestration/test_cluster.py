@@ -196,7 +196,8 @@ def test_when_the_head_ends_nothing_is_left_on_workers(dask, tmp_path, how):
         found = [clusters.command(each) for each in psutil.Process(worker.pid).children(True)]
         return [each for each in found if "dvc_process" in each]
 
-    clusters.until(stage, 120)
+    clusters.until(lambda: trains(clone), 120)  # for minutes, so that it ends by itself no sooner
+    assert stage()
     running.send_signal(how)
     _, errors = running.communicate(timeout=300)
     clusters.until(lambda: not stage())
