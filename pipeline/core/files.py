@@ -124,16 +124,11 @@ def writing(what: Callable[[], str]) -> Iterator[None]:
         what: says what it is, when it is called.
 
     Raises:
-        PipelineError: for an OSError, or the error by which safetensors tells of one.
+        PipelineError: for an OSError.
     """
     try:
         yield
     except OSError as error:
-        raise PipelineError(f"{what()}: cannot be written: {reason(error)}") from None
-    except Exception as error:
-        # Its class is not imported for this alone: that takes numpy, and torch where it is there.
-        if type(error).__name__ != "SafetensorError":
-            raise
         raise PipelineError(f"{what()}: cannot be written: {reason(error)}") from None
 
 
@@ -141,10 +136,7 @@ def reason(error: Exception) -> str:
     """What an OSError or a library says about it, on one line and without a path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = " ".join(str(error).split())
-    # safetensors: Error while serializing: I/O error: No space left on device (os error 28)
-    found = re.search(r"\(os error (\d+)\)|\bcode: (\d+)", text)
-    return os.strerror(int(found[1] or found[2])) if found else text or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def remove(path: Path) -> None:

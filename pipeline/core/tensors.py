@@ -29,12 +29,14 @@ def save(path: Path, tensors: "Mapping[str, Tensor]", **text: str) -> None:
     """Write tensors by name, and text into the header.
 
     Raises:
-        OSError, SafetensorError: if that fails; see `files.writing`.
+        OSError: if that fails; see `files.writing`.
     """
-    from safetensors.torch import save_file
+    from safetensors import torch as safetensors
 
     stored = {name: each.detach().cpu().contiguous() for name, each in tensors.items()}
-    save_file(stored, path, metadata={**text, DIGEST: digest(stored, text)})
+    # Written by Python: the library writes beside it first, under a name that nobody sweeps away
+    # if the process is killed there.
+    path.write_bytes(safetensors.save(stored, {**text, DIGEST: digest(stored, text)}))
 
 
 def load(path: Path, remedy: str) -> "tuple[dict[str, Tensor], dict[str, str]]":

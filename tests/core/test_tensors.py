@@ -36,6 +36,17 @@ def test_the_order_in_memory_is_not_part_of_it(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_it_is_written_in_place_and_as_the_library_would(path, tmp_path):
+    """What the library writes beside it, to be moved there, would outlive a kill."""
+    there = path.stat().st_ino
+    tensors.save(path, STATE, name="b")
+    assert path.stat().st_ino == there
+    header = {"name": "b", "sha256": tensors.digest(STATE, {"name": "b"})}
+    save_file(STATE, tmp_path / "other", header)
+    assert len(path.read_bytes()) == (tmp_path / "other").stat().st_size
+    tensors.load(tmp_path / "other", "")
+
+
 def test_every_flipped_bit_is_noticed(path):
     whole = path.read_bytes()
     for place in range(len(whole)):
