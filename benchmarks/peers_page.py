@@ -71,10 +71,10 @@ python -m benchmarks peers        # with what `make bench` installs; on the data
 ```
 
 FID after so many seconds of training on {found["dataset"]}: the mean over {seeds} seeds, and their
-range. Each training has a process of one thread, and two of them run side by side, of whomever;
-imports, reading and drawing do not count. Everybody draws {found["n_samples"]:,} samples, which are
-judged as `python -m pipeline evaluate-images` judges any. FIDs of so few are higher than those of
-1,000: as many real training images have {floor}.
+range. Each training has a process of one thread, whose seconds of the processor are what counts,
+but for imports, reading and drawing; two of them run side by side, of whomever. Everybody draws
+{found["n_samples"]:,} samples, which are judged as `python -m pipeline evaluate-images` judges any.
+FIDs of so few are higher than those of 1,000: as many real training images have {floor}.
 
 {results.table(titles, table)}
 

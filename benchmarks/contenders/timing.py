@@ -1,4 +1,8 @@
-"""One training of a contender, and samples of it after so many seconds."""
+"""One training of a contender, and samples of it after so many seconds.
+
+Seconds are of the processor: each has one thread of it, so that they are those of a clock where
+nothing else runs, and hardly more where something does.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +28,7 @@ class Enough(Exception):
 class Watch:
     """Seconds and images of a training, without the seconds of its interruptions."""
 
-    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, now: Callable[[], float] = time.process_time) -> None:
         self.images = 0.0
         self._now = now
         self._began = now()
@@ -132,9 +136,9 @@ def _pace(training: Training, seconds: float) -> float:
 def _drawn(training: Training, watch: Watch, seconds: float, n: int) -> Found:
     """Samples of a training that is interrupted, and facts of both."""
     trained = watch.seconds
-    began = time.perf_counter()
+    began = time.process_time()
     samples = training.draw(n)
-    drawing = time.perf_counter() - began
+    drawing = time.process_time() - began
     return {
         "seconds": seconds,
         "trained_seconds": trained,
