@@ -64,17 +64,22 @@ def part(found: Mapping[str, Any]) -> str:
         for each in _shown(rows)
         if not each.ours
     )
+    head = textwrap.fill(
+        f"FID after so many seconds of training on {found['dataset']}: the mean over {seeds} seeds, "
+        "and their range. Each training has a process of one thread, whose seconds of the processor "
+        "are what counts, but for imports, reading and drawing; two of them run side by side, of "
+        f"whomever. Everybody draws {found['n_samples']:,} samples, which are judged as `python -m "
+        "pipeline evaluate-images` judges any. FIDs of so few are higher than those of 1,000: as "
+        f"many real training images have {floor}.",
+        WIDTH,
+    )
     return f"""## Beside what one would otherwise use
 
 ```bash
 python -m benchmarks peers        # with what `make bench` installs; on the data of the last run
 ```
 
-FID after so many seconds of training on {found["dataset"]}: the mean over {seeds} seeds, and their
-range. Each training has a process of one thread, whose seconds of the processor are what counts,
-but for imports, reading and drawing; two of them run side by side, of whomever. Everybody draws
-{found["n_samples"]:,} samples, which are judged as `python -m pipeline evaluate-images` judges any.
-FIDs of so few are higher than those of 1,000: as many real training images have {floor}.
+{head}
 
 {results.table(titles, table)}
 
@@ -84,6 +89,11 @@ How long ours take to the FID that the best peer has at the end, between their m
 straight line through the logarithms of both:
 
 {results.table(["", "best peer", "its FID", "seconds to it", "times as fast"], _races(rows))}
+
+Where seconds go: our networks are small and their layouts are those that processors like; the
+diffusion models of libraries are made for GPUs, and see few images on a processor. Dense networks,
+as pythae's VAE has them, see more images than convolutions, which are still ahead; the other judges
+(second FID) see the two VAEs nearer to each other.
 
 Models of ours are trained as params.yaml says, on as many images as fit into the time: each length
 is a training of its own, since the rate falls over all of it. Peers go on for the longest time and
