@@ -1,7 +1,7 @@
 """``python -m benchmarks NAME``: measure, and write benchmarks/results/NAME.json and docs.
 
-The page docs/benchmarks.md is made of all that lies in benchmarks/results/; ``page`` makes it again
-without measuring.
+The pages are made of all that lies in benchmarks/results/; ``page`` makes them again without
+measuring.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from benchmarks import (
     results,
     samplers,
     scale,
+    small_data,
     trainers,
 )
 from pipeline.core.errors import PipelineError
@@ -29,6 +30,7 @@ PROGRAMS = {
     "scale": scale,
     "growth": growth,
     "planned": planned,
+    "small_data": small_data,
     "page": page,
 }
 

@@ -1,4 +1,4 @@
-"""Make docs/benchmarks.md and docs/scale.md of what the benchmarks found.
+"""Make docs/benchmarks.md, docs/scale.md and docs/small-data.md of what the benchmarks found.
 
 Nobody types a number there.
 """
@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers_page, results, samplers, scale_page
+from benchmarks import peers_page, results, samplers, scale_page, small_data
 from pipeline.core import files
 
 PAGE = Path("docs/benchmarks.md")
@@ -29,14 +29,15 @@ def run(given: argparse.Namespace) -> None:
 
 
 def write() -> None:
-    """Write both pages.
+    """Write all pages.
 
     Raises:
         PipelineError: if that is not possible.
     """
     files.write_text(PAGE, text())
-    with suppress(FileNotFoundError):  # what it needs was not measured
-        files.write_text(scale_page.PAGE, scale_page.text())
+    for each in (scale_page, small_data):
+        with suppress(FileNotFoundError):  # what it needs was not measured
+            files.write_text(each.PAGE, each.text())
 
 
 def text() -> str:

@@ -38,6 +38,7 @@ def main(model: str) -> None:
             others=None if split.others is None else Mapped(split.others),
             seed=shared.seed,
             steps=chosen.training.steps,
+            flips=shared.flips,
             checkpoint=checkpoint,
             checkpoint_seconds=runtime.checkpoint_seconds,
             label=f"train {model}",

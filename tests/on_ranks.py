@@ -24,6 +24,12 @@ STEPS = 5
 KINDS = ("ae", "cvae", "gpt", "ddpm", "gan", "dcgan", "wgan_gp", "began", "cyclegan")
 """A model of each kind: a fit after training, labels, no noise, a range of times, dropout,
 BatchNorm in both players, a penalty on gradients, a buffer steered by errors, pools of images."""
+CHANGES: dict[str, Any] = {"augment": "colour,translation,cutout"}
+AUGMENTED: dict[str, Any] = {
+    "dcgan": {**CHANGES, "augment_target": 0.6, "augment_images": 100},
+    "cyclegan": CHANGES,
+}
+"""Models whose discriminators are shown changed images as well."""
 DRAWN, BATCH = 11, 4
 """Images, in three batches of which the last one is padded."""
 
@@ -43,7 +49,7 @@ def trainings(device: torch.device, models: tuple[str, ...] = KINDS) -> dict[str
     float64()
     found = {}
     for name in models:
-        made = trainer(tiny_model(f"models.{name}", SPEC, device=str(device)), steps=STEPS)
+        made = _made(name, device=str(device))
         made.run()
         state, scalars = checkpoints.take(made)
         found[name] = {"state": state, "rows": scalars["rows"], "facts": made.facts()}
@@ -51,8 +57,8 @@ def trainings(device: torch.device, models: tuple[str, ...] = KINDS) -> dict[str
 
 
 def all_trainings(device: torch.device) -> dict[str, dict]:
-    """`trainings` of every model of params.yaml."""
-    return trainings(device, tuple(MODELS))
+    """`trainings` of every model of params.yaml, and of those in `AUGMENTED`."""
+    return trainings(device, (*MODELS, *(f"{name}-augmented" for name in AUGMENTED)))
 
 
 def resumed(device: torch.device) -> dict[str, dict[str, dict]]:
@@ -85,8 +91,12 @@ def resumed(device: torch.device) -> dict[str, dict[str, dict]]:
     return found
 
 
-def _made(name: str, **options: Any) -> Trainer:
-    return trainer(tiny_model(f"models.{name}", SPEC), steps=STEPS, **options)
+def _made(name: str, *, device: str = "cpu", **options: Any) -> Trainer:
+    """A training of a model, or of one that sees changed images: its name and ``-augmented``."""
+    model, _, changed = name.partition("-")
+    blocks: dict[str, Any] = {"training": AUGMENTED[model]} if changed else {}
+    family = tiny_model(f"models.{model}", SPEC, device=device, **blocks)
+    return trainer(family, steps=STEPS, flips=bool(changed), **options)
 
 
 def _weights(made: Trainer) -> Tensor:

@@ -163,6 +163,7 @@ class Train(Section):
 
     seed: Seed = 0
     budget: float = Field(1.0, gt=0, le=10_000)
+    flips: bool = False
 
 
 class Sample(Section):

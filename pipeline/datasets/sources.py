@@ -127,6 +127,23 @@ MODULES = {
 """The module of each data set; it maps the name to a `Source` in its ``SOURCES``."""
 
 
+CHARACTERS = frozenset({"mnist-5k", "mnist", "kmnist", "emnist-letters", "svhn"})
+"""Data sets of digits and letters, which in a mirror are others, or none."""
+
+
+def check_flips(data: Data, path: Path = paths.PARAMS) -> None:
+    """See to it that ``train.flips`` mirrors no digits or letters.
+
+    Raises:
+        PipelineError: if it does.
+    """
+    if data.name in CHARACTERS:
+        raise PipelineError(
+            f"{path}: train.flips = true: {data.name} is of characters, which nobody mirrors; "
+            "make it false"
+        )
+
+
 def check_title(data: Data, path: Path = paths.PARAMS) -> None:
     """See to it that results are not called by the name of another data set, and replace its own.
 

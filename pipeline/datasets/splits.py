@@ -43,7 +43,7 @@ def split(raw: RawSplits, data: Data) -> dict[str, Split]:
     parts = _by_content(raw, data) if raw.train.hashes is not None else _by_place(raw, data)
     limits = counts.limits(data)
     return {
-        name: _limited(part, limits[name], len(raw.classes), data, name)
+        name: limited(part, limits[name], len(raw.classes), data, name)
         for name, part in parts.items()
     }
 
@@ -63,7 +63,7 @@ def _by_place(raw: RawSplits, data: Data) -> dict[str, Split]:
     }
 
 
-def _limited(part: Split, most: int, classes: int, data: Data, name: str) -> Split:
+def limited(part: Split, most: int, classes: int, data: Data, name: str) -> Split:
     """At most so many images of a split, in their order."""
     left = counts.limited(np.bincount(part.labels, minlength=classes).tolist(), most)
     if sum(left) == len(part):

@@ -26,6 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.blocks import inversion
+from pipeline.blocks.augmentation import AugmentedTraining, augmented
 from pipeline.blocks.convolutional import Decoder, Encoder
 from pipeline.blocks.nets import HostCount, warm_cosine
 from pipeline.core import collectives, ranks
@@ -34,7 +35,6 @@ from pipeline.core.contract import (
     Family,
     Group,
     TrainingImages,
-    TrainingParams,
     Update,
     to_signed,
     to_uint8,
@@ -53,7 +53,7 @@ class BeganNetwork(Section):
     channels: int = Field(16, ge=4, le=4096)
 
 
-class BeganTraining(TrainingParams):
+class BeganTraining(AugmentedTraining):
     """Optimisers: Adam for both players; and the equilibrium between them.
 
     ``alone`` counts the training images, out of ``images``, that the discriminator sees before the
@@ -161,12 +161,12 @@ class Began(Family):
         The generator is updated first, and the discriminator on images from before that update:
         so both gradients are taken at the same weights, which is the paper's simultaneous step.
         """
-        real = to_signed(batch.images)
-        if self.images_alone.value < self.params.training.alone:
-            return self._alone(real, update)
         training = self.params.training
+        real = augmented(to_signed(batch.images), training, rng)
+        if self.images_alone.value < training.alone:
+            return self._alone(real, update)
         noise = 2 * BatchNoise(rng).uniform(len(real), self.params.network.latent)
-        fake = self.generator(noise - 1).float()
+        fake = augmented(self.generator(noise - 1).float(), training, rng)
         generator_loss = self._errors(fake).mean()
         on_generated = collectives.mean(generator_loss.detach())
         update("generator", generator_loss)

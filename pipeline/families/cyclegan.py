@@ -25,9 +25,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.blocks import nets
+from pipeline.blocks.augmentation import AugmentedTraining, augmented
 from pipeline.blocks.nets import ChannelNorm, HostCount, doubled
 from pipeline.core import collectives, ranks
-from pipeline.core.contract import Batch, Family, Group, TrainingParams, Update, to_signed, to_uint8
+from pipeline.core.contract import Batch, Family, Group, Update, to_signed, to_uint8
 from pipeline.core.images import ImageSpec
 from pipeline.core.params import Decay, ModelParams, Rate, Section
 
@@ -50,7 +51,7 @@ class CycleGanNetwork(Section):
     pool: int = Field(50, ge=0, le=1_000_000)
 
 
-class CycleGanTraining(TrainingParams):
+class CycleGanTraining(AugmentedTraining):
     """Weights of the losses (the adversarial one counts once) and Adam for both players."""
 
     cycle: float = Field(10.0, ge=0, le=1e6)
@@ -225,7 +226,8 @@ class CycleGan(Family):
         for d, generator in self.generators.items():
             # What a generator should leave as it is goes with what it translates in one call.
             fake[d], kept = generator(torch.cat([source[d], real[d]])).chunk(2)
-            adversarial = adversarial + least_squares(self.critics[d](fake[d]), 1.0)
+            scores = self.critics[d](augmented(fake[d], training, rng))
+            adversarial = adversarial + least_squares(scores, 1.0)
             identity = identity + F.l1_loss(kept, real[d])
         for d, back in (("ab", "ba"), ("ba", "ab")):
             cycle = cycle + F.l1_loss(self.generators[back](fake[d]), source[d])
@@ -235,7 +237,8 @@ class CycleGan(Family):
         on_real, on_fake = [], []
         for d, critic in self.critics.items():
             shown = self.pools[d].exchange(fake[d], rng)
-            seen = critic(torch.cat([real[d], shown])).chunk(2)
+            both = [augmented(each, training, rng) for each in (real[d], shown)]
+            seen = critic(torch.cat(both)).chunk(2)
             on_real.append(seen[0])
             on_fake.append(seen[1])
         # Each critic's loss counts half, as in the paper: the mean over both is half their sum.

@@ -21,7 +21,8 @@ from pipeline.blocks.adversarial import (
     ConvolutionalGenerator,
     Opponent,
 )
-from pipeline.core.contract import Batch, Group, TrainingParams, Update, to_signed
+from pipeline.blocks.augmentation import AugmentedTraining, adapted, augment
+from pipeline.core.contract import Batch, Group, TrainingImages, Update, to_signed
 from pipeline.core.images import ImageSpec
 from pipeline.core.params import Decay, ModelParams, Rate, Section
 
@@ -37,9 +38,19 @@ class GanNetwork(Section):
     dropout: float = Field(0.3, ge=0, lt=1)
 
 
-class GanTraining(TrainingParams):
-    """The loss, and the optimisers: Adam for both players."""
+class GanTraining(AugmentedTraining):
+    """The loss, and the optimisers: Adam for both players.
 
+    With ``augment_target`` above 0 the probability of changes is not ``augment_p``: it starts at 0
+    and goes where the discriminator is as sure of training images as that (`blocks.augmentation`),
+    from 0 to 1 in ``augment_images`` training images at the fastest, a share of ``images`` that
+    ``train.budget`` does not change.
+    """
+
+    counts: ClassVar = ("augment_images",)
+
+    augment_target: float = Field(0.0, ge=0, lt=1)
+    augment_images: int = Field(20_000, ge=1, le=10**9)
     loss: Literal["non_saturating", "least_squares"] = "non_saturating"
     learning_rate: Rate = 2e-3
     discriminator_learning_rate: Rate = 1e-3
@@ -159,6 +170,21 @@ class Gan(Adversarial):
         build = ARCHITECTURES[network.architecture]
         self.generator, features = build(spec, network, network.latent + classes)
         self.discriminator = Opponent(features, classes=classes)
+        # With the weights, so that a resumed training goes on with it.
+        self.register_buffer("augment_p", torch.zeros(()))
+
+    @classmethod
+    def unsupported(
+        cls, params: ModelParams, device: torch.device, images: TrainingImages | None = None
+    ) -> str | None:
+        """See `Family.unsupported`: a probability of nothing cannot be adapted."""
+        training = params.training
+        if training is not None and training.augment_target > 0 and not training.changes:
+            return (
+                f"training.augment_target = {training.augment_target:g}: it is for a share of "
+                "changed images, and training.augment names no changes; make it 0, or name some"
+            )
+        return super().unsupported(params, device, images)
 
     def groups(self) -> dict[str, Group]:
         training = self.params.training
@@ -185,16 +211,29 @@ class Gan(Adversarial):
         Real and fake images go through the discriminator's BatchNorm as two batches, as in
         DCGAN's own code. Fake images have the labels of the real ones, and so their frequencies.
         """
-        loss = LOSSES[self.params.training.loss]
+        training = self.params.training
+        loss, adaptive = LOSSES[training.loss], training.augment_target > 0
+        p = self.augment_p.clone() if adaptive else training.augment_p
+
+        def judged(images: Tensor) -> Tensor:
+            return self.discriminator(augment(images, training.changes, p, rng), labels).float()
+
         real, labels = to_signed(batch.images), self.one_hot(batch.labels)
         fake = self.generate(self.noise(len(real), rng), labels)
-        on_real = self.discriminator(real, labels).float()
-        on_fake = self.discriminator(fake.detach(), labels).float()
+        on_real, on_fake = judged(real), judged(fake.detach())
         discriminator_loss = loss.discriminator(on_real, on_fake)
         update("discriminator", discriminator_loss)
-        generator_loss = loss.generator(self.discriminator(fake, labels).float())
+        generator_loss = loss.generator(judged(fake))
         update("generator", generator_loss)
+        terms = {}
+        if adaptive:
+            terms["discriminator/augment_p"] = p
+            held_real = loss.verdict(on_real.detach()) > 0.5
+            self.augment_p.copy_(
+                adapted(p, held_real, training.augment_target, training.augment_images)
+            )
         return {
+            **terms,
             "generator/loss": generator_loss.detach(),
             "discriminator/loss": discriminator_loss.detach(),
             "discriminator/real": loss.verdict(on_real).mean().detach(),

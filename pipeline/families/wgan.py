@@ -22,13 +22,13 @@ from pipeline.blocks.adversarial import (
     ConvolutionalGenerator,
     Opponent,
 )
+from pipeline.blocks.augmentation import AugmentedTraining, augmented
 from pipeline.blocks.nets import HostCount
 from pipeline.core import precision
 from pipeline.core.contract import (
     Batch,
     Group,
     TrainingImages,
-    TrainingParams,
     Update,
     to_signed,
 )
@@ -48,7 +48,7 @@ class WganNetwork(Section):
     critic_batch_norm: bool = False
 
 
-class WganTraining(TrainingParams):
+class WganTraining(AugmentedTraining):
     """The constraint on the critic, how often each player moves, and Adam for both.
 
     A training step is one of the critic's, with images and noise of its own; every ``n_critic``-th
@@ -189,9 +189,9 @@ class Wgan(Adversarial):
         """A step of the critic, and of the generator after every ``n_critic``-th."""
         training = self.params.training
         constraint = CONSTRAINTS[training.constraint](training)
-        real = to_signed(batch.images)
+        real = augmented(to_signed(batch.images), training, rng)
         with torch.no_grad():
-            fake = self.generate(self.noise(len(real), rng), None)
+            fake = augmented(self.generate(self.noise(len(real), rng), None), training, rng)
         wasserstein = self.critic(real).float().mean() - self.critic(fake).float().mean()
         penalties = constraint.penalties(self.critic, real, fake, rng)
         critic_loss = training.penalty_weight * sum(penalties.values()) - wasserstein
@@ -200,7 +200,7 @@ class Wgan(Adversarial):
         terms |= {f"critic/{name}": value for name, value in penalties.items()}
         self.steps.add(1)
         if self.steps.value % training.n_critic == 0:
-            fake = self.generate(self.noise(len(real), rng), None)
+            fake = augmented(self.generate(self.noise(len(real), rng), None), training, rng)
             terms["generator/loss"] = -self.critic(fake).float().mean()
             update("generator", terms["generator/loss"])
         return {name: value.detach() for name, value in terms.items()}

@@ -73,6 +73,9 @@ def check(
             _check_results(shared["data"], path)
         with collected():
             images = images_of(shared["data"], path)
+    if shared.keys() >= {"data", "train"} and shared["train"].flips:
+        with collected():
+            sources.check_flips(shared["data"], path)
     if "runtime" in shared:
         with collected():
             device = stage.device_of(shared["runtime"])

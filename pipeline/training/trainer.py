@@ -42,6 +42,7 @@ class Trainer:
         others: Tensor | Mapped | None = None,
         seed: int,
         steps: int,
+        flips: bool = False,
         checkpoint: Path | None = None,
         checkpoint_seconds: float = 20.0,
         label: str = "train",
@@ -55,6 +56,7 @@ class Trainer:
             others: uint8 [M, C, H, W] of a second domain, shuffled independently.
             seed: names the randomness of this training.
             steps: how many times `Family.training_step` is called in all.
+            flips: mirror every second image, left to right.
             checkpoint: a file to resume from if it exists, and to write to meanwhile.
             checkpoint_seconds: time between checkpoints.
             label: shown in front of the progress bar.
@@ -78,6 +80,7 @@ class Trainer:
             global_batch.share(family)
         self.seed = seed
         self.steps = steps
+        self.flips = flips
         self.checkpoint = checkpoint
         self.checkpoint_seconds = checkpoint_seconds
         self.label = label
@@ -267,9 +270,17 @@ class Trainer:
     def _rows(self, images: Tensor | Mapped, step: int, purpose: str) -> Tensor:
         """Batch number ``step`` of one domain; the next one is on its way from the disk then."""
         found = images[self._shuffled(step, images, purpose)]
+        if self.flips:
+            found = self._mirrored(found, step, purpose)
         if isinstance(images, Mapped) and (step + 1) % (len(images) // self.batch):
             images.ahead(self._shuffled(step + 1, images, purpose))
         return found
+
+    def _mirrored(self, images: Tensor, step: int, purpose: str) -> Tensor:
+        """Each image as it is or as in a mirror, with equal probability."""
+        rng = seeds.generator(self.seed, "flips of " + purpose, step, device=self.device)
+        mirrored = seeds.BatchNoise(rng).uniform(len(images), 1, 1, 1) < 0.5
+        return torch.where(mirrored, images.flip(3), images)
 
     def _shuffled(self, step: int, images: Tensor | Mapped, purpose: str) -> Tensor:
         """Which images this rank has in batch number ``step``, int64, where they are looked up."""

@@ -181,6 +181,10 @@ REFUSED = {
         "data.title = 'cifar10': another data set is called so, and its results are in "
         "metrics/cifar10; set data.title to mnist-5k, or to a name of your own",
     ),
+    "digits in a mirror": (
+        {"train__flips": True},
+        "train.flips = true: mnist-5k is of characters, which nobody mirrors; make it false",
+    ),
     "weights that are not there": (
         {"evaluate__inception": {"weights": "no.pth", "sha256": "0" * 64}},
         "evaluate.inception.weights = 'no.pth': no such file",

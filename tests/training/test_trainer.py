@@ -270,6 +270,28 @@ def test_labels_and_images_stay_where_the_model_is():
     assert one.images.device == one.labels.device == one.device
 
 
+def test_flips_mirror_every_second_image_of_both_domains_and_change_nothing_else():
+    images, others = some_images(64), some_images(64, seed=1)
+    seen = {}
+    for flips in (False, True):
+        family = Stub()
+        one = Trainer(family, images, some_labels(64), others=others, seed=0, steps=24, flips=flips)
+        one.run()
+        seen[flips] = family.seen
+    assert [each[1:] for each in seen[False]] == [each[1:] for each in seen[True]]
+    for domain in ("images", "others"):
+        plain, found = (
+            torch.cat([getattr(batch, domain) for batch, *_ in seen[flips]])
+            for flips in (False, True)
+        )
+        kept = (found == plain).flatten(1).all(1)
+        assert torch.equal(found[~kept], plain[~kept].flip(3))
+        assert 0.35 < kept.float().mean() < 0.65
+        assert len(kept[:64].unique()) == len(kept[64:128].unique()) == 2
+    mirrored = [torch.cat([batch.labels for batch, *_ in seen[flips]]) for flips in seen]
+    assert torch.equal(*mirrored)
+
+
 def test_a_second_domain_is_shuffled_by_itself_and_wholly_seen():
     """Unpaired: what stands beside an image is another one in every epoch."""
     images, others = some_images(16), some_images(24, seed=1)

@@ -55,10 +55,19 @@ def methods(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_step_waits_for_nothing(name, methods):
+AUGMENTED = {"augment": "colour,translation,cutout"}
+VARIANTS = {
+    "dcgan": {"training": {**AUGMENTED, "augment_target": 0.6}},
+    "wgan_gp": {"training": AUGMENTED},
+}
+"""Models as params.yaml does not have them."""
+
+
+@pytest.mark.parametrize(("name", "blocks"), [*((name, {}) for name in MODELS), *VARIANTS.items()])
+def test_a_step_waits_for_nothing(name, blocks, methods):
     """Through all kinds of step: the discriminator alone, both players, a pool that is full."""
-    one = trainer(tiny_model(f"models.{name}", COLOUR), steps=20, n=200)
+    model = tiny_model(f"models.{name}", COLOUR, **blocks)
+    one = trainer(model, steps=20, n=200, flips=True)
     one.family.train()
     one._batch(0)  # the order of an epoch is copied once
     methods.clear()

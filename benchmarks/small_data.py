@@ -1,0 +1,253 @@
+"""FID and coverage with few training images, with and without differentiable augmentation.
+
+Models of params.yaml are trained on a part of the images of the last run, by class, for as long as
+on all of them, and judged by the judges of that run against the same real images. How far samples
+are from the middle says whether the augmentation's translations leak into them.
+"""
+
+import argparse
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import results
+from pipeline.core import files, params, paths, stage
+from pipeline.core.errors import PipelineError
+from pipeline.core.mapped import Mapped
+from pipeline.datasets import splits
+from pipeline.datasets.store import Store
+from pipeline.evaluation import external
+from pipeline.models import entries, weights
+from pipeline.sampling import drawing
+from pipeline.training.trainer import Trainer
+
+MODELS = ("dcgan", "lsgan")
+SIZES = (250, 500, 1000, 3600)
+SEEDS = (0, 1, 2)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "without": {"augment": "none"},
+    "augmented": {"augment": "colour,translation,cutout", "augment_target": 0.0},
+    "adaptive": {"augment": "colour,translation,cutout", "augment_target": 0.6},
+}
+SIDE_BY_SIDE = 2
+FOLDER = paths.WORK / "small-data"
+PAGE = Path("docs/small-data.md")
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """What may be said on the command line."""
+    parser.add_argument("--models", nargs="+", default=MODELS, help="of the family gan")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="training images")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of trainings")
+    parser.add_argument("--variants", nargs="+", default=[*VARIANTS], help=", ".join(VARIANTS))
+
+
+def run(given: argparse.Namespace) -> None:
+    """Measure, write the rows and draw them."""
+    raw = params.read()
+    for name in given.models:
+        family = entries.read(raw, name, blocks=("network",)).family
+        if family != "gan":
+            raise PipelineError(f"--models: {name} is of the family {family}; must be of gan")
+    for name in given.variants:
+        if name not in VARIANTS:
+            raise PipelineError(f"--variants: {params.one_of('variant', name, VARIANTS)}")
+    most = Store().counts["train"]
+    if not 0 < min(given.sizes) <= max(given.sizes) <= most:
+        raise PipelineError(f"--sizes: must be 1 to {most}, of which there are so many images")
+    judging = external.Judging(raw)
+    tasks = [
+        (model, size, variant, seed)
+        for seed in given.seeds
+        for size in given.sizes
+        for model in given.models
+        for variant in given.variants
+    ]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    rows = []
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(SIDE_BY_SIDE, mp_context=spawned) as pool:
+        for done in as_completed([pool.submit(_drawn, *task) for task in tasks]):
+            row = done.result()
+            found = judging.of(FOLDER / _file(row))
+            row |= {key: found[key] for key in ("fid", "second_fid", "coverage")}
+            rows.append(row)
+            print(f"{len(rows)}/{len(tasks)} {results.line(row)}", flush=True)
+    order = [dict(zip(("model", "images", "variant", "seed"), task, strict=True)) for task in tasks]
+    rows.sort(key=lambda row: order.index({key: row[key] for key in order[0]}))
+    real = np.asarray(judging.store.split("train").images)
+    found = {
+        "dataset": judging.store.name,
+        "n_samples": judging.n,
+        "from_the_middle": from_the_middle(real),
+        "rows": rows,
+    }
+    results.write("small_data", found)
+    draw(found)
+
+
+def _file(row: dict[str, Any]) -> str:
+    return f"{row['model']}-{row['images']}-{row['variant']}-{row['seed']}.npy"
+
+
+def _drawn(model: str, size: int, variant: str, seed: int) -> dict[str, Any]:
+    """Train a model on so many images and draw from it, in a process of its own."""
+    raw = params.read()
+    runtime: params.Runtime = params.section(raw, "runtime")
+    device = stage.prepare_torch(runtime.model_copy(update={"device": "cpu", "threads": 1}))
+    chosen = entries.read(raw, model)
+    training = chosen.training.model_copy(update=VARIANTS[variant])
+    chosen = chosen.model_copy(update={"training": training})
+    store, data = Store(), params.section(raw, "data")
+    part = splits.limited(store.split("train"), size, store.spec.classes, data, "train")
+    family = weights.build(chosen, store.spec, seed, device)
+    trainer = Trainer(
+        family,
+        Mapped(np.asarray(part.images)),
+        torch.from_numpy(np.array(part.labels)),
+        seed=seed,
+        steps=training.steps,
+    )
+    with results.quiet():
+        trainer.run()
+        section: params.Sample = params.section(raw, "sample")
+        drawn = drawing.everything(family, store, section, section.n, label=model)["samples"]
+    row = {"model": model, "images": size, "variant": variant, "seed": seed}
+    if training.augment_target > 0:
+        row["augment_p"] = family.augment_p.item()
+    with files.replacing(FOLDER / _file(row)) as path:
+        np.save(path, drawn)
+    return {**row, "from_the_middle": from_the_middle(np.asarray(drawn))}
+
+
+def from_the_middle(images: np.ndarray) -> float:
+    """How far the centres of mass of images uint8 [N, C, H, W] are from the middle.
+
+    A root mean square over images and both directions, in pixels.
+    """
+    light = images.astype(np.float64).sum(axis=1) + 1e-9
+    squares = []
+    for axis in (1, 2):
+        away = np.arange(light.shape[axis]) - (light.shape[axis] - 1) / 2
+        along = light.sum(axis=3 - axis)
+        squares.append(((along @ away) / along.sum(axis=1)) ** 2)
+    return float(np.sqrt(np.mean(squares)))
+
+
+def _of(rows: Sequence[dict[str, Any]], **keys: Any) -> list[dict[str, Any]]:
+    return [row for row in rows if all(row[key] == value for key, value in keys.items())]
+
+
+def draw(found: dict[str, Any]) -> None:
+    """Write the picture: a panel for each model, means and ranges over seeds."""
+    rows = found["rows"]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    with results.picture("small_data", len(models)) as panels:
+        for axes, model in zip(panels, models, strict=True):
+            for variant in dict.fromkeys(row["variant"] for row in rows):
+                sizes = sorted({row["images"] for row in rows})
+                fids = [
+                    [row["fid"] for row in _of(rows, model=model, variant=variant, images=size)]
+                    for size in sizes
+                ]
+                mean = np.array([np.mean(each) for each in fids])
+                low, high = (np.array([f(each) for each in fids]) for f in (min, max))
+                axes.errorbar(
+                    *(sizes, mean),
+                    yerr=(mean - low, high - mean),
+                    marker="o",
+                    markersize=4,
+                    capsize=3,
+                    label=variant,
+                )
+            axes.set_title(model)
+            results.dress(axes, x="training images", y="FID (judge)")
+            axes.set_xticks(sorted({row["images"] for row in rows}))
+            axes.xaxis.set_minor_formatter("")
+            axes.yaxis.set_minor_formatter("{x:g}")
+
+
+def text() -> str:
+    """The page docs/small-data.md.
+
+    Raises:
+        FileNotFoundError: if nothing was measured.
+    """
+    found = results.read("small_data")
+    rows = found["rows"]
+    seeds = len({row["seed"] for row in rows})
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    titles = ["", "images"]
+    titles += [f"{what}, {each}" for what in ("FID", "coverage") for each in variants]
+    table = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        for size in sorted({row["images"] for row in rows}):
+            cells = [model, f"{size:,}"]
+            for key, digits in (("fid", 1), ("coverage", 2)):
+                for variant in variants:
+                    values = [
+                        row[key] for row in _of(rows, model=model, images=size, variant=variant)
+                    ]
+                    low, mean, high = (f"{f(values):.{digits}f}" for f in (min, np.mean, max))
+                    cells.append(f"{mean} ({low}..{high})")
+            table.append(cells)
+    middle = ", ".join(
+        f"{variant} {np.mean([row['from_the_middle'] for row in _of(rows, variant=variant)]):.2f}"
+        for variant in variants
+    )
+    return f"""# Few images
+
+## What helps a model that has few training images?
+
+A discriminator learns a few hundred images by heart, and what it then tells the generator is of no
+use. Show both players changed images, real and generated alike, and it cannot (differentiable
+augmentation, [Zhao et al. 2020](https://arxiv.org/abs/2006.10738)):
+
+```yaml
+models:
+  dcgan:
+    training:
+      augment: colour,translation,cutout   # or some of them
+      augment_p: 1.0                       # the share of images that each of them changes
+```
+
+All models with a discriminator or critic take these keys: `gan`, `dcgan`, `lsgan`, `cgan`, `wgan`,
+`wgan_gp`, `began`, `cyclegan`. Those of the family `gan` can also find the share by themselves, as
+[Karras et al. 2020](https://arxiv.org/abs/2006.06676) do: with `augment_target: 0.6` it rises while
+the discriminator is surer than that of real images, and falls while it is not.
+
+- What generators make is judged as it is, against plain images: metrics never see a changed one.
+- Where nothing is changed (`none`, or a share of 0), a training is bit for bit the one without.
+- Where an image is moved, grey comes in from outside, so that a discriminator sees that it was
+  moved, and samples stay where images are (measured below).
+- Leave out what your images may not lose: `colour` where colours mean something.
+
+`train.flips: true` mirrors every second training image, of all models: right for photos, wrong for
+whatever has a left and a right; for the data sets of characters `make check` refuses it. A
+likelihood is still that of the plain test images; a model that has seen mirrored ones gives half of
+its probability to these, which costs at most one bit per image.
+
+How many images there are to train on is `data.limit`: so many of the training split, by class.
+
+## How much does it help?
+
+```bash
+python -m benchmarks small_data   # on the data and by the judges of the last run
+```
+
+{found["dataset"]}, {found["n_samples"]:,} samples against as many test images, means over {seeds}
+trainings and their range; `adaptive` has `augment_target: 0.6`:
+
+{results.table(titles, table)}
+
+![FID against training images](../benchmarks/results/small_data.png)
+
+All are trained for as long as params.yaml says, however few images there are. How far samples'
+centres of mass are from the middle, in pixels: {middle}; training images
+{found["from_the_middle"]:.2f}.
+"""
