@@ -35,9 +35,9 @@ def write() -> None:
         PipelineError: if that is not possible.
     """
     files.write_text(PAGE, text())
-    for each in (scale_page, small_data):
-        with suppress(FileNotFoundError):  # what it needs was not measured
-            files.write_text(each.PAGE, each.text())
+    files.write_text(small_data.PAGE, small_data.text())
+    with suppress(FileNotFoundError):  # what it needs was not measured
+        files.write_text(scale_page.PAGE, scale_page.text())
 
 
 def text() -> str:

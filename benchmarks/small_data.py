@@ -172,35 +172,7 @@ def draw(found: dict[str, Any]) -> None:
             axes.yaxis.set_minor_formatter("{x:g}")
 
 
-def text() -> str:
-    """The page docs/small-data.md.
-
-    Raises:
-        FileNotFoundError: if nothing was measured.
-    """
-    found = results.read("small_data")
-    rows = found["rows"]
-    seeds = len({row["seed"] for row in rows})
-    variants = list(dict.fromkeys(row["variant"] for row in rows))
-    titles = ["", "images"]
-    titles += [f"{what}, {each}" for what in ("FID", "coverage") for each in variants]
-    table = []
-    for model in dict.fromkeys(row["model"] for row in rows):
-        for size in sorted({row["images"] for row in rows}):
-            cells = [model, f"{size:,}"]
-            for key, digits in (("fid", 1), ("coverage", 2)):
-                for variant in variants:
-                    values = [
-                        row[key] for row in _of(rows, model=model, images=size, variant=variant)
-                    ]
-                    low, mean, high = (f"{f(values):.{digits}f}" for f in (min, np.mean, max))
-                    cells.append(f"{mean} ({low}..{high})")
-            table.append(cells)
-    middle = ", ".join(
-        f"{variant} {np.mean([row['from_the_middle'] for row in _of(rows, variant=variant)]):.2f}"
-        for variant in variants
-    )
-    return f"""# Few images
+HEAD = """# Few images
 
 ## What helps a model that has few training images?
 
@@ -224,7 +196,7 @@ the discriminator is surer than that of real images, and falls while it is not.
 - What generators make is judged as it is, against plain images: metrics never see a changed one.
 - Where nothing is changed (`none`, or a share of 0), a training is bit for bit the one without.
 - Where an image is moved, grey comes in from outside, so that a discriminator sees that it was
-  moved, and samples stay where images are (measured below).
+  moved, and samples stay where images are.
 - Leave out what your images may not lose: `colour` where colours mean something.
 
 `train.flips: true` mirrors every second training image, of all models: right for photos, wrong for
@@ -233,8 +205,40 @@ likelihood is still that of the plain test images; a model that has seen mirrore
 its probability to these, which costs at most one bit per image.
 
 How many images there are to train on is `data.limit`: so many of the training split, by class.
+"""
 
-## How much does it help?
+
+def text() -> str:
+    """The page docs/small-data.md, with what was measured, if anything was."""
+    try:
+        return HEAD + "\n" + _measured(results.read("small_data"))
+    except FileNotFoundError:
+        return HEAD
+
+
+def _measured(found: dict[str, Any]) -> str:
+    rows = found["rows"]
+    seeds = len({row["seed"] for row in rows})
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    titles = ["", "images"]
+    titles += [f"{what}, {each}" for what in ("FID", "coverage") for each in variants]
+    table = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        for size in sorted({row["images"] for row in rows}):
+            cells = [model, f"{size:,}"]
+            for key, digits in (("fid", 1), ("coverage", 2)):
+                for variant in variants:
+                    values = [
+                        row[key] for row in _of(rows, model=model, images=size, variant=variant)
+                    ]
+                    low, mean, high = (f"{f(values):.{digits}f}" for f in (min, np.mean, max))
+                    cells.append(f"{mean} ({low}..{high})")
+            table.append(cells)
+    middle = ", ".join(
+        f"{variant} {np.mean([row['from_the_middle'] for row in _of(rows, variant=variant)]):.2f}"
+        for variant in variants
+    )
+    return f"""## How much does it help?
 
 ```bash
 python -m benchmarks small_data   # on the data and by the judges of the last run
