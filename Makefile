@@ -79,7 +79,7 @@ recommend: $(STAMP) ## say which model to take, and why
 docs: $(STAMP) ## write the tables of README.md and docs/ from metrics/
 	@python -m pipeline docs
 
-bench: $(STAMP) ## benchmarks, two hours: other libraries, trainers, samplers, sizes, plans (docs/benchmarks.md)
+bench: $(STAMP) ## benchmarks, two hours: other libraries, trainers, samplers, sizes, plans, few images (docs/benchmarks.md)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	python -m benchmarks peers
 	python -m benchmarks trainers
@@ -88,6 +88,7 @@ bench: $(STAMP) ## benchmarks, two hours: other libraries, trainers, samplers, s
 	python -m benchmarks scale
 	python -m benchmarks growth
 	python -m benchmarks planned
+	python -m benchmarks small_data
 
 lint: $(STAMP) ## style, which room imports which, what is unsafe here or in a pinned package
 	ruff check .

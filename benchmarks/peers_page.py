@@ -69,8 +69,8 @@ def part(found: Mapping[str, Any]) -> str:
         "seeds, and their range. Each training has a process of one thread, whose seconds of the "
         "processor are what counts, but for imports, reading and drawing; two of them run side by "
         f"side, of whomever. Everybody draws {found['n_samples']:,} samples, which are judged as "
-        "`python -m pipeline evaluate-images` judges any. FIDs of so few are higher than those of 1,000: as "
-        f"many real training images have {floor}.",
+        "`python -m pipeline evaluate-images` judges any. FIDs of so few are higher than those of "
+        f"1,000: as many real training images have {floor}.",
         WIDTH,
     )
     return f"""## Beside what one would otherwise use
