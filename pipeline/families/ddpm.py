@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.blocks import distributions, nets
+from pipeline.blocks import denoising, distributions, nets
 from pipeline.blocks.diffusion import Diffusion, expand
 from pipeline.blocks.unet import UNet, UNetNetwork, check
-from pipeline.core import precision, ranks
+from pipeline.core import precision
 from pipeline.core.contract import (
     Batch,
     Family,
@@ -42,8 +42,6 @@ from pipeline.core.images import ImageSpec
 from pipeline.core.params import Decay, ModelParams, Section
 from pipeline.core.seeds import BatchNoise, ImageNoise
 
-DENOISED = 10
-"""States in the picture of denoising."""
 INVERSION_STEPS = 100
 
 
@@ -146,8 +144,7 @@ class Ddpm(Family):
     ) -> dict[str, Tensor]:
         """One step on the simple loss (DDPM, equation 14), with times spread evenly."""
         x0 = to_signed(batch.images)
-        # One offset for the whole batch: each time is uniform, and no batch misses a range.
-        places = (torch.rand(1, generator=rng, device=self.device) + self._ramp(len(x0))) % 1
+        places = denoising.spread_places(len(x0), rng)
         t = 1 + (places * self.diffusion.steps).long().clamp(max=self.diffusion.steps - 1)
         noise = BatchNoise(rng).normal(*x0.shape)
         x_t = self.diffusion.noisy(x0, t, noise)
@@ -161,13 +158,8 @@ class Ddpm(Family):
         """The labels with some of them left out, or None if the model is not conditional."""
         if not self.conditional:
             return None
-        lost = BatchNoise(rng).uniform(len(labels))
-        return labels.masked_fill(lost < self.params.training.label_dropout, self.spec.classes)
-
-    def _ramp(self, n: int) -> Tensor:
-        """Even steps from 0 to 1 over the whole batch, of which this process has n images."""
-        whole = n * ranks.size()
-        return ranks.rows(torch.arange(whole, device=self.device) / whole)
+        share = self.params.training.label_dropout
+        return denoising.partly_told(labels, share, self.spec.classes, rng)
 
     def _target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The noise, or v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0 (arXiv:2202.00512)."""
@@ -182,13 +174,7 @@ class Ddpm(Family):
         """The network's idea of x_0 given x_t and labels, clipped to -1..1."""
         alpha_bar = self.diffusion.alpha_bar[t]
         signal, spread = expand(alpha_bar.sqrt()), expand((1 - alpha_bar).sqrt())
-        output = self.net(x_t, t, labels)
-        if guidance > 0 and labels is not None:
-            # Noise, velocity and x_0 are linear in each other at a given x_t, so that mixing the
-            # one mixes the others.
-            output = (1 + guidance) * output - guidance * self.net(
-                x_t, t, torch.full_like(labels, self.spec.classes)
-            )
+        output = denoising.guided(self.net, x_t, t, labels, guidance, self.spec.classes)
         if self.params.network.prediction == "noise":
             return ((x_t - spread * output) / signal).clamp(-1, 1)
         return (signal * x_t - spread * output).clamp(-1, 1)
@@ -295,8 +281,7 @@ class Ddpm(Family):
     def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
         """``denoising``: a row for each seed, from noise to image, at ten evenly spaced steps."""
         states = list(self._denoise(seeds, batch.labels if self.conditional else None))
-        chosen = torch.linspace(0, len(states) - 1, min(DENOISED, len(states))).round().long()
-        return {"denoising": torch.stack([to_uint8(states[i]) for i in chosen], dim=1)}
+        return {"denoising": denoising.picture(states)}
 
     @torch.no_grad()
     def log_likelihood(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Likelihood:
