@@ -41,6 +41,7 @@ TINY: dict[str, dict[str, Any]] = {
         "attention_heads": 2,
     },
     "ddpm": {"channels": 8, "time_features": 8, "steps": 20},
+    "flow_matching": {"channels": 8, "time_features": 8},
 }
 """Networks that train in milliseconds; a family that is not listed has its own defaults."""
 

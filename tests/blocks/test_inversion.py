@@ -6,7 +6,7 @@ from pipeline.blocks import inversion
 from pipeline.core.contract import Inverts, to_signed, to_uint8
 from pipeline.core.seeds import image_seeds
 
-INVERTING = ("models.gan", "models.dcgan", "models.cgan", "wgan", "began", "ddpm")
+INVERTING = ("models.gan", "models.dcgan", "models.cgan", "wgan", "began", "ddpm", "flow_matching")
 
 
 def test_what_a_generator_can_make_is_found():

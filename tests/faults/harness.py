@@ -37,6 +37,7 @@ FAMILIES = {
     "began": "began",
     "cyclegan": "cyclegan",
     "ddpm": "ddpm",
+    "flow_matching": "flow_matching",
     "dcgan": "gan",
     "gpt": "gpt",
     "lstm": "lstm",
