@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.seeds import ImageNoise
+
 
 class Diffusion(nn.Module):
     """The forward process q and its posterior, as float64 tables over t = 0..T."""
@@ -44,6 +46,33 @@ class Diffusion(nn.Module):
         to_x0 = before.sqrt() * self.beta[t] / (1 - now)
         to_xt = (1 - self.beta[t]).sqrt() * (1 - before) / (1 - now)
         return expand(to_x0) * x0 + expand(to_xt) * x_t
+
+    def times_and_weights(
+        self, n: int, noise: ImageNoise, count: int, after: int = 1
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Times in after+1..T, int64 [n] each, and what their terms count, float64 [n].
+
+        For ``count`` = K > 0, K times per image at (k + u) / K quantiles of a density proportional
+        to 1 / t, since the bound's terms are largest where t is small; the weight is one over K
+        times the density, which makes the weighted sum unbiased. For 0, or no fewer than there are
+        times, all of them.
+        """
+        device = self.beta.device
+        every = torch.arange(after + 1, self.steps + 1)
+        if count == 0 or count >= len(every):
+            one = torch.ones(n, dtype=torch.float64, device=device)
+            return [(t.expand(n), one) for t in every.to(device)]
+        density = (1 / every.double()) / (1 / every.double()).sum()
+        # Summed on the CPU: cumsum has no deterministic version on GPUs.
+        cumulative = density.cumsum(0).to(device)
+        every, density = every.to(device), density.to(device)
+        offsets = noise.uniform(count).double()
+        chosen = []
+        for k in range(count):
+            place = (k + offsets[:, k]) / count
+            index = torch.searchsorted(cumulative, place).clamp(max=len(every) - 1)
+            chosen.append((every[index], 1 / (count * density[index])))
+        return chosen
 
     def model_variance(self, t: Tensor, kind: str) -> Tensor:
         """Variance of p(x_{t-1} | x_t), float64 [B]: beta_t, or that of the posterior.

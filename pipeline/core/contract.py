@@ -87,6 +87,7 @@ class Likelihood:
         terms: named summands of ``nats``, each [B].
         iwae: the tighter bound of Burda et al. 2016 (arXiv:1509.00519), [B], where there is one.
         iwae_samples: the number K of draws in it.
+        of: what the bound is of, where the same network allows more than one.
     """
 
     nats: Tensor
@@ -94,6 +95,7 @@ class Likelihood:
     terms: dict[str, Tensor]
     iwae: Tensor | None = None
     iwae_samples: int | None = None
+    of: str | None = None
 
 
 class NoHyperparameters(Section):

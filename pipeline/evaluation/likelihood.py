@@ -31,7 +31,8 @@ def measure(
 
     ``nats_per_image`` and ``bits_per_dim`` are means over the images, the standard errors are over
     the images (and what randomness the family's estimate has). ``likelihood_<term>_nats`` are the
-    means of its summands. ``iwae_bits_per_dim`` is the importance-weighted bound, where there is
+    means of its summands. ``bound_of`` says what the bound is of, where a family could have
+    scored otherwise. ``iwae_bits_per_dim`` is the importance-weighted bound, where there is
     one; it never stands in for the other.
 
     A conditional model scores log p(x|y). Its ``bits_per_dim`` is that of the marginal, log p(x) =
@@ -64,7 +65,7 @@ def measure(
         originals = torch.from_numpy(images[index.numpy()]).to(family.device)
         told = torch.from_numpy(labels[index.numpy()]).to(family.device)
         values, one = _score(family, originals, told, shares, every[index])
-        facts.update(bound=one.bound, iwae_samples=one.iwae_samples)
+        facts.update(bound=one.bound, iwae_samples=one.iwae_samples, of=one.of)
         return values
 
     with Progress(label, len(images)) as progress:
@@ -88,6 +89,8 @@ def measure(
 
     result: dict[str, Any] = reported(scores["nats"])
     result["likelihood_bound"] = facts["bound"]
+    if facts["of"] is not None:
+        result["bound_of"] = facts["of"]
     for name, values in scores.items():
         if name.startswith(TERM):
             term = name.removeprefix(TERM)

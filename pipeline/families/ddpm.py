@@ -9,8 +9,10 @@ With ``network.conditional`` the model is given labels, and ``sampling.guidance`
 Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv:2207.12598.
 
 The training loss is the papers' "simple" one, which is no likelihood. What is reported is the
-variational bound of the same network: the prior term, the sum over all t, and the discretised
-decoder.
+variational bound of the same network: the prior term, the sum over t, and a decoder. That is not
+the papers' discretised Gaussian at t = 1 unless ``scoring.decoder`` says so: the chain is cut where
+noise is still seen, and ends in distributions of levels counted on training images
+(`pipeline.blocks.level_decoder`).
 """
 
 import math
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from pipeline.blocks import denoising, distributions, nets
 from pipeline.blocks.diffusion import Diffusion, expand
+from pipeline.blocks.level_decoder import LevelDecoder, distinct
 from pipeline.blocks.unet import UNet, UNetNetwork, check
 from pipeline.core import precision
 from pipeline.core.contract import (
@@ -43,6 +46,16 @@ from pipeline.core.params import Decay, ModelParams, Section
 from pipeline.core.seeds import BatchNoise, ImageNoise
 
 INVERSION_STEPS = 100
+CUTS = (0.02, 0.05, 0.1, 0.17, 0.25, 0.35)
+"""Where the chain may be cut: standard deviations of the noise beside the image, whose range is
+-1..1."""
+FITTED, TRIED, HELD = 2_600, 400, 200
+"""Training images that the decoder is fitted to; those of them by which the cut is chosen; and
+others, by which it is chosen as well."""
+FITTED_VALUES = 4_000_000
+"""Values of the fitted images are no more, however large they are."""
+HELD_TIMES = 8
+"""Of the bound, for each image on which the cut is chosen."""
 
 
 class DdpmNetwork(UNetNetwork):
@@ -86,8 +99,13 @@ class DdpmSampling(Section):
 
 
 class DdpmScoring(Section):
-    """The bound: times drawn per image (0 for the full sum), and the variance of p(x_{t-1}|x_t)."""
+    """The bound: its end, times per image (0 for the full sum), the variance of p(x_{t-1}|x_t).
 
+    The decoder is ``calibrated``, p(x_0|x_t) counted on training images at some t, or
+    ``gaussian``, p(x_0|x_1) as published.
+    """
+
+    decoder: Literal["calibrated", "gaussian"] = "calibrated"
     times: int = Field(20, ge=0, le=10_000)
     variance: Literal["beta", "posterior"] = "posterior"
 
@@ -108,6 +126,7 @@ class Ddpm(Family):
         self.conditional = params.network.conditional
         self.diffusion = Diffusion(params.network.schedule, params.network.steps)
         self.net = UNet(spec, params.network)
+        self.decoder = LevelDecoder()
 
     @classmethod
     def unsupported(
@@ -284,49 +303,91 @@ class Ddpm(Family):
         return {"denoising": denoising.picture(states)}
 
     @torch.no_grad()
+    def finish(self, batches: Iterator[Batch], rng: torch.Generator) -> None:
+        """Fit the decoder to training images, at the time that suits others of them best.
+
+        That is so whatever is scored later, and by which variance: see `core.contract.Family`.
+        """
+        count = min(FITTED + HELD, max(TRIED + HELD, FITTED_VALUES // self.spec.dimensions))
+        images, labels = distinct(batches, count)
+        if len(images) < 2:
+            return
+        held = min(HELD, len(images) // 2)
+        tried = min(held + TRIED, len(images))
+        names = torch.randint(2**32, (len(images),), generator=rng, device=self.device)
+        chain = self._held_chain(images[:held], labels[:held], names[:held])
+
+        def fitted(t: int, n: int) -> float:
+            guess = self._guesses(images[:n], labels[:n], names[:n], t)
+            return self.decoder.fit(t, guess[held:], images[held:n], guess[:held], images[:held])
+
+        spread = (1 / self.diffusion.alpha_bar - 1).sqrt().cpu()
+        cuts = torch.searchsorted(spread, torch.tensor(CUTS, dtype=spread.dtype))
+        values = {
+            t: fitted(t, tried) - sum(((times > t) * kl).mean().item() for times, kl in chain)
+            for t in sorted(set(cuts.clamp(1, self.diffusion.steps - 1).tolist()))
+        }
+        fitted(max(values, key=values.__getitem__), len(images))
+
+    def _held_chain(
+        self, images: Tensor, labels: Tensor, names: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Times after 1 and KLs in nats times their weights, [B] each; see `finish`."""
+        noise, x0 = ImageNoise(names, self.device), to_signed(images)
+        told, drawn = labels if self.conditional else None, []
+        for t, weight in self.diffusion.times_and_weights(len(x0), noise, HELD_TIMES):
+            normal = noise.normal(*self.spec.shape)
+            drawn.append((t, weight * self._step_kl(x0, t, normal, "posterior", told)))
+        return drawn
+
+    def _guesses(self, images: Tensor, labels: Tensor, names: Tensor, t: int) -> Tensor:
+        """The network's x_0, float [B, C, H, W], at one draw of x_t for each of training images."""
+        found = []
+        for some, named, told in zip(
+            *(each.split(self.params.training.batch) for each in (images, names, labels)),
+            strict=True,
+        ):
+            noise = ImageNoise(named, self.device).normal(*self.spec.shape)
+            found.append(self._guess(some, t, noise, told if self.conditional else None)[1])
+        return torch.cat(found)
+
+    def _guess(
+        self, images: Tensor, t: int, noise: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """x_t of images, uint8 [B, C, H, W], and the network's x_0 given that."""
+        times = torch.full((len(images),), t, device=self.device)
+        x_t = self.diffusion.noisy(to_signed(images), times, noise)
+        return x_t, self.predict_x0(x_t, times, labels)
+
+    @torch.no_grad()
     def log_likelihood(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Likelihood:
         """The variational bound (DDPM, equation 5); see `core.contract.HasLikelihood`.
 
         Of log p(x|y) where the model is given labels, without guidance, which is no distribution.
-        With ``scoring.times`` = K > 0 the sum over t = 2..T is estimated without bias from K
-        times per image; `times_and_weights` says how they are drawn.
+        The chain ends at the decoder's time, and with ``scoring.times`` = K > 0 the sum over those
+        after it is estimated without bias from K times per image.
         """
         noise = ImageNoise(seeds, self.device)
         x0 = to_signed(images)
         prior = self._prior_kl(x0)
-        decoder = self._decoder_log_prob(images, noise, labels)
+        if self.params.scoring.decoder == "gaussian":
+            first, of = 1, "the chain down to t = 1, and a Gaussian decoder"
+            decoder = self._gaussian_log_prob(images, noise, labels)
+        else:
+            first = int(self.decoder.time)
+            of = f"the chain down to t = {first}, and levels counted on training images"
+            decoder = self._level_log_prob(images, first, noise, labels)
         kl = torch.zeros_like(prior)
-        for t, weight in self.times_and_weights(len(images), noise):
-            kl += weight * self._step_kl(x0, t, noise.normal(*self.spec.shape), labels)
+        scoring = self.params.scoring
+        for t, weight in self.diffusion.times_and_weights(len(x0), noise, scoring.times, first):
+            drawn = noise.normal(*self.spec.shape)
+            kl += weight * self._step_kl(x0, t, drawn, scoring.variance, labels)
         return Likelihood(
             nats=decoder - kl - prior,
             bound="vlb",
             terms={"decoder": decoder, "diffusion": -kl, "prior": -prior},
+            of=of,
         )
-
-    def times_and_weights(self, n: int, noise: ImageNoise) -> list[tuple[Tensor, Tensor]]:
-        """Times in 2..T, int64 [n] each, and what their terms count, float64 [n].
-
-        For K = ``scoring.times`` > 0, K times per image at (k + u) / K quantiles of a density
-        proportional to 1 / t, since the terms are largest near t = 2; the weight is one over
-        K times the density, which makes the weighted sum unbiased.
-        """
-        every = torch.arange(2, self.diffusion.steps + 1)
-        count = self.params.scoring.times
-        if count == 0 or count >= len(every):
-            one = torch.ones(n, dtype=torch.float64, device=self.device)
-            return [(t.expand(n), one) for t in every.to(self.device)]
-        density = (1 / every.double()) / (1 / every.double()).sum()
-        # Summed on the CPU: cumsum has no deterministic version on GPUs.
-        cumulative = density.cumsum(0).to(self.device)
-        every, density = every.to(self.device), density.to(self.device)
-        offsets = noise.uniform(count).double()
-        chosen = []
-        for k in range(count):
-            place = (k + offsets[:, k]) / count
-            index = torch.searchsorted(cumulative, place).clamp(max=len(every) - 1)
-            chosen.append((every[index], 1 / (count * density[index])))
-        return chosen
 
     def _prior_kl(self, x0: Tensor) -> Tensor:
         """KL(q(x_T|x_0) || N(0, I)) in nats, float64 [B]."""
@@ -336,26 +397,36 @@ class Ddpm(Family):
         return distributions.gaussian_kl(mean, log_var, 0.0, 0.0).flatten(1).sum(1)
 
     def _step_kl(
-        self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None
+        self, x0: Tensor, t: Tensor, noise: Tensor, kind: str, labels: Tensor | None = None
     ) -> Tensor:
-        """KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t)) in nats, float64 [B], at one draw of x_t."""
+        """KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t)) in nats, float64 [B], at one draw of x_t.
+
+        ``kind`` is that of the latter's variance.
+        """
         x_t = self.diffusion.noisy(x0, t, noise)
         true = self.diffusion.posterior_mean(x0, x_t, t).double()
         model = self.diffusion.posterior_mean(self.predict_x0(x_t, t, labels), x_t, t).double()
         true_var = self.diffusion.posterior_variance[t][:, None, None, None]
-        variance = self.diffusion.model_variance(t, self.params.scoring.variance)
+        variance = self.diffusion.model_variance(t, kind)
         kl = distributions.gaussian_kl(
             true, true_var.log(), model, variance.log()[:, None, None, None]
         )
         return kl.flatten(1).sum(1)
 
-    def _decoder_log_prob(
-        self, images: Tensor, noise: ImageNoise, labels: Tensor | None = None
+    def _level_log_prob(
+        self, images: Tensor, t: int, noise: ImageNoise, labels: Tensor | None
+    ) -> Tensor:
+        """log p(x_0|x_t) by the counts of levels at their time t, in nats, float64 [B]."""
+        _, guess = self._guess(images, t, noise.normal(*self.spec.shape), labels)
+        return self.decoder.log_prob(guess, images)
+
+    def _gaussian_log_prob(
+        self, images: Tensor, noise: ImageNoise, labels: Tensor | None
     ) -> Tensor:
         """log p(x_0|x_1) of the discrete image in nats, float64 [B] (DDPM, equation 13)."""
+        x_1, guess = self._guess(images, 1, noise.normal(*self.spec.shape), labels)
         t = torch.ones(len(images), dtype=torch.long, device=self.device)
-        x_1 = self.diffusion.noisy(to_signed(images), t, noise.normal(*self.spec.shape))
-        mean = self.diffusion.posterior_mean(self.predict_x0(x_1, t, labels), x_1, t)
+        mean = self.diffusion.posterior_mean(guess, x_1, t)
         variance = self.diffusion.model_variance(t, self.params.scoring.variance)
         log_scale = (0.5 * variance.log())[:, None, None, None]
         log_p = distributions.gaussian_interval_log_prob(images, mean, log_scale)

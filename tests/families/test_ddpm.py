@@ -193,7 +193,7 @@ def test_prior_term_is_in_closed_form(schedule, steps):
 @pytest.mark.parametrize("variance", ["beta", "posterior"])
 @pytest.mark.parametrize("guess", [-1.0, -0.2, 0.97])
 def test_decoder_probabilities_of_256_levels_sum_to_one(variance, guess):
-    model = model_with(scoring={"variance": variance})
+    model = model_with(scoring={"decoder": "gaussian", "variance": variance})
     model.predict_x0 = lambda x_t, t, *_: torch.full_like(x_t, guess)
     images = torch.arange(256, dtype=torch.uint8)[:, None, None, None].expand(-1, *SMALL.shape)
     per_pixel = score(model, images).terms["decoder"] / SMALL.dimensions
@@ -210,37 +210,44 @@ class Grid:
         return ((torch.arange(self.n) + 0.5) / self.n)[:, None].expand(-1, count)
 
 
+@pytest.mark.parametrize("after", [1, 17])
 @pytest.mark.parametrize("count", [1, 3, 20])
-def test_expected_weight_of_each_time_is_one(count):
-    model, n = model_with(scoring={"times": count}), 100_000
+def test_expected_weight_of_each_time_is_one(count, after):
+    model, n = model_with(), 100_000
     total = torch.zeros(51, dtype=torch.float64)
-    chosen = model.times_and_weights(n, Grid(n))
+    chosen = model.diffusion.times_and_weights(n, Grid(n), count, after)
     assert len(chosen) == count
     for t, weight in chosen:
         total.index_add_(0, t, weight / n)
-    assert (total[:2] == 0).all()
-    np.testing.assert_allclose(total[2:], 1, atol=2e-3)
+    assert (total[: after + 1] == 0).all()
+    np.testing.assert_allclose(total[after + 1 :], 1, atol=2e-3)
 
 
 @pytest.mark.parametrize("count", [0, 49, 500])
 def test_enough_times_are_the_full_sum(count):
-    chosen = model_with(scoring={"times": count}).times_and_weights(2, Grid(2))
+    chosen = diffusion().times_and_weights(2, Grid(2), count)
     assert [t.tolist() for t, _ in chosen] == [[t, t] for t in range(2, 51)]
     assert all((weight == 1).all() for _, weight in chosen)
 
 
-def agrees(steps, count, n):
+def agrees(steps, count, n, cut=1):
     """Whether few times and all of them give the same mean, within four standard errors."""
     image = some_images(1).expand(n, -1, -1, -1)
-    few = score(lively(steps=steps, scoring={"times": count}), image, "few").nats
-    full = score(lively(steps=steps, scoring={"times": 0}), image[: n // 4], "full").nats
+
+    def nats(times, images, name):
+        model = lively(steps=steps, scoring={"times": times})
+        model.decoder.time.fill_(cut)
+        return score(model, images, name).nats
+
+    few, full = nats(count, image, "few"), nats(0, image[: n // 4], "full")
     stderr = math.sqrt(few.var() / len(few) + full.var() / len(full))
     assert stderr < 0.1 * abs(full.mean())
     return abs(few.mean() - full.mean()) < 4 * stderr
 
 
-def test_an_estimate_from_few_times_agrees_with_the_full_sum():
-    assert agrees(steps=50, count=5, n=400)
+@pytest.mark.parametrize("cut", [1, 13])
+def test_an_estimate_from_few_times_agrees_with_the_full_sum(cut):
+    assert agrees(steps=50, count=5, n=400, cut=cut)
 
 
 @pytest.mark.slow
@@ -253,6 +260,132 @@ def test_bound_calls_the_network_once_for_each_time_and_for_the_decoder():
     model.net.register_forward_hook(lambda *_: calls.append(1))
     score(model, some_images(2))
     assert len(calls) == 8
+
+
+def blobs(n, seed=0):
+    """Images of which a network may learn something: a grey square on black somewhere."""
+    rng = torch.Generator().manual_seed(seed)
+    images = torch.zeros(n, *SMALL.shape, dtype=torch.uint8)
+    places = torch.randint(5, (n, 2), generator=rng).tolist()
+    levels = torch.randint(100, 256, (n,), generator=rng).tolist()
+    for image, (row, column), level in zip(images, places, levels, strict=True):
+        image[:, row : row + 4, column : column + 4] = level
+    return images
+
+
+def batches(images, size=8):
+    """An endless training's batches."""
+    while True:
+        for some in images.split(size):
+            yield Batch(some, some_labels(len(some)))
+
+
+def finished(images=None, **blocks):
+    model = model_with(**blocks)
+    images = blobs(160) if images is None else images
+    model.finish(batches(images), torch.Generator().manual_seed(0))
+    return model
+
+
+def test_the_bound_is_of_the_chain_after_the_cut_and_of_the_counts():
+    """By hand: the sum over t0 + 1..T, and log p of the levels at the network's guess."""
+    model = finished(scoring={"times": 0})
+    cut = int(model.decoder.time)
+    assert 1 < cut < 50
+    images, every = blobs(3, seed=1), seeds.image_seeds(3, 0, "score")
+    found = model.log_likelihood(images, None, every)
+    assert f"down to t = {cut}," in found.of
+    noise, x0 = seeds.ImageNoise(every), to_signed(images)
+    t = torch.full((3,), cut)
+    with torch.no_grad():
+        x_t = model.diffusion.noisy(x0, t, noise.normal(*SMALL.shape))
+        expected = model.decoder.log_prob(model.predict_x0(x_t, t), images)
+        torch.testing.assert_close(found.terms["decoder"], expected)
+        kl = 0
+        for later in range(cut + 1, 51):
+            drawn = noise.normal(*SMALL.shape)
+            kl += model._step_kl(x0, torch.full((3,), later), drawn, "posterior")
+    torch.testing.assert_close(found.terms["diffusion"], -kl)
+
+
+def test_a_fitted_decoder_is_better_than_the_published_one_and_costs_no_bits_of_the_network():
+    images = blobs(160)
+    before = {key: value.clone() for key, value in model_with().state_dict().items()}
+    model = finished(images)
+    for key, value in model.state_dict().items():
+        assert key.startswith("decoder.") or torch.equal(value, before[key]), key
+    fresh = blobs(40, seed=1)
+    published = model_with(scoring={"decoder": "gaussian"})
+    assert score(model, fresh).nats.mean() > score(published, fresh).nats.mean() + 50
+    every = seeds.image_seeds(4, 0, "sample")
+    assert torch.equal(model.sample(every, None), published.sample(every, None))
+
+
+def test_the_published_decoder_is_that_of_a_model_that_was_never_finished():
+    gaussian = {"decoder": "gaussian"}
+    one, other = finished(scoring=gaussian), model_with(scoring=gaussian)
+    assert torch.equal(score(one, blobs(5)).nats, score(other, blobs(5)).nats)
+    assert "t = 1, and a Gaussian" in score(one, blobs(5)).of
+
+
+def test_scoring_fits_nothing():
+    """Each image is scored by what training left, whatever else is scored."""
+    model = finished()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    images, every = blobs(40, seed=1), seeds.image_seeds(40, 0, "score")
+    together = model.log_likelihood(images, None, every).nats
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    alone = model.log_likelihood(images[:1], None, every[:1]).nats
+    torch.testing.assert_close(together[:1], alone, rtol=1e-5, atol=1e-3)
+
+
+def test_an_unfitted_decoder_knows_nothing():
+    found = score(model_with(), some_images(3)).terms["decoder"]
+    np.testing.assert_allclose(found, -SMALL.dimensions * math.log(256), rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 1000])
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_any_chain_is_cut_with_any_number_of_images(steps, n):
+    model = finished(blobs(n), steps=steps, scoring={"times": 2})
+    assert 1 <= int(model.decoder.time) < steps
+    assert torch.isfinite(score(model, blobs(2, seed=1)).nats).all()
+
+
+def test_a_conditional_decoder_is_fitted_to_guesses_that_are_told_the_label():
+    model = tiny_model("ddpm", network=CONDITIONAL)
+    model.net = Telling()
+    model.finish(batches(blobs(20)), torch.Generator().manual_seed(0))
+    assert model.net.told and all(told.max() < SMALL.classes for told in model.net.told)
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.1])
+def test_the_bound_never_beats_what_the_images_cost_at_least(spread):
+    """Pixels are independent, of a distribution that is known, and so is the best network.
+
+    Then the bound is at its best, and no estimate of it is below the entropy but by chance.
+    """
+    levels = torch.arange(256, dtype=torch.float64)
+    weights = torch.exp(-0.5 * (levels / 127.5 - 1) ** 2 / spread**2)
+    entropy = torch.distributions.Categorical(weights).entropy().item() * SMALL.dimensions
+
+    def drawn(n, seed):
+        rng = torch.Generator().manual_seed(seed)
+        found = torch.multinomial(weights, n * SMALL.dimensions, replacement=True, generator=rng)
+        return found.view(n, *SMALL.shape).to(torch.uint8)
+
+    model = model_with(steps=200, scoring={"times": 0})
+
+    def guess(x_t, t, *_):
+        alpha_bar = model.diffusion.alpha_bar[t].float()[:, None, None, None]
+        return alpha_bar.sqrt() * spread**2 * x_t / (alpha_bar * spread**2 + 1 - alpha_bar)
+
+    model.predict_x0 = guess
+    model.finish(batches(drawn(1500, 0), size=100), torch.Generator().manual_seed(0))
+    assert int(model.decoder.time) > 1
+    nats = -score(model, drawn(600, 1)).nats
+    stderr = nats.std().item() / math.sqrt(len(nats))
+    assert entropy - 4 * stderr < nats.mean().item() < 1.15 * entropy
 
 
 class Scripted:
