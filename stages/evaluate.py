@@ -59,6 +59,7 @@ def main(model: str) -> None:
             **quality.NOTHING,
             **reconstruction.measure(family, split.images, split.labels, section.batch),
             **reconstruction.own_errors(family, split.images, split.labels, section.batch),
+            **reconstruction.code_usage(family, split.images, split.labels, section.batch),
             **likely,
         }
         if isinstance(family, Translates):

@@ -42,10 +42,23 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "ddpm": {"channels": 8, "time_features": 8, "steps": 20},
     "flow_matching": {"channels": 8, "time_features": 8},
+    "vqvae": {
+        "codes": 12,
+        "code_width": 3,
+        "channels": 4,
+        "residual": 1,
+        "mixtures": 2,
+        "width": 8,
+        "blocks": 2,
+        "attention_heads": 2,
+    },
 }
 """Networks that train in milliseconds; a family that is not listed has its own defaults."""
 
-TINY_TRAINING: dict[str, dict[str, Any]] = {"began": {"alone": 8}}
+TINY_TRAINING: dict[str, dict[str, Any]] = {
+    "began": {"alone": 8},
+    "vqvae": {"autoencoder": 8},
+}
 """What a training of a few steps needs."""
 
 

@@ -21,9 +21,10 @@ from pipeline.training.trainer import Trainer
 SPEC = ImageSpec(channels=1, height=16, width=16, classes=10)
 """Large enough for discriminators to have BatchNorm."""
 STEPS = 5
-KINDS = ("ae", "cvae", "gpt", "ddpm", "gan", "dcgan", "wgan_gp", "began", "cyclegan")
+KINDS = ("ae", "cvae", "gpt", "ddpm", "gan", "dcgan", "wgan_gp", "began", "cyclegan", "vqvae")
 """A model of each kind: a fit after training, labels, no noise, a range of times, dropout,
-BatchNorm in both players, a penalty on gradients, a buffer steered by errors, pools of images."""
+BatchNorm in both players, a penalty on gradients, a buffer steered by errors, pools of images, a
+codebook that starts anew at points of the batch."""
 CHANGES: dict[str, Any] = {"augment": "colour,translation,cutout"}
 AUGMENTED: dict[str, Any] = {
     "dcgan": {**CHANGES, "augment_target": 0.6, "augment_images": 100},
@@ -67,7 +68,7 @@ def resumed(device: torch.device) -> dict[str, dict[str, dict]]:
     ``damaged`` found one that nobody can read; ``alone`` is what one process reads in the other.
     """
     found = {}
-    for name in ("vae", "dcgan", "began", "cyclegan"):
+    for name in ("vae", "dcgan", "began", "cyclegan", "vqvae"):
         path = Path(f"{os.environ[startup.LAUNCHED]}-{name}.ckpt")
         made = {"whole": _made(name)}
         made["whole"].run()
@@ -144,6 +145,7 @@ def _used(model: nn.Module) -> dict:
     found: dict = {"samples": torch.from_numpy(drawn)}
     scored, nats = likelihood.measure(model, images, labels, shares, seed=0, batch=BATCH)
     found |= {"scored": scored, "own": reconstruction.own_errors(model, images, labels, BATCH)}
+    found["usage"] = reconstruction.code_usage(model, images, labels, BATCH)
     found["nats"] = None if nats is None else torch.from_numpy(nats)
     found["decoded"] = reconstruction.measure(model, images, labels, BATCH)
     return found

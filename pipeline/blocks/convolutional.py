@@ -1,7 +1,8 @@
 """Encoders and decoders of images, for the families that have one.
 
-They grow with the images: down to maps of 4x4 to 7x7 positions (`blocks.nets.halvings`), which is
-all that dense layers see.
+`Encoder` and `Decoder` have a vector for an image. They grow with the images: down to maps of 4x4
+to 7x7 positions (`blocks.nets.halvings`), which is all that dense layers see. `MapEncoder` and
+`MapDecoder` have a map of vectors, as much smaller than the image as they are told.
 """
 
 import math
@@ -73,6 +74,82 @@ class Decoder(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.layers(codes)[:, :, : self.spec.height, : self.spec.width]
+
+
+class Residual(nn.Module):
+    """SiLU, 3x3 convolution, SiLU, 1x1 convolution, added to what it was given.
+
+    As in van den Oord et al. 2017, arXiv:1711.00937, section 4.1, which has ReLU.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, width, H, W] to the same."""
+        return x + self.layers(x)
+
+
+class MapEncoder(nn.Module):
+    """Images in -1..1, [B, inputs, H, W], to maps [B, outputs, h, w]."""
+
+    def __init__(
+        self, *, inputs: int, channels: int, halvings: int, residual: int, outputs: int
+    ) -> None:
+        """So many strided convolutions as ``halvings``, then as many `Residual` as said.
+
+        Args:
+            inputs: channels of the images.
+            channels: of the first convolution; doubled at each that follows (`doubled`).
+            halvings: of height and width, each rounded up (`blocks.nets.halved`).
+            residual: layers at the smallest size.
+            outputs: values per position.
+        """
+        super().__init__()
+        widths = doubled(channels, halvings)
+        layers: list[nn.Module] = []
+        for wide_in, wide_out in pairwise([inputs, *widths]):
+            layers += [nn.Conv2d(wide_in, wide_out, 3, stride=2, padding=1), nn.SiLU()]
+        layers = layers[:-1] + [Residual(widths[-1]) for _ in range(residual)]
+        self.layers = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(widths[-1], outputs, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+class MapDecoder(nn.Module):
+    """Maps [B, inputs, h, w] to values [B, outputs, H, W]: the mirror image of `MapEncoder`."""
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        *,
+        inputs: int,
+        channels: int,
+        halvings: int,
+        residual: int,
+        outputs: int,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        widths = doubled(channels, halvings)
+        layers: list[nn.Module] = [nn.Conv2d(inputs, widths[-1], 3, padding=1)]
+        layers += [Residual(widths[-1]) for _ in range(residual)]
+        for wide_in, wide_out in pairwise(reversed(widths)):
+            layers += [nn.SiLU(), nn.ConvTranspose2d(wide_in, wide_out, 4, stride=2, padding=1)]
+        self.layers = nn.Sequential(
+            *layers,
+            nn.SiLU(),
+            # Four pixels per position, as in `Decoder`.
+            nn.Conv2d(channels, 4 * outputs, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.layers(maps)[:, :, : self.spec.height, : self.spec.width]
 
 
 def init_deep(layers: nn.Sequential, halvings: int) -> None:

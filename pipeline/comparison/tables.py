@@ -71,7 +71,7 @@ def _letters(rows: Sequence[Row], key: str) -> dict[str, str]:
 
 
 def peculiar(row: Row, reference: Row) -> Row:
-    """What no other column shows: facts about a model (text), and errors of its own (numbers).
+    """What no other column shows: facts about a model (text), and measures of its own (numbers).
 
     The summands of its likelihood, which have no meaning outside its family, are not among them.
     """
@@ -343,12 +343,12 @@ def _own_errors(rows: Sequence[Row], reference: Row) -> list[str]:
     return [
         "## What else was measured?",
         "",
-        "| model | error of its own | mean |",
+        "| model | measure of its own | value |",
         "|---|---|---:|",
         *found,
         "",
-        "Means over the images of the evaluated split. No two families have these in common, so "
-        "they rank nothing.",
+        "Of the images of the evaluated split; what each is stands in docs/metrics.md. No two "
+        "families have these in common, so they rank nothing.",
         "",
     ]
 

@@ -260,6 +260,18 @@ class Inverts(Protocol):
 
 
 @runtime_checkable
+class Quantises(Protocol):
+    """A family that encodes images as codes, each one of so many."""
+
+    code_count: int
+    """How many there are to choose from."""
+
+    def codes(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """int64 [B, ...], from 0 to below ``code_count``, of uint8 [B, C, H, W]."""
+        ...
+
+
+@runtime_checkable
 class HasLikelihood(Protocol):
     """A family with a likelihood, or a lower bound of one."""
 

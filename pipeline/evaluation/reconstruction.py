@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core import batches, seeds
-from pipeline.core.contract import Family, Inverts, MeasuresItself, Reconstructs
+from pipeline.core.contract import Family, Inverts, MeasuresItself, Quantises, Reconstructs
 from pipeline.evaluation.metrics import distortion
 
 
@@ -64,6 +64,30 @@ def own_errors(
 
     found = _of_each(family, images, labels, batch, errors)
     return {name: float(torch.from_numpy(values).double().mean()) for name, values in found.items()}
+
+
+def code_usage(
+    family: Family, images: np.ndarray, labels: np.ndarray, batch: int
+) -> dict[str, float]:
+    """How a family that quantises uses its codes for images [N, C, H, W]; otherwise nothing.
+
+    ``codebook_perplexity`` is exp(-sum_k p_k ln p_k), where p_k is the share of code k among all
+    codes of all images together: so many codes, equally frequent, would be as varied.
+    ``codebook_used`` is the share of codes that occur at all.
+    """
+    if not isinstance(family, Quantises):
+        return {}
+
+    def encoded(originals: Tensor, told: Tensor | None, index: Tensor) -> dict[str, Tensor]:
+        return {"codes": family.codes(originals, told)}
+
+    codes = _of_each(family, images, labels, batch, encoded)["codes"]
+    counts = np.bincount(codes.ravel(), minlength=family.code_count)
+    shares = counts[counts > 0] / codes.size
+    return {
+        "codebook_perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
+        "codebook_used": len(shares) / family.code_count,
+    }
 
 
 def _of_each(

@@ -35,6 +35,8 @@ SAID = {
     "interpolations": "from one code to another along each row",
     "traversals": "a row for each dimension of the code, from one end to the other",
     "completions": "test images, their upper halves, and how these may go on",
+    "codes": "test images, the codes of each (the brighter, the farther from the commonest one), "
+    "and what these decode to",
     "denoising": "from noise to image along each row",
     "classes": "one noise vector per row, one class per column (many classes go on in the next "
     "rows; 100 at most)",

@@ -7,7 +7,14 @@ from builders import COLOUR, SMALL
 from torch import nn
 
 from pipeline.blocks import convolutional
-from pipeline.blocks.convolutional import SILU_GAIN, Decoder, Encoder
+from pipeline.blocks.convolutional import (
+    SILU_GAIN,
+    Decoder,
+    Encoder,
+    MapDecoder,
+    MapEncoder,
+    Residual,
+)
 from pipeline.core.contract import count_parameters
 from pipeline.core.images import ImageSpec
 
@@ -195,3 +202,48 @@ def test_the_gain_is_that_of_silu():
     density = (-x.square() / 2).exp() / math.sqrt(2 * math.pi)
     mean_square = (nn.functional.silu(x).square() * density).sum() * (x[1] - x[0])
     assert mean_square.item() ** -0.5 == pytest.approx(SILU_GAIN, rel=5e-3)
+
+
+def map_networks(spec, halvings=2, residual=1):
+    torch.manual_seed(0)
+    size = {"channels": 4, "halvings": halvings, "residual": residual}
+    return (
+        MapEncoder(inputs=spec.channels, outputs=5, **size),
+        MapDecoder(spec, inputs=5, outputs=3, **size),
+    )
+
+
+@EVERY
+@pytest.mark.parametrize("halvings", [1, 2, 3])
+@torch.no_grad()
+def test_maps_are_as_much_smaller_as_said_and_back(spec, halvings):
+    encode, decode = map_networks(spec, halvings)
+    rows, columns = (math.ceil(side / 2**halvings) for side in (spec.height, spec.width))
+    maps = encode(torch.randn(2, *spec.shape))
+    assert maps.shape == (2, 5, rows, columns)
+    assert decode(maps).shape == (2, 3, spec.height, spec.width)
+
+
+@pytest.mark.parametrize("residual", [0, 2])
+def test_every_pixel_and_every_position_of_a_map_counts(residual):
+    encode, decode = map_networks(COLOUR, residual=residual)
+    image = torch.randn(1, *COLOUR.shape, requires_grad=True)
+    maps = encode(image)
+    maps.square().sum().backward()
+    assert (image.grad != 0).all()
+    given = maps.detach().requires_grad_()
+    decode(given).square().sum().backward()
+    assert (given.grad != 0).all()
+
+
+def test_between_layers_of_maps_stands_something_that_is_not_linear():
+    learned = nn.Conv2d | nn.ConvTranspose2d
+    for network in map_networks(COLOUR, residual=2):
+        kinds = [type(each) for each in network.modules() if not list(each.children())]
+        places = [i for i, kind in enumerate(kinds) if issubclass(kind, learned)]
+        assert all(nn.SiLU in kinds[one:other] for one, other in pairwise(places))
+
+
+def test_a_residual_layer_adds_to_what_it_was_given():
+    layer, x = Residual(4), torch.randn(2, 4, 5, 6)
+    torch.testing.assert_close(layer(x) - x, layer.layers(x))

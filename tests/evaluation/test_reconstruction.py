@@ -45,6 +45,7 @@ def test_what_a_family_cannot_do_is_none_or_missing():
     assert set(found.values()) == {None}
     assert reconstruction.invert(Mute(), IMAGES, LABELS, seed=0, batch=4) == {}
     assert reconstruction.own_errors(Mute(), IMAGES, LABELS, 4) == {}
+    assert reconstruction.code_usage(Mute(), IMAGES, LABELS, 4) == {}
 
 
 @pytest.mark.parametrize("batch", [3, 10, 64])
@@ -73,6 +74,38 @@ def test_own_errors_are_means_over_the_images(batch):
     found = reconstruction.own_errors(model, IMAGES, LABELS, batch)
     assert found == {"first": pytest.approx(IMAGES[:, 0, 0, 0].mean())}
     assert set(model.calls) == {None}
+
+
+class Quantising(Mute):
+    """Codes that the images hold themselves."""
+
+    code_count = 5
+
+    def codes(self, images, labels):
+        self.calls.append(labels)
+        return images[:, 0, :2, :2].long() % 4
+
+
+@pytest.mark.parametrize("batch", [3, 10, 64])
+def test_usage_is_of_the_codes_of_all_images_together(batch):
+    model = Quantising()
+    found = reconstruction.code_usage(model, IMAGES, LABELS, batch)
+    shares = np.bincount((IMAGES[:, 0, :2, :2] % 4).ravel()) / 40
+    assert found == {
+        "codebook_perplexity": pytest.approx(np.exp(-(shares * np.log(shares)).sum())),
+        "codebook_used": 0.8,
+    }
+    assert set(model.calls) == {None}
+
+
+@pytest.mark.parametrize("used", [1, 2, 16])
+def test_the_perplexity_of_codes_that_are_used_alike_is_their_number(used):
+    model = Quantising()
+    model.code_count = 64
+    model.codes = lambda images, labels: torch.arange(16).expand(len(images), -1) % used
+    found = reconstruction.code_usage(model, IMAGES, LABELS, 4)
+    assert found["codebook_perplexity"] == pytest.approx(used)
+    assert found["codebook_used"] == used / 64
 
 
 def test_labels_go_to_conditional_models_alone():
