@@ -42,8 +42,12 @@ def log_interval(above: Tensor, below: Tensor, width: Tensor) -> Tensor:
 
 
 def split_mixture(params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mixture logits, means and log-scales, each [B, K, ...], from [B, 3K, ...]."""
-    logits, means, log_scales = params.float().chunk(3, dim=1)
+    """Mixture logits, means and log-scales, each [B, K, ...], from [B, 3K, ...].
+
+    In float32 whatever the precision of a network, or in float64 if the values are.
+    """
+    exact = params if params.dtype == torch.float64 else params.float()
+    logits, means, log_scales = exact.chunk(3, dim=1)
     return logits, means, log_scales.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
 
 
@@ -57,10 +61,22 @@ def logistic_mixture_log_prob(images: Tensor, params: Tensor) -> Tensor:
     Returns:
         float32 [B, ...], one value per pixel and channel.
     """
-    logits, means, log_scales = split_mixture(params)
     centre = to_signed(images)
-    upper = (centre + HALF_STEP + TAIL * (images == 255))[:, None]
-    lower = (centre - HALF_STEP - TAIL * (images == 0))[:, None]
+    upper = centre + HALF_STEP + TAIL * (images == 255)
+    lower = centre - HALF_STEP - TAIL * (images == 0)
+    return mixture_log_interval(params, lower, upper)
+
+
+def mixture_log_interval(params: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """log-probability, in nats [B, ...], that a mixture of K logistics lies in an interval.
+
+    Args:
+        params: float [B, 3K, ...]; see `split_mixture`.
+        lower: where the intervals begin, float [B, ...]; `TAIL` further out where they are open.
+        upper: where they end, likewise.
+    """
+    logits, means, log_scales = split_mixture(params)
+    upper, lower = upper[:, None], lower[:, None]
     inverse = torch.exp(-log_scales)
     component = log_interval(
         inverse * (upper - means), inverse * (means - lower), inverse * (upper - lower)
@@ -148,7 +164,7 @@ class PixelMixture:
         if self.slopes is None:
             return logistic_mixture_log_prob(images, self.params)
         given, every = to_signed(images), range(images.shape[1])
-        moved = torch.cat([self._moved(c, given[:, :c]) for c in every], dim=2)
+        moved = torch.cat([self.given(c, given[:, :c]) for c in every], dim=2)
         return logistic_mixture_log_prob(images, moved)
 
     def mean(self) -> Tensor:
@@ -161,7 +177,7 @@ class PixelMixture:
             return logistic_mixture_mean(self.params)
         means = self.slopes[:, 0, :0]
         for c in range(self.params.shape[2]):
-            means = torch.cat([means, logistic_mixture_mean(self._moved(c, means))], dim=1)
+            means = torch.cat([means, logistic_mixture_mean(self.given(c, means))], dim=1)
         return means
 
     def sample(self, choice: Tensor, position: Tensor) -> Tensor:
@@ -171,13 +187,15 @@ class PixelMixture:
         drawn = torch.empty_like(choice[:, :0], dtype=torch.uint8)
         for c in range(self.params.shape[2]):
             here = slice(c, c + 1)
-            moved = self._moved(c, to_signed(drawn))
+            moved = self.given(c, to_signed(drawn))
             found = logistic_mixture_sample(moved, choice[:, here], position[:, here])
             drawn = torch.cat([drawn, found], dim=1)
         return drawn
 
-    def _moved(self, channel: int, before: Tensor) -> Tensor:
+    def given(self, channel: int, before: Tensor) -> Tensor:
         """`params` of a channel, [B, 3K, 1, H, W], given those before, -1..1 [B, channel, H, W]."""
+        if self.slopes is None:
+            return self.params[:, :, channel : channel + 1]
         logits, means, log_scales = self.params[:, :, channel : channel + 1].float().chunk(3, dim=1)
         first = channel * (channel - 1) // 2
         slopes = self.slopes[:, :, first : first + channel]
