@@ -52,7 +52,7 @@ TINY: dict[str, dict[str, Any]] = {
         "blocks": 2,
         "attention_heads": 2,
     },
-    "flow": {"channels": 4, "wide": 8, "layers": 1, "mixtures": 2},
+    "flow": {"channels": 4, "small_channels": 8, "layers": 1, "mixtures": 2},
 }
 """Networks that train in milliseconds; a family that is not listed has its own defaults."""
 

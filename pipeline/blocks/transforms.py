@@ -14,17 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.blocks.distributions import (
-    TAIL,
-    PixelMixture,
-    mixture_log_interval,
-    split_mixture,
-)
+from pipeline.blocks.distributions import TAIL, PixelMixture, mixture_log_interval, split_mixture
 
 FLOOR = 1e-3
-"""Share of probability that is even over all levels: no transform is so steep that float32 could
-not undo it, and a level costs at most 10 bits more than if all were even. Where the rest is right,
-the share costs .0014 bits."""
+"""Share of probability that is even over all levels. No level costs more than 10 bits above the
+even ones, and no transform is so flat that its inverse would lose digits; it costs .0014 bits where
+all else is right."""
 
 
 @dataclass(frozen=True)

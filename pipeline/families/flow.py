@@ -10,8 +10,8 @@ additive coupling, b <- a + b with a rounded down, leaves a map of half the size
 at a lower resolution. A coupling by the distribution function of a mixture, whose parameters
 networks read from that map, takes a to noise, which is factored out; the map goes on, down to a
 single value. Everything is exact: the inverse, and log p(x) = sum log P(a | the map), since the
-transforms are straight within a level (`blocks.transforms`). An affine coupling would spend a
-quarter of a bit on each black pixel, that is on most of them, to fit a bell to an even density.
+transforms are straight within a level (`blocks.transforms`). An affine coupling would fit bells to
+densities that are even within a level: a quarter of a bit for each black pixel, that is for most.
 
 It defines no `reconstruct`: its inverse gives any image back, digits or not, so that an error of 0
 would tell nothing of the model.
@@ -30,14 +30,7 @@ from pipeline.blocks import nets
 from pipeline.blocks.autoregressive import places
 from pipeline.blocks.distributions import PixelMixture
 from pipeline.blocks.transforms import Coupling, Pairs
-from pipeline.core.contract import (
-    Batch,
-    Family,
-    Group,
-    Likelihood,
-    TrainingParams,
-    Update,
-)
+from pipeline.core.contract import Batch, Family, Group, Likelihood, TrainingParams, Update
 from pipeline.core.images import ImageSpec
 from pipeline.core.params import Decay, ModelParams, Section
 from pipeline.core.seeds import ImageNoise
@@ -57,16 +50,15 @@ COOLEST = 0.1
 class FlowNetwork(Section):
     """Size of the networks behind the couplings.
 
-    ``wide`` is that of the networks of maps with ``large`` values at most, where it costs little,
-    and which divide the values of a map in ``parts``, as on a chessboard: the second is
-    given the first.
+    Maps of ``small`` positions at most, where it costs little, have networks of ``small_channels``,
+    and ``parts``: of two, like the fields of a chessboard, the second is given the first.
     """
 
     channels: int = Field(40, ge=4, le=4096)
-    wide: int = Field(64, ge=4, le=4096)
+    small_channels: int = Field(64, ge=4, le=4096)
     layers: int = Field(4, ge=1, le=64)
     mixtures: int = Field(4, ge=1, le=256)
-    large: int = Field(100, ge=0, le=10**7)
+    small: int = Field(100, ge=0, le=10**7)
     parts: int = Field(2, ge=1, le=2)
     conditional: bool = False
 
@@ -128,7 +120,7 @@ class Conditioner(nn.Module):
 
 
 def spread(values: Tensor, channels: int, mixtures: int) -> None:
-    """Fill in `PixelMixture`'s values [..., v]: components from beyond one end to the other's."""
+    """Fill in `PixelMixture`'s values [..., v]: components from beyond one end to the other."""
     found = values[..., : 3 * mixtures * channels].unflatten(-1, (3, mixtures, channels))
     found[..., 0, :, :] = 0.0
     found[..., 1, :, :] = torch.linspace(-1.5, 1.5, mixtures)[:, None]
@@ -152,7 +144,7 @@ class Split(Coupling):
         self.largest = (of_a + of_b)[0, 0].numpy()
         self.steps = int(torch.minimum(of_a, of_b).max()).bit_length()
         height, width = self.largest.shape
-        small = self.largest.size <= network.large
+        small = self.largest.size <= network.small
         parts = network.parts if small and self.largest.size > 1 else 1
         board = np.add.outer(np.arange(height), np.arange(width)) % parts
         mine = torch.from_numpy(np.stack([board == part for part in range(parts)]))
@@ -166,7 +158,7 @@ class Split(Coupling):
                 spec,
                 network,
                 inputs=inputs + (spec.channels + 1 if part else 0),
-                width=network.wide if small else network.channels,
+                width=network.small_channels if small else network.channels,
                 side=max(height, width),
             )
             for part in range(parts)
@@ -321,14 +313,14 @@ class Flow(Family):
             within = split.pairs.join(within, place)
             yield levels, within
 
-    def _noise(self, noise: ImageNoise) -> Tensor:
-        """Draws from the base density, standard logistic, float64 [n, C, H, W]."""
-        return torch.logit(noise.uniform(*self.spec.shape).double().clamp(SMALLEST, 1 - SMALLEST))
+    def _uniform(self, noise: ImageNoise) -> Tensor:
+        """Uniform on the open interval from 0 to 1, float64 [n, C, H, W]."""
+        return noise.uniform(*self.spec.shape).double().clamp(SMALLEST, 1 - SMALLEST)
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
-        """The flow backwards, from noise; see `core.contract.Samples`."""
-        z = self._noise(ImageNoise(seeds, self.device))
+        """The flow backwards, from logistic noise; see `core.contract.Samples`."""
+        z = torch.logit(self._uniform(ImageNoise(seeds, self.device)))
         return self.decode(self.params.sampling.temperature * z, labels)[0]
 
     @torch.no_grad()
@@ -350,14 +342,14 @@ class Flow(Family):
         """
         labels = batch.labels if self.conditional else None
         noise = ImageNoise(seeds, self.device)
-        z, within = self._noise(noise), noise.uniform(*self.spec.shape)
+        z, within = torch.logit(self._uniform(noise)), self._uniform(noise)
         heats = torch.linspace(COOLEST, 1, PICTURED, dtype=torch.float64, device=self.device)
         sums = zip(self._maps(z, labels), reversed(self.largest), strict=True)
         maps = [self._pixels(levels, largest) for (levels, _), largest in sums]
         chosen = torch.linspace(0, len(maps) - 1, min(PICTURED, len(maps))).round().long().tolist()
-        # On a great circle only normal noise stays likely.
-        codes = torch.special.ndtri(torch.sigmoid(self.encode(batch.images, within, labels)[0]))
-        codes = codes.flatten(1)
+        # On a great circle only normal noise stays likely. Its lower tail has all digits.
+        ends = self.encode(batch.images, within, labels)[0].flatten(1)
+        codes = -ends.sign() * torch.special.ndtri(torch.sigmoid(-ends.abs()))
         between = nets.great_circle(codes, codes.roll(-1, dims=0), PICTURED)
         between = torch.special.log_ndtr(between) - torch.special.log_ndtr(-between)
         return {
