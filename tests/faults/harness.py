@@ -37,11 +37,8 @@ FAMILIES = {
     "began": "began",
     "cyclegan": "cyclegan",
     "ddpm": "ddpm",
-<<<<<<< HEAD
     "flow_matching": "flow_matching",
-=======
     "flow": "flow",
->>>>>>> 0066cd6 (Flow: small maps by name, pictures of all places in levels, a floor of its results; its sums' pictures are tested)
     "dcgan": "gan",
     "gpt": "gpt",
     "lstm": "lstm",
