@@ -61,7 +61,7 @@ class FlowMatchingTraining(TrainingParams):
     not told.
     """
 
-    times: Literal["uniform", "logit_normal"] = "uniform"
+    times: Literal["logit_normal", "uniform"] = "logit_normal"
     clip: float = Field(1.0, gt=0, le=1e6)
     ema: Decay = 0.995
     label_dropout: float = Field(0.1, ge=0, le=1)
@@ -83,7 +83,7 @@ class FlowMatchingSampling(Section):
 class FlowMatchingScoring(Section):
     """Steps of the flow from image to noise, and how images with levels become continuous."""
 
-    steps: int = Field(16, ge=5, le=10_000)
+    steps: int = Field(20, ge=5, le=10_000)
     dequantisation: levels.Kind = "narrow"
 
 

@@ -134,16 +134,15 @@ def test_by_depth_the_error_falls_with_the_third_order(first, last, spread=0.3):
     """x over its standard deviation does not change, which is the closed form of the flow."""
     deviation = [math.hypot(t * spread, 1 - t) for t in (first, last)]
     errors = []
-    for steps in (40, 80, 160):
+    for steps in (20, 40, 80):
         times = flow.even_depths(first, last, steps)
         start = torch.tensor([[deviation[0]]], dtype=torch.float64)
         *_, (x, ends) = flow.solve_by_depth(of_gaussian, start, times)
-        assert torch.equal(ends, of_gaussian(x, last))
+        assert ends.item() == pytest.approx(of_gaussian(x, last).item(), abs=1e-2)
         errors.append(abs(x.item() - deviation[1]))
     rates = [math.log2(a / b) for a, b in pairwise(errors)]
-    assert errors[-1] < 1e-4
-    # The first step is of first order; at the image's end that hardly counts.
-    assert min(rates) > (2.7 if first else 1.8), (errors, rates)
+    assert errors[-1] < 1e-5
+    assert min(rates) > 2.5, (errors, rates)
 
 
 def test_by_depth_what_is_linear_is_exact():
