@@ -49,10 +49,13 @@ class Clone:
             entry["training"] |= {"images": 64, "batch": 16, "precision": "fp32"}
             entry["training"] |= TINY_TRAINING.get(family, {})
             entry["network"] |= TINY.get(family, {})
-            entry["sampling"] |= {"ddpm": {"steps": 3}}.get(family, {})
-            entry["scoring"] |= {"ddpm": {"times": 2}, "vae": {"posterior_samples": 2}}.get(
-                family, {}
-            )
+            few = {"steps": 3}
+            entry["sampling"] |= {"ddpm": few, "flow_matching": few}.get(family, {})
+            entry["scoring"] |= {
+                "ddpm": {"times": 2},
+                "flow_matching": {"steps": 5},
+                "vae": {"posterior_samples": 2},
+            }.get(family, {})
 
     def write_params(self) -> None:
         """Write ``self.params`` to params.yaml."""

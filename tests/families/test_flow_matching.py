@@ -110,7 +110,7 @@ def test_beyond_black_and_white_a_prediction_is_right_and_elsewhere_it_is_not():
 
 
 def test_a_step_is_on_the_loss_with_even_times():
-    model = model_with()
+    model = model_with(training={"times": "uniform"})
     model.net = Answer(0.1)
     model.training_step(some_batch(model, 64), lambda *_: None, torch.Generator().manual_seed(0))
     found = model.net.seen[0][1] / 70 + math.log(1e-3 / (1 - 1e-3))
