@@ -50,11 +50,13 @@ class Clone:
             entry["training"] |= TINY_TRAINING.get(family, {})
             entry["network"] |= TINY.get(family, {})
             few = {"steps": 3}
-            entry["sampling"] |= {"ddpm": few, "flow_matching": few}.get(family, {})
+            sampling = {"ddpm": few, "flow_matching": few, "vdm": few}
+            entry["sampling"] |= sampling.get(family, {})
             entry["scoring"] |= {
                 "ddpm": {"times": 2},
                 "flow_matching": {"steps": 5},
                 "vae": {"posterior_samples": 2},
+                "vdm": {"times": 2},
             }.get(family, {})
 
     def write_params(self) -> None:

@@ -21,10 +21,12 @@ from pipeline.training.trainer import Trainer
 SPEC = ImageSpec(channels=1, height=16, width=16, classes=10)
 """Large enough for discriminators to have BatchNorm."""
 STEPS = 5
-KINDS = ("ae", "cvae", "gpt", "ddpm", "gan", "dcgan", "wgan_gp", "began", "cyclegan", "vqvae")
-"""A model of each kind: a fit after training, labels, no noise, a range of times, dropout,
-BatchNorm in both players, a penalty on gradients, a buffer steered by errors, pools of images, a
-codebook that starts anew at points of the batch."""
+KINDS = (
+    *("ae", "cvae", "gpt", "ddpm", "vdm", "gan", "dcgan", "wgan_gp", "began", "cyclegan", "vqvae"),
+)
+"""A model of each kind: a fit after training, labels, no noise, a range of times, two kinds of row,
+dropout, BatchNorm in both players, a penalty on gradients, a buffer steered by errors, pools of
+images, a codebook that starts anew at points of the batch."""
 CHANGES: dict[str, Any] = {"augment": "colour,translation,cutout"}
 AUGMENTED: dict[str, Any] = {
     "dcgan": {**CHANGES, "augment_target": 0.6, "augment_images": 100},

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pipeline.blocks import distributions
 from pipeline.core.seeds import ImageNoise
 
 
@@ -83,6 +84,45 @@ class Diffusion(nn.Module):
             return self.beta[t]
         return self.posterior_variance[t.clamp(min=min(2, self.steps))]
 
+    def log_snr(self, t: int) -> float:
+        """Half the logarithm of signal to noise at a time >= 1, lambda_t of arXiv:2211.01095."""
+        alpha_bar = self.alpha_bar[t].item()
+        return 0.5 * math.log(alpha_bar / (1 - alpha_bar))
+
+    def spaced(self, steps: int, spacing: str) -> Tensor:
+        """A sampler's times, int64, from T down to 0: even in ``time``, or in ``log_snr``."""
+        if spacing == "time":
+            chosen = torch.linspace(self.steps, 0, steps + 1).round().long()
+        else:
+            every = torch.arange(1, self.steps + 1)
+            found = torch.tensor([self.log_snr(t) for t in every.tolist()], dtype=torch.float64)
+            wanted = torch.linspace(found[-1].item(), found[0].item(), steps, dtype=torch.float64)
+            nearest = (found - wanted[:, None]).abs().argmin(dim=1)
+            chosen = torch.cat([every[nearest], torch.zeros(1, dtype=torch.int64)])
+        return chosen.unique().flip(0)
+
+    def prior_kl(self, x0: Tensor) -> Tensor:
+        """KL(q(x_T|x_0) || N(0, I)) in nats, float64 [B]."""
+        alpha_bar = self.alpha_bar[-1]
+        mean = alpha_bar.sqrt() * x0.double()
+        log_var = torch.log1p(-alpha_bar).expand_as(mean)
+        return distributions.gaussian_kl(mean, log_var, 0.0, 0.0).flatten(1).sum(1)
+
+    def step_kl(self, x0: Tensor, guess: Tensor, x_t: Tensor, t: Tensor, kind: str) -> Tensor:
+        """KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t)) in nats, float64 [B].
+
+        The latter has a guess of x_0 in place of it, and a variance of this kind; see
+        `model_variance`.
+        """
+        true = self.posterior_mean(x0, x_t, t).double()
+        model = self.posterior_mean(guess, x_t, t).double()
+        true_var = self.posterior_variance[t][:, None, None, None]
+        variance = self.model_variance(t, kind)
+        kl = distributions.gaussian_kl(
+            true, true_var.log(), model, variance.log()[:, None, None, None]
+        )
+        return kl.flatten(1).sum(1)
+
 
 def betas(schedule: str, steps: int) -> Tensor:
     """beta_1..beta_T, float64 [T]: ``cosine`` (arXiv:2102.09672, equation 17) or ``linear``.
@@ -98,6 +138,39 @@ def betas(schedule: str, steps: int) -> Tensor:
     place = (torch.arange(steps + 1, **options) / steps + 0.008) / 1.008
     alpha_bar = torch.cos(place * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+
+
+def beside(x: Tensor, x0: Tensor, alpha_bar: float) -> Tensor:
+    """The noise that x at ``alpha_bar`` < 1 holds beside ``x0``."""
+    return (x - math.sqrt(alpha_bar) * x0) / math.sqrt(1 - alpha_bar)
+
+
+def stepped(
+    x0: Tensor, beside: Tensor, now: float, then: float, eta: float, noise: ImageNoise
+) -> Tensor:
+    """x at ``then`` (Song et al. 2021, "DDIM", arXiv:2010.02502, equation 12).
+
+    Args:
+        x0: a prediction, [B, C, H, W].
+        beside: the noise beside that at ``now``; see `beside`.
+        now: alpha_bar before the step.
+        then: alpha_bar after it.
+        eta: fresh noise, from 0, for a differential equation, to 1, for the posterior q.
+        noise: where that comes from.
+    """
+    sigma = eta * math.sqrt((1 - then) / (1 - now) * (1 - now / then))
+    x = math.sqrt(then) * x0 + math.sqrt(max(0.0, 1 - then - sigma**2)) * beside
+    return x + sigma * noise.normal(*x0.shape[1:]) if sigma > 0 else x
+
+
+def extrapolated(before: tuple[float, Tensor], now: tuple[float, Tensor], then: float) -> Tensor:
+    """x_0 as it will be half-way to ``then``, by its last two values.
+
+    Lu et al. 2022, "DPM-Solver++", arXiv:2211.01095, algorithm 2, D_i. Times are lambda, half the
+    logarithm of signal to noise.
+    """
+    ratio = (then - now[0]) / (now[0] - before[0])
+    return now[1] + 0.5 * ratio * (now[1] - before[1])
 
 
 def expand(per_image: Tensor) -> Tensor:

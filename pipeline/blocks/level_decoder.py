@@ -4,7 +4,8 @@ A chain of diffusion that ends in Gaussian noise narrower than a level pays dear
 sees. A chain that is cut at an earlier time t, where a network's guess of x_0 is still uncertain,
 may end in any distribution of discrete images given x_t, and remains a variational bound (Ho et al.
 2020, "DDPM", arXiv:2006.11239, section 3.3, leaves the last decoder open). Here it is a histogram
-of levels for each context: the level that the network guesses, and how much its guess varies around.
+of levels for each context: the level that the network guesses, and how much its guess varies
+around.
 
 Histograms are smoothed as those of language models (MacKay & Peto 1995, "A hierarchical Dirichlet
 language model"): a context's own counts, and the probabilities of the next coarser context as if it
@@ -12,7 +13,7 @@ had been seen ``concentration`` times; the coarsest of all is uniform. So the 25
 context sum to 1, and none is 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -85,6 +86,33 @@ class LevelDecoder(nn.Module):
         chosen = dict(smoothed(counts + held, only=best))[best]
         self.log_probs.copy_(torch.from_numpy(np.log(chosen)).flatten(0, 1))
         return float(values[best]) / len(held_images)
+
+    def fit_at_best(
+        self,
+        times: list[int],
+        guess: Callable[[int, int], Tensor],
+        later: Callable[[int], float],
+        images: Tensor,
+        held: int,
+        tried: int,
+    ) -> None:
+        """Fit at the time where the bound of held-out images is best.
+
+        Args:
+            times: to choose from.
+            guess: the network's x_0 of the first so many images, at a time.
+            later: what the chain from a time on costs held-out images, in nats per image.
+            images: uint8 [N, C, H, W].
+            held: the first so many are held out.
+            tried: images by which the time is chosen, with those; all are counted in the end.
+        """
+
+        def fitted(t: int, n: int) -> float:
+            found = guess(t, n)
+            return self.fit(t, found[held:], images[held:n], found[:held], images[:held])
+
+        values = {t: fitted(t, tried) - later(t) for t in times}
+        fitted(max(values, key=values.__getitem__), len(images))
 
     def _contexts(self, guess: Tensor) -> Tensor:
         """Numbers of contexts, int64 [B, C, H, W]: by the guessed level, and then by contrast."""

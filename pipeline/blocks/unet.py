@@ -107,17 +107,26 @@ class UNet(nn.Module):
     blocks, with attention between them.
     """
 
-    def __init__(self, spec: ImageSpec, network: UNetNetwork) -> None:
+    def __init__(
+        self,
+        spec: ImageSpec,
+        network: UNetNetwork,
+        inputs: int | None = None,
+        outputs: int | None = None,
+    ) -> None:
+        """``inputs`` and ``outputs`` are numbers for each pixel; those of an image unless given."""
         super().__init__()
         self.patch, self.time_features = network.patch, network.time_features
         width, time = network.channels, 4 * network.channels
-        values = spec.channels * self.patch**2
+        values_in, values_out = (
+            (spec.channels if each is None else each) * self.patch**2 for each in (inputs, outputs)
+        )
         self.time = nn.Sequential(
             nn.Linear(self.time_features, time), nn.SiLU(), nn.Linear(time, time), nn.SiLU()
         )
         # One row more than there are classes: what is known when no label is told.
         self.label = nn.Embedding(spec.classes + 1, time) if network.conditional else None
-        self.stem = nn.Conv2d(values, width, 3, padding=1)
+        self.stem = nn.Conv2d(values_in, width, 3, padding=1)
         side = max(spec.height, spec.width) / self.patch
         halvings = max(1, math.ceil(math.log2(side / LOWEST)))
         widths = [width, *[2 * width] * halvings]
@@ -134,10 +143,13 @@ class UNet(nn.Module):
             self.up.append(nn.Conv2d(below, wide, 3, padding=1))
             self.up.append(ResidualBlock(2 * wide, wide, time))
         self.norm = nets.ChannelNorm(width)
-        self.output = nn.Conv2d(width, values, 3, padding=1)
+        self.output = nn.Conv2d(width, values_out, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Prediction [B, C, H, W] at times t [B]; a label of ``classes`` is none at all."""
+        """[B, outputs, H, W] of [B, inputs, H, W] at times t [B].
+
+        A label of ``classes`` is none at all.
+        """
         time = self.time(nets.sinusoidal(t, self.time_features))
         if self.label is not None:
             time = time + self.label(labels)

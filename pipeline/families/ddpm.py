@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pipeline.blocks import denoising, distributions, nets
-from pipeline.blocks.diffusion import Diffusion, expand
+from pipeline.blocks.diffusion import Diffusion, beside, expand, extrapolated, stepped
 from pipeline.blocks.level_decoder import LevelDecoder, distinct
 from pipeline.blocks.unet import UNet, UNetNetwork, check
 from pipeline.core import precision
@@ -214,56 +214,24 @@ class Ddpm(Family):
         for now, then in pairwise(self._times().tolist()):
             x0, direction = self._split(x, now, labels, self.params.sampling.guidance)
             if self.params.sampling.solver == "dpm_2m":
-                known = [*known, (self._log_snr(now), x0)][-2:]
+                known = [*known, (self.diffusion.log_snr(now), x0)][-2:]
                 # The last step, to where there is no noise, is of first order.
                 if then > 0 and len(known) == 2:
-                    x0 = self._extrapolated(*known, self._log_snr(then))
-                    direction = self._beside(x, x0, now)
-            x = self._step(x0, direction, now, then, noise)
+                    x0 = extrapolated(*known, self.diffusion.log_snr(then))
+                    direction = beside(x, x0, self.diffusion.alpha_bar[now].item())
+            bars = self.diffusion.alpha_bar[[now, then]].tolist()
+            x = stepped(x0, direction, *bars, self.params.sampling.eta, noise)
             yield x
 
     def _times(self) -> Tensor:
         """The sampler's times, int64, from T down to 0."""
-        steps = self.params.sampling.steps
-        if self.params.sampling.spacing == "time":
-            chosen = torch.linspace(self.diffusion.steps, 0, steps + 1).round().long()
-        else:
-            every = torch.arange(1, self.diffusion.steps + 1)
-            found = torch.tensor([self._log_snr(t) for t in every.tolist()], dtype=torch.float64)
-            wanted = torch.linspace(found[-1].item(), found[0].item(), steps, dtype=torch.float64)
-            nearest = (found - wanted[:, None]).abs().argmin(dim=1)
-            chosen = torch.cat([every[nearest], torch.zeros(1, dtype=torch.int64)])
-        return chosen.unique().flip(0)
-
-    def _log_snr(self, t: int) -> float:
-        """Half the logarithm of signal to noise at a time >= 1, lambda_t of arXiv:2211.01095."""
-        alpha_bar = self.diffusion.alpha_bar[t].item()
-        return 0.5 * math.log(alpha_bar / (1 - alpha_bar))
-
-    @staticmethod
-    def _extrapolated(
-        before: tuple[float, Tensor], now: tuple[float, Tensor], then: float
-    ) -> Tensor:
-        """x_0 as it will be half-way to ``then``, by its last two values (algorithm 2, D_i)."""
-        ratio = (then - now[0]) / (now[0] - before[0])
-        return now[1] + 0.5 * ratio * (now[1] - before[1])
+        return self.diffusion.spaced(self.params.sampling.steps, self.params.sampling.spacing)
 
     @property
     def network_evaluations(self) -> int:
         """One for each step of the sampler, or two if it is guided."""
         guided = self.conditional and self.params.sampling.guidance > 0
         return (len(self._times()) - 1) * (1 + guided)
-
-    def _step(
-        self, x0: Tensor, direction: Tensor, now: int, then: int, noise: ImageNoise
-    ) -> Tensor:
-        """x at the time ``then`` (DDIM, equation 12), of an x_0 and the noise beside it."""
-        sampling = self.params.sampling
-        a_now = self.diffusion.alpha_bar[now].item()
-        a_then = self.diffusion.alpha_bar[then].item()
-        sigma = sampling.eta * math.sqrt((1 - a_then) / (1 - a_now) * (1 - a_now / a_then))
-        x = math.sqrt(a_then) * x0 + math.sqrt(max(0.0, 1 - a_then - sigma**2)) * direction
-        return x + sigma * noise.normal(*self.spec.shape) if sigma > 0 else x
 
     def _split(
         self, x: Tensor, now: int, labels: Tensor | None, guidance: float
@@ -272,12 +240,7 @@ class Ddpm(Family):
         t = torch.full((len(x),), now, device=self.device)
         with precision.autocast(self.device, self.params.sampling.precision):
             x0 = self.predict_x0(x, t, labels, guidance)
-        return x0, self._beside(x, x0, now)
-
-    def _beside(self, x: Tensor, x0: Tensor, t: int) -> Tensor:
-        """The noise that x at time t >= 1 holds beside ``x0``."""
-        alpha_bar = self.diffusion.alpha_bar[t].item()
-        return (x - math.sqrt(alpha_bar) * x0) / math.sqrt(1 - alpha_bar)
+        return x0, beside(x, x0, self.diffusion.alpha_bar[now].item())
 
     @torch.no_grad()
     def invert(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Tensor:
@@ -317,17 +280,16 @@ class Ddpm(Family):
         names = torch.randint(2**32, (len(images),), generator=rng, device=self.device)
         chain = self._held_chain(images[:held], labels[:held], names[:held])
 
-        def fitted(t: int, n: int) -> float:
-            guess = self._guesses(images[:n], labels[:n], names[:n], t)
-            return self.decoder.fit(t, guess[held:], images[held:n], guess[:held], images[:held])
+        def guess(t: int, n: int) -> Tensor:
+            return self._guesses(images[:n], labels[:n], names[:n], t)
+
+        def later(t: int) -> float:
+            return sum(((times > t) * kl).mean().item() for times, kl in chain)
 
         spread = (1 / self.diffusion.alpha_bar - 1).sqrt().cpu()
         cuts = torch.searchsorted(spread, torch.tensor(CUTS, dtype=spread.dtype))
-        values = {
-            t: fitted(t, tried) - sum(((times > t) * kl).mean().item() for times, kl in chain)
-            for t in sorted(set(cuts.clamp(1, self.diffusion.steps - 1).tolist()))
-        }
-        fitted(max(values, key=values.__getitem__), len(images))
+        cuts = cuts.clamp(1, self.diffusion.steps - 1).unique().tolist()
+        self.decoder.fit_at_best(cuts, guess, later, images, held, tried)
 
     def _held_chain(
         self, images: Tensor, labels: Tensor, names: Tensor
@@ -369,7 +331,7 @@ class Ddpm(Family):
         """
         noise = ImageNoise(seeds, self.device)
         x0 = to_signed(images)
-        prior = self._prior_kl(x0)
+        prior = self.diffusion.prior_kl(x0)
         if self.params.scoring.decoder == "gaussian":
             first, of = 1, "the chain down to t = 1, and a Gaussian decoder"
             decoder = self._gaussian_log_prob(images, noise, labels)
@@ -389,29 +351,12 @@ class Ddpm(Family):
             of=of,
         )
 
-    def _prior_kl(self, x0: Tensor) -> Tensor:
-        """KL(q(x_T|x_0) || N(0, I)) in nats, float64 [B]."""
-        alpha_bar = self.diffusion.alpha_bar[-1]
-        mean = alpha_bar.sqrt() * x0.double()
-        log_var = torch.log1p(-alpha_bar).expand_as(mean)
-        return distributions.gaussian_kl(mean, log_var, 0.0, 0.0).flatten(1).sum(1)
-
     def _step_kl(
         self, x0: Tensor, t: Tensor, noise: Tensor, kind: str, labels: Tensor | None = None
     ) -> Tensor:
-        """KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t)) in nats, float64 [B], at one draw of x_t.
-
-        ``kind`` is that of the latter's variance.
-        """
+        """`Diffusion.step_kl` at one draw of x_t."""
         x_t = self.diffusion.noisy(x0, t, noise)
-        true = self.diffusion.posterior_mean(x0, x_t, t).double()
-        model = self.diffusion.posterior_mean(self.predict_x0(x_t, t, labels), x_t, t).double()
-        true_var = self.diffusion.posterior_variance[t][:, None, None, None]
-        variance = self.diffusion.model_variance(t, kind)
-        kl = distributions.gaussian_kl(
-            true, true_var.log(), model, variance.log()[:, None, None, None]
-        )
-        return kl.flatten(1).sum(1)
+        return self.diffusion.step_kl(x0, self.predict_x0(x_t, t, labels), x_t, t, kind)
 
     def _level_log_prob(
         self, images: Tensor, t: int, noise: ImageNoise, labels: Tensor | None

@@ -28,6 +28,7 @@ PER_PIXEL = {
     "pixelcnn": (14.0, 22.0),
     "vae": (2.2, 0.0),
     "vqvae": (6.5, 4.0),
+    "vdm": (4.5, 40.0),
     "wgan": (2.2, 0.0),
 }
 """Microseconds for each pixel of a training image, and of a sample, on one core, in colour."""

@@ -37,6 +37,12 @@ def test_network_keeps_the_shape_for_any_patch(patch):
     assert model.net(x, torch.tensor([1, 50])).shape == x.shape
 
 
+def test_what_it_is_given_and_gives_of_each_pixel_may_be_more_than_an_image():
+    spec, network = ImageSpec(3, 8, 12, 10), model_with().params.network
+    net = unet.UNet(spec, network, inputs=5, outputs=7)
+    assert net(torch.zeros(2, 5, 8, 12), torch.tensor([1, 50])).shape == (2, 7, 8, 12)
+
+
 def at_preset(name):
     """Images for which a preset is, and a small U-Net with its patch."""
     chosen = preset.values(name, {"models": MODELS})

@@ -7,7 +7,7 @@ import torch
 from builders import SMALL, some_images, some_labels, tiny_model, trained
 from torch import nn
 
-from pipeline.blocks.diffusion import Diffusion
+from pipeline.blocks.diffusion import Diffusion, stepped
 from pipeline.core import seeds
 from pipeline.core.contract import Batch, to_signed, to_uint8
 from pipeline.core.images import ImageSpec
@@ -36,7 +36,8 @@ def lively(**options):
 
 def step(model, x, now, then, noise):
     """One step of DDIM."""
-    return model._step(*model._split(x, now, None, 0.0), now, then, noise)
+    bars = model.diffusion.alpha_bar[[now, then]].tolist()
+    return stepped(*model._split(x, now, None, 0.0), *bars, model.params.sampling.eta, noise)
 
 
 def score(model, images, name="score"):
@@ -633,7 +634,7 @@ def test_times_spaced_by_log_snr_are():
     times = model._times().tolist()
     assert (times[0], times[-2:]) == (1000, [1, 0])
     assert model.network_evaluations == len(times) - 1 <= 12
-    found = [model._log_snr(t) for t in times[:-1]]
+    found = [model.diffusion.log_snr(t) for t in times[:-1]]
     even = (found[-1] - found[0]) / 11
     gaps = [after - before for before, after in pairwise(found)]
     assert gaps[3:] == pytest.approx([even] * len(gaps[3:]), rel=0.1)

@@ -44,6 +44,7 @@ FAMILIES = {
     "lstm": "lstm",
     "pixelcnn": "pixelcnn",
     "vae": "vae",
+    "vdm": "vdm",
     "wgan": "wgan",
 }
 """A model of each family, by name."""
