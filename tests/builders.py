@@ -53,7 +53,7 @@ TINY: dict[str, dict[str, Any]] = {
         "attention_heads": 2,
     },
     "flow": {"channels": 4, "small_channels": 8, "layers": 1, "mixtures": 2},
-    "vdm": {"channels": 8, "time_features": 8, "gaussians": 2},
+    "vdm": {"channels": 8, "time_features": 8, "gaussians": 2, "head": 4},
 }
 """Networks that train in milliseconds; a family that is not listed has its own defaults."""
 

@@ -17,9 +17,11 @@ import math
 from dataclasses import dataclass, fields
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.blocks import distributions
+from pipeline.core.contract import to_signed
 
 LEVELS = 256
 LOG_SCALE, LOG_SCALES = -1.0, (-5.0, 1.0)
@@ -124,9 +126,12 @@ class LevelPosterior(nn.Module):
         """log p(x|z) in nats, float32 [B, C, H, W], of uint8 images; 256 levels sum to 1."""
         rest, joint = known.weights.logsumexp(1), self._joint(known)
         mixed = distributions.logistic_mixture_log_prob(images, known.mixture())
-        # A sum in place of gathering, whose gradient is not deterministic on GPUs.
-        levels = torch.arange(LEVELS, device=images.device)[:, None, None, None]
-        chosen = torch.where(images[:, None] == levels, joint, 0.0).sum(1)
+        # An embedding: the gradient of gathering is not deterministic on GPUs.
+        levels, channels = images.long(), torch.arange(self.channels, device=images.device)
+        flat = self._prior().flatten()[:, None]
+        prior = F.embedding(levels * self.channels + channels[:, None, None], flat)[..., 0]
+        off = known.z - known.alpha * to_signed(images)
+        chosen = known.histogram + _log_density(off, known.sigma) + prior
         found = torch.logaddexp(rest + mixed, chosen)
         return found - torch.logaddexp(rest, joint.logsumexp(1))
 
@@ -151,6 +156,17 @@ class LevelPosterior(nn.Module):
         """log of what the histogram says of each level and z of it, float [B, 256, C, H, W]."""
         levels = torch.linspace(-1, 1, LEVELS, device=known.z.device)[:, None, None, None]
         off = known.z[:, None] - known.alpha[:, None] * levels
-        likely = -0.5 * (off / known.sigma[:, None]) ** 2 - known.sigma[:, None].log()
-        prior = (SHARPNESS * self.levels).log_softmax(0)
-        return known.histogram[:, None] + likely + prior[:, :, None, None]
+        likely = _log_density(off, known.sigma[:, None])
+        return known.histogram[:, None] + likely + self._prior()[:, :, None, None]
+
+    def _prior(self) -> Tensor:
+        """log of the histogram, float [256, C]."""
+        return (SHARPNESS * self.levels).log_softmax(0)
+
+
+def _log_density(off: Tensor, sigma: Tensor) -> Tensor:
+    """log N(off; 0, sigma^2) but for a constant; what is negligible is all the same.
+
+    Exponentials that underflow would take many times as long.
+    """
+    return (-0.5 * (off / sigma) ** 2).clamp(min=-distributions.NEGLIGIBLE) - sigma.log()

@@ -22,6 +22,7 @@ from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -54,7 +55,8 @@ class VdmNetwork(UNetNetwork):
     """The U-Net, the ends of gamma, and what the network predicts.
 
     ``pieces`` are those of gamma(t), which is linear in each. ``gaussians`` are those of each
-    pixel, beside black, white and the histogram, of the decoder ``posterior``. ``fourier`` are
+    pixel, beside black, white and the histogram, of the decoder ``posterior``, and ``head`` are the
+    channels of two convolutions that lead there, of pixels in place of patches. ``fourier`` are
     powers n of the features sin(2^n pi z) and cos(2^n pi z), which are given to the network beside
     z (appendix C); the paper has 7 and 8.
     """
@@ -64,6 +66,7 @@ class VdmNetwork(UNetNetwork):
     pieces: int = Field(20, ge=1, le=1000)
     decoder: Literal["posterior", "softmax"] = "posterior"
     gaussians: int = Field(3, ge=1, le=256)
+    head: int = Field(16, ge=1, le=4096)
     fourier: list[Annotated[int, Field(ge=-4, le=16)]] = Field([], max_length=16)
 
     @model_validator(mode="after")
@@ -127,6 +130,18 @@ class Schedule(nn.Module):
         gamma = self.low + self.width * (piece + inside.clamp(0, 1))
         return gamma, self.width / share[piece]
 
+    def loss(self, gamma: Tensor, estimate: Tensor) -> Tensor:
+        """What is least where the estimate of an integral from single gammas varies least.
+
+        Its variance is the mean of its square, but for what is fixed; the gradient of that in the
+        density p of gamma is the mean of - estimate^2 d log p.
+
+        Args:
+            gamma: float [B].
+            estimate: of the integral, the integrand over p, from each, [B].
+        """
+        return -(estimate.detach() ** 2 * self.log_density(gamma)).mean()
+
     def log_density(self, gamma: Tensor) -> Tensor:
         """log of the density of gamma, -log gamma', which is differentiated here alone."""
         piece = ((gamma - self.low) / self.width).long().clamp(0, len(self.logits) - 1)
@@ -154,12 +169,16 @@ class Vdm(Family):
             else None
         )
         self.schedule = Schedule(network)
-        self.net = UNet(
-            spec,
-            network,
-            inputs=spec.channels * (1 + 2 * len(network.fourier)),
-            outputs=self.posterior.values if self.posterior else None,
-        )
+        given = spec.channels * (1 + 2 * len(network.fourier))
+        if self.posterior is None:
+            self.net = UNet(spec, network, inputs=given)
+        else:
+            self.net = UNet(spec, network, inputs=given, outputs=network.head)
+            self.head = nn.Sequential(
+                nn.Conv2d(network.head + given, network.head, 3, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(network.head, self.posterior.values, 1),
+            )
 
     def groups(self) -> dict[str, Group]:
         training = self.params.training
@@ -202,10 +221,7 @@ class Vdm(Family):
         reconstruction = log_p.sum() * (whole / (whole - chain) / len(x))
         loss = diffusion.mean() - reconstruction
         update("model", loss)
-        # The variance of the estimate is the mean of its square but for what is fixed; of its
-        # gradient in the density p, that is the mean of - (error / p)^2 d log p.
-        density = self.schedule.log_density(gamma)
-        update("gamma", -(diffusion.detach() ** 2 * density).mean())
+        update("gamma", self.schedule.loss(gamma, diffusion))
         return {
             "model/loss": loss.detach(),
             "model/diffusion": diffusion.detach().mean(),
@@ -222,9 +238,11 @@ class Vdm(Family):
         angles = [2.0**n * torch.pi * z for n in self.params.network.fourier]
         features = [wave for each in angles for wave in (each.sin(), each.cos())]
         place = (gamma - self.schedule.low) / (self.schedule.high - self.schedule.low)
-        output = self.net(torch.cat([z, *features], dim=1), TIMES * place, labels)
+        given = torch.cat([z, *features], dim=1)
+        output = self.net(given, TIMES * place, labels)
         if self.posterior is None:
             return z + output
+        output = self.head(torch.cat([F.silu(output), given], dim=1)).float()
         return self.posterior(output, z, *_alpha_sigma(gamma))
 
     def _x_hat(self, z: Tensor, gamma: Tensor, seen: Posterior | Tensor) -> Tensor:
@@ -275,7 +293,7 @@ class Vdm(Family):
             diffusion += (slope * error).double() / count
         last = torch.full_like(start, self.schedule.high).double()
         mean = torch.sigmoid(-last).sqrt()[:, None, None, None] * x.double()
-        log_var = nn.functional.logsigmoid(last)[:, None, None, None].expand_as(mean)
+        log_var = F.logsigmoid(last)[:, None, None, None].expand_as(mean)
         prior = distributions.gaussian_kl(mean, log_var, 0.0, 0.0).flatten(1).sum(1)
         return Likelihood(
             nats=reconstruction - diffusion - prior,

@@ -65,18 +65,25 @@ def test_its_slope_is_its_derivative_and_one_over_the_density():
 
 
 def test_gamma_learns_the_density_of_least_variance():
-    """That is proportional to the error, since then every draw is the integral itself."""
+    """That is proportional to the root of the mean square of the error at gamma.
+
+    Without chance every draw would then be the integral itself. Here the error at gamma is chance
+    in the first pieces, 0 or twice its mean.
+    """
     schedule, rng = bent(), torch.Generator().manual_seed(0)
     nn.init.zeros_(schedule.logits)
     error = torch.tensor([0.5, 1.0, 2.0, 4.0, 3.0, 1.0, 0.2])
     optimiser = torch.optim.Adam(schedule.parameters(), lr=0.05)
     for _ in range(500):
         gamma, slope = schedule((torch.rand(1, generator=rng) + torch.arange(64) / 64) % 1)
-        estimate = slope * error[((gamma + 4) / 1).long().clamp(0, 6)]
+        piece = (gamma + 4).long().clamp(0, 6)
+        chance = torch.where(piece < 4, 2.0 * torch.randint(2, (64,), generator=rng), 1.0)
+        estimate = slope * error[piece] * chance
         optimiser.zero_grad()
-        (-(estimate**2) * schedule.log_density(gamma)).mean().backward()
+        schedule.loss(gamma, estimate).backward()
         optimiser.step()
     share = schedule.logits.detach().softmax(0)
+    error[:4] *= math.sqrt(2)
     np.testing.assert_allclose(share, error / error.sum(), atol=0.03)
 
 
@@ -88,18 +95,20 @@ def of_independent_pixels(weights, n, seed):
 
 
 def with_oracle(model, weights):
-    """The best network there could be for such images, by brute force over 256 levels."""
-    levels = torch.linspace(-1, 1, 256, dtype=torch.float64)[:, None, None, None]
+    """The best network there could be for such images, by brute force over what they have."""
+    support = weights.nonzero().flatten()
+    levels = torch.linspace(-1, 1, 256, dtype=torch.float64)[support][:, None, None, None]
 
     def posterior(z, gamma):
         alpha = torch.sigmoid(-gamma.double()).sqrt()[:, None, None, None, None]
         sigma = torch.sigmoid(gamma.double()).sqrt()[:, None, None, None, None]
         likely = -0.5 * ((z.double()[:, None] - alpha * levels) / sigma) ** 2
-        return (likely + weights.log()[:, None, None, None]).log_softmax(1)
+        return (likely + weights[support].log()[:, None, None, None]).log_softmax(1)
 
     def log_prob(images, z, _):
         start = torch.full((len(z),), model.schedule.low)
-        return posterior(z, start).gather(1, images.long()[:, None]).flatten(1).sum(1)
+        place = torch.searchsorted(support, images.long())[:, None]
+        return posterior(z, start).gather(1, place).flatten(1).sum(1)
 
     model._seen = lambda z, *_: z
     model._x_hat = lambda z, gamma, _: (posterior(z, gamma).exp() * levels).sum(1)
@@ -107,17 +116,15 @@ def with_oracle(model, weights):
     return model
 
 
-@pytest.mark.parametrize(("kind", "low"), [("gaussian", -6.0), ("three", -1.0)])
-def test_with_the_best_network_the_bound_is_the_entropy_whatever_the_ends(kind, low):
+@pytest.mark.parametrize("low", [-3.0, -1.0])
+def test_with_the_best_network_the_bound_is_the_entropy_whatever_the_ends(low):
     """The integral of mean squared errors is information (Guo et al. 2005), exactly."""
-    levels = torch.linspace(-1, 1, 256, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (levels / 0.3) ** 2)
-    if kind == "three":
-        weights = torch.full((256,), 1e-12, dtype=torch.float64)
-        weights[[20, 128, 236]] = torch.tensor([0.3, 0.4, 0.3], dtype=torch.float64)
+    weights = torch.zeros(256, dtype=torch.float64)
+    weights[[20, 60, 128, 195, 236]] = torch.tensor([0.3, 0.1, 0.2, 0.15, 0.25]).double()
     ends = {"gamma_min": low, "gamma_max": 6.0}
-    model = with_oracle(lively(network=ends, scoring={"times": 12}), weights)
-    images = of_independent_pixels(weights, 300, 0)
+    model = with_oracle(lively(network=ends, scoring={"times": 20}), weights)
+    nn.init.zeros_(model.schedule.logits)
+    images = of_independent_pixels(weights, 2500, 0)
     exact = -(weights / weights.sum()).log()[images.long()].flatten(1).sum(1)
     found = -score(model, images).nats
     # The same images: what is left is the randomness of the estimate.
@@ -125,7 +132,7 @@ def test_with_the_best_network_the_bound_is_the_entropy_whatever_the_ends(kind, 
     stderr = difference.std().item() / math.sqrt(len(difference))
     entropy = exact.mean().item()
     assert abs(difference.mean().item()) < 4.5 * stderr + 0.002 * entropy
-    assert stderr < 0.04 * entropy
+    assert stderr < 0.005 * entropy
 
 
 def test_terms_add_up_and_the_prior_is_in_closed_form():
