@@ -87,7 +87,7 @@ class CodePrior(nn.Module):
         rows = _framed(known)
         above = [rows[:, :-1, 1 + right : 1 + right + self.width].flatten(1, 2) for right in ABOVE]
         logits = self(torch.cat([before, *above], dim=2), labels, Cache())
-        found = -F.cross_entropy(logits.movedim(2, 1), codes.flatten(1), reduction="none")
+        found = -F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none")
         return found.view_as(codes)
 
     def fill(
