@@ -45,6 +45,7 @@ TINY: dict[str, dict[str, Any]] = {
     "vqvae": {
         "codes": 12,
         "code_width": 3,
+        "halvings": 1,
         "channels": 4,
         "residual": 1,
         "mixtures": 2,

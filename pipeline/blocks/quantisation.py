@@ -74,9 +74,9 @@ class Codebook(nn.Module):
         code (as k-means++ starts; Efraimidis & Spirakis 2006, "Weighted random sampling with a
         reservoir"), among those of all ranks. Returns how many codes that were, [].
         """
-        every = collectives.gathered(points)
         dead = self.share < least / len(self)
-        distance = (every - self(self.nearest(every))).square().sum(dim=1)
+        distance = (points - self(self.nearest(points))).square().sum(dim=1)
+        every, distance = collectives.gathered(points), collectives.gathered(distance)
         waiting = -torch.rand(len(every), generator=rng, device=rng.device).clamp(min=1e-30).log()
         order = ((distance + TINY) / waiting).argsort(descending=True, stable=True)
         # The first dead code has the first point, and so on; fewer points than codes serve twice.

@@ -81,7 +81,7 @@ class VqVaeTraining(TrainingParams):
 
     counts: ClassVar = ("autoencoder",)
 
-    autoencoder: int = Field(12_000, ge=1, le=10**9)
+    autoencoder: int = Field(16_000, ge=1, le=10**9)
     prior_learning_rate: Rate = 2e-3
     commitment: float = Field(0.25, gt=0, le=1e6)
     decay: Decay = 0.97

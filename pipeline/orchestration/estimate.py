@@ -27,8 +27,8 @@ PER_PIXEL = {
     "lstm": (10.0, 17.0),
     "pixelcnn": (14.0, 22.0),
     "vae": (2.2, 0.0),
-    "vqvae": (6.5, 4.0),
     "vdm": (4.5, 40.0),
+    "vqvae": (5.0, 4.0),
     "wgan": (2.2, 0.0),
 }
 """Microseconds for each pixel of a training image, and of a sample, on one core, in colour."""

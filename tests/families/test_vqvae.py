@@ -30,8 +30,9 @@ def every(n, name="sample"):
 
 
 def lively(spec=SMALL, **blocks):
-    """A model whose codes and prior say something."""
-    model = tiny_model("vqvae", spec, **blocks).eval()
+    """A model whose codes and prior say something; its maps are 2x2 of `SMALL` images."""
+    network = {"halvings": 2, **blocks.pop("network", {})}
+    model = tiny_model("vqvae", spec, network=network, **blocks).eval()
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
