@@ -11,9 +11,8 @@ in one training (``training.autoencoder``).
 The decoder is a mixture of discretised logistics over the 256 levels (`blocks.distributions`), as
 that of the VAEs, so log p(c) + log p(x|c) is the log-probability of the image as it is stored
 together with its codes. It is below log p(x), since other codes can give the same image: that is
-the ELBO of a posterior that is sure of one code. Two departures: the vectors are running means
-(the paper's appendix A.1) and the prior is a Transformer (`blocks.code_prior`), which learns as
-much of a few thousand maps as the paper's PixelCNN.
+the ELBO of a posterior that is sure of one code. The vectors are running means, as in the paper's
+appendix A.1. One departure: the prior is a Transformer (`blocks.code_prior`) and no PixelCNN.
 """
 
 from collections.abc import Callable

@@ -28,7 +28,7 @@ PER_PIXEL = {
     "pixelcnn": (14.0, 22.0),
     "vae": (2.2, 0.0),
     "vdm": (4.5, 40.0),
-    "vqvae": (5.0, 4.0),
+    "vqvae": (5.0, 8.0),
     "wgan": (2.2, 0.0),
 }
 """Microseconds for each pixel of a training image, and of a sample, on one core, in colour."""
