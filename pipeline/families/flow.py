@@ -107,7 +107,8 @@ class Conditioner(nn.Module):
         self.out = nn.Conv2d(width, PixelMixture.values(spec.channels, network.mixtures), 1)
         with torch.no_grad():
             self.out.weight.mul_(0.1)
-            spread(self.out.bias, spec.channels, network.mixtures)
+            # One of a pair often is black, or white: components are beyond the ends.
+            spread(self.out.bias, spec.channels, network.mixtures, 1.5, -1.0)
 
     def forward(self, x: Tensor, labels: Tensor | None) -> PixelMixture:
         """From features [B, inputs, h, w]."""
@@ -119,12 +120,12 @@ class Conditioner(nn.Module):
         return PixelMixture.split(self.out(F.relu(h)).float(), self.channels)
 
 
-def spread(values: Tensor, channels: int, mixtures: int) -> None:
-    """Fill in `PixelMixture`'s values [..., v]: components from beyond one end to the other."""
+def spread(values: Tensor, channels: int, mixtures: int, reach: float, log_scale: float) -> None:
+    """Fill in `PixelMixture`'s values [..., v]: means from -``reach`` to ``reach``, one scale."""
     found = values[..., : 3 * mixtures * channels].unflatten(-1, (3, mixtures, channels))
     found[..., 0, :, :] = 0.0
-    found[..., 1, :, :] = torch.linspace(-1.5, 1.5, mixtures)[:, None]
-    found[..., 2, :, :] = -1.0
+    found[..., 1, :, :] = torch.linspace(-reach, reach, mixtures)[:, None]
+    found[..., 2, :, :] = log_scale
 
 
 class Split(Coupling):
@@ -193,7 +194,7 @@ class Top(Coupling):
         values = PixelMixture.values(spec.channels, network.mixtures)
         self.values = nn.Parameter(torch.zeros(spec.classes if network.conditional else 1, values))
         with torch.no_grad():
-            spread(self.values, spec.channels, network.mixtures)
+            spread(self.values, spec.channels, network.mixtures, 0.75, -2.0)
             self.values.div_(TOP_GAIN)
 
     def range(self, total: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,6 +233,10 @@ class Flow(Family):
     def network_evaluations(self) -> int:
         """One for each part of each step."""
         return sum(len(split.nets) for split in self.splits)
+
+    def facts(self) -> dict[str, str]:
+        """Why its likelihood is no bound, as those of flows usually are."""
+        return {"density": "the same all over a level, so that dequantisation costs nothing"}
 
     def groups(self) -> dict[str, Group]:
         training = self.params.training
