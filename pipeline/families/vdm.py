@@ -123,8 +123,8 @@ class Schedule(nn.Module):
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """gamma and gamma' at times t in [0, 1), float32 of any shape, and of that shape each."""
         share = self.logits.detach().softmax(0)
-        # Not by cumsum, which has no deterministic version on GPUs.
-        after = (share[:, None] * torch.ones(len(share), len(share), device=t.device).triu()).sum(0)
+        # Sums with a triangle of ones: cumsum has no deterministic version on GPUs.
+        after = (share * torch.ones(len(share), len(share), device=t.device).tril()).sum(1)
         piece = torch.searchsorted(after, t.contiguous(), right=True).clamp(max=len(share) - 1)
         inside = (t - after[piece] + share[piece]) / share[piece]
         gamma = self.low + self.width * (piece + inside.clamp(0, 1))
