@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.blocks import denoising, flow, nets
+from pipeline.blocks import denoising, nets, ode
 from pipeline.blocks import dequantisation as levels
 from pipeline.blocks.diffusion import expand
 from pipeline.blocks.unet import UNet, UNetNetwork, check
@@ -70,13 +70,13 @@ class FlowMatchingTraining(TrainingParams):
 
 
 class FlowMatchingSampling(Section):
-    """The solver, and how many steps it takes, all of one length in time; see `blocks.flow.solve`.
+    """The solver, and how many steps it takes, all of one length in time; see `blocks.ode.solve`.
 
     ``euler`` and ``adams`` evaluate the network once a step, ``midpoint`` and ``heun`` twice.
     ``guidance`` is that of a conditional model (arXiv:2207.12598).
     """
 
-    solver: flow.Solver = "adams"
+    solver: ode.Solver = "adams"
     steps: int = Field(10, ge=1, le=10_000)
     guidance: float = Field(0.0, ge=0, le=100)
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -203,14 +203,14 @@ class FlowMatching(Family):
                 return self.velocity(x, t, labels, sampling.guidance)
 
         times = [i / sampling.steps for i in range(sampling.steps + 1)]
-        return flow.solve(velocity, noise, times, sampling.solver)
+        return ode.solve(velocity, noise, times, sampling.solver)
 
     @property
     def network_evaluations(self) -> int:
         """Those of the solver, each twice if it is guided."""
         sampling = self.params.sampling
         guided = self.conditional and sampling.guidance > 0
-        return flow.evaluations(sampling.solver, sampling.steps) * (1 + guided)
+        return ode.evaluations(sampling.solver, sampling.steps) * (1 + guided)
 
     @torch.no_grad()
     def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
@@ -225,13 +225,13 @@ class FlowMatching(Family):
         There is nothing to search, so ``seeds`` are not used. It starts at the time `LAST`, with no
         noise on the image, and is not guided.
         """
-        down = flow.even_depths(LAST, 0.0, INVERSION_STEPS)
+        down = ode.even_depths(LAST, 0.0, INVERSION_STEPS)
 
         def denoise(x: Tensor, t: float) -> Tensor:
             return self.denoised(x, t, labels)
 
-        *_, (noise, _) = flow.solve_by_depth(denoise, LAST * to_signed(images), down)
-        *_, (_, found) = flow.solve_by_depth(denoise, noise, down[::-1])
+        *_, (noise, _) = ode.solve_by_depth(denoise, LAST * to_signed(images), down)
+        *_, (_, found) = ode.solve_by_depth(denoise, noise, down[::-1])
         return to_uint8(found)
 
     @torch.no_grad()
@@ -268,14 +268,14 @@ class FlowMatching(Family):
 
         def denoise(x: Tensor, t: float) -> Tensor:
             direction = 2.0 * noise.integers(2, *self.spec.shape) - 1
-            found, trace = flow.hutchinson(lambda x: self.denoised(x, t, labels), x, direction)
+            found, trace = ode.hutchinson(lambda x: self.denoised(x, t, labels), x, direction)
             told.append(self.spec.dimensions - trace)
             return found
 
-        times = flow.even_depths(LAST, 0.0, self.params.scoring.steps)
-        *_, (x0, _) = flow.solve_by_depth(denoise, x, times)
+        times = ode.even_depths(LAST, 0.0, self.params.scoring.steps)
+        *_, (x0, _) = ode.solve_by_depth(denoise, x, times)
         start = -0.5 * (x0.double().square() + math.log(2 * math.pi)).flatten(1).sum(1)
-        return start + flow.integral(told, -math.log1p(-LAST))
+        return start + ode.integral(told, -math.log1p(-LAST))
 
 
 FAMILY = FlowMatching

@@ -6,7 +6,7 @@ import torch
 from builders import COLOUR, SMALL, some_batch, some_images, some_labels, tiny_model
 from torch import nn
 
-from pipeline.blocks import flow
+from pipeline.blocks import ode
 from pipeline.core import seeds
 from pipeline.core.contract import Batch, to_signed, to_uint8
 from pipeline.core.images import ImageSpec
@@ -228,7 +228,7 @@ def test_log_density_is_the_one_by_exact_traces_on_average():
     model = lively(TINIEST, scoring={"steps": 6})
     rng = torch.Generator().manual_seed(1)
     image = 0.5 * torch.randn(1, *TINIEST.shape, generator=rng)
-    times = flow.even_depths(LAST, 0.0, 6)
+    times = ode.even_depths(LAST, 0.0, 6)
     told = []
 
     def denoise(x, t):
@@ -236,7 +236,7 @@ def test_log_density_is_the_one_by_exact_traces_on_average():
         return model.denoised(x, t)
 
     with torch.no_grad():
-        *_, (x0, _) = flow.solve_by_depth(denoise, image, times)
+        *_, (x0, _) = ode.solve_by_depth(denoise, image, times)
     weights = [3 / 8, 7 / 6, 23 / 24, 1.0, 23 / 24, 7 / 6, 3 / 8]
     change = -math.log(1 - LAST) / 6 * sum(w * one for w, one in zip(weights, told, strict=True))
     expected = torch.distributions.Normal(0, 1).log_prob(x0).sum() + change

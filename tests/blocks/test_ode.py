@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.blocks import flow
+from pipeline.blocks import ode
 
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "adams": 2}
 SOLVERS = pytest.mark.parametrize("solver", ORDERS)
@@ -13,7 +13,7 @@ SOLVERS = pytest.mark.parametrize("solver", ORDERS)
 
 def end(solver, times, velocity, start=1.0):
     x = torch.tensor([[start]], dtype=torch.float64)
-    return [state.item() for state in flow.solve(velocity, x, times, solver)]
+    return [state.item() for state in ode.solve(velocity, x, times, solver)]
 
 
 def even(steps, first=0.0, last=1.0):
@@ -55,7 +55,7 @@ def test_evaluations_are_counted_and_none_is_at_time_one(solver, steps):
         return -x
 
     assert len(end(solver, even(steps), velocity)) == steps + 1
-    assert len(asked) == flow.evaluations(solver, steps)
+    assert len(asked) == ode.evaluations(solver, steps)
     assert max(asked) < 1
 
 
@@ -93,7 +93,7 @@ def test_unit_directions_give_the_trace_of_autograds_jacobian():
     """The sum over the 16 unit vectors, each seen alone, has no variance at all."""
     x = images(3)
     found = sum(
-        flow.hutchinson(some_function, x, unit.view(1, 1, 4, 4).expand_as(x))[1]
+        ode.hutchinson(some_function, x, unit.view(1, 1, 4, 4).expand_as(x))[1]
         for unit in torch.eye(16, dtype=torch.float64)
     )
     torch.testing.assert_close(found, exact_traces(x))
@@ -104,7 +104,7 @@ def test_random_directions_give_it_on_average_with_the_variance_of_their_signs()
     n, x = 20_000, images(1)
     rng = torch.Generator().manual_seed(2)
     signs = 2.0 * torch.randint(2, (n, 1, 4, 4), generator=rng, dtype=torch.float64) - 1
-    value, found = flow.hutchinson(some_function, x.expand(n, -1, -1, -1), signs)
+    value, found = ode.hutchinson(some_function, x.expand(n, -1, -1, -1), signs)
     assert not value.requires_grad and found.dtype == torch.float64
     torch.testing.assert_close(value[:1], some_function(x))
     jacobian = torch.autograd.functional.jacobian(
@@ -118,7 +118,7 @@ def test_random_directions_give_it_on_average_with_the_variance_of_their_signs()
 
 def test_even_depths_divide_the_noise_by_the_same_each_time():
     for first, last in ((0.999, 0.0), (0.0, 0.999)):
-        times = flow.even_depths(first, last, 7)
+        times = ode.even_depths(first, last, 7)
         assert (times[0], times[-1], len(times)) == (first, last, 8)
         ratios = [(1 - then) / (1 - now) for now, then in pairwise(times)]
         assert ratios == pytest.approx([((1 - last) / (1 - first)) ** (1 / 7)] * 7)
@@ -131,13 +131,13 @@ def of_gaussian(x, t, spread=0.3):
 
 @pytest.mark.parametrize(("first", "last"), [(0.99, 0.0), (0.0, 0.99)])
 def test_by_depth_the_error_falls_with_the_third_order(first, last, spread=0.3):
-    """x over its standard deviation does not change, which is the closed form of the flow."""
+    """x over its standard deviation does not change, which is the closed form of the ode."""
     deviation = [math.hypot(t * spread, 1 - t) for t in (first, last)]
     errors = []
     for steps in (20, 40, 80):
-        times = flow.even_depths(first, last, steps)
+        times = ode.even_depths(first, last, steps)
         start = torch.tensor([[deviation[0]]], dtype=torch.float64)
-        *_, (x, ends) = flow.solve_by_depth(of_gaussian, start, times)
+        *_, (x, ends) = ode.solve_by_depth(of_gaussian, start, times)
         assert ends.item() == pytest.approx(of_gaussian(x, last).item(), abs=1e-2)
         errors.append(abs(x.item() - deviation[1]))
     rates = [math.log2(a / b) for a, b in pairwise(errors)]
@@ -147,9 +147,9 @@ def test_by_depth_the_error_falls_with_the_third_order(first, last, spread=0.3):
 
 def test_by_depth_what_is_linear_is_exact():
     """Where all lines end at one image, the noise on it grows or shrinks as it should."""
-    times = flow.even_depths(0.99, 0.0, 8)
+    times = ode.even_depths(0.99, 0.0, 8)
     x = torch.tensor([[2.0]], dtype=torch.float64)
-    *_, (found, ends) = flow.solve_by_depth(lambda x, _: torch.full_like(x, 0.7), x, times)
+    *_, (found, ends) = ode.solve_by_depth(lambda x, _: torch.full_like(x, 0.7), x, times)
     assert ends.item() == 0.7
     assert found.item() == pytest.approx(0.7 * 0 + (2.0 - 0.7 * 0.99) * 100)
 
@@ -159,4 +159,4 @@ def test_integrals_are_exact_for_cubics(places):
     x = torch.linspace(0, 2, places, dtype=torch.float64)
     values = [torch.stack([4 * each**3 - each + 1, each * 0 + 3]) for each in x]
     expected = torch.tensor([16 - 2 + 2, 6], dtype=torch.float64)
-    torch.testing.assert_close(flow.integral(values, 2.0), expected)
+    torch.testing.assert_close(ode.integral(values, 2.0), expected)
