@@ -88,7 +88,8 @@ class LevelPosterior(nn.Module):
         self.values = channels * (3 + 3 * gaussians)
         """How many numbers per pixel `forward` takes."""
         self.levels = nn.Parameter(torch.zeros(LEVELS, channels))
-        spread = torch.linspace(-1, 1, gaussians + 2)[1:-1]
+        # On the processor always: without values, torch would import its compiler to count.
+        spread = torch.linspace(-1, 1, gaussians + 2, device="cpu")[1:-1]
         self.register_buffer("spread", spread[:, None, None, None], persistent=False)
 
     def forward(self, output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Posterior:

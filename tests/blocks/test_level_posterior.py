@@ -17,7 +17,7 @@ def seen_through(sigma, shape=(2, 1, 4, 4), gaussians=3, seed=0):
     block = LevelPosterior(shape[1], gaussians)
     nn.init.normal_(block.levels, std=0.05, generator=rng)
     output = torch.randn(shape[0], block.values, *shape[2:], generator=rng)
-    z = 2 * torch.rand(shape, generator=rng) - 1
+    z = 0.9 * (2 * torch.rand(shape, generator=rng) - 1)
     alpha, noise = (torch.full((shape[0], 1, 1, 1), each) for each in (0.9, sigma))
     with torch.no_grad():
         return block, block(output, z, alpha, noise), output
