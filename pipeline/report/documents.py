@@ -33,6 +33,7 @@ from pipeline.core.images import ImageSpec
 from pipeline.gate import baseline, compare
 from pipeline.gate import rules as gate_rules
 from pipeline.models import entries, weights
+from pipeline.report import published
 
 README = Path("README.md")
 RESULTS = Path("docs/results.md")
@@ -254,6 +255,15 @@ def models() -> str:
     return "\n".join(lines)
 
 
+def beside() -> str:
+    """What papers report, beside the figures of the run."""
+    raw = params.read()
+    home = params.results(raw)
+    reference = collect.read_reference(home.reference)
+    rows = collect.rows(params.model_blocks(raw), home.model_metrics, reference)
+    return published.table({row["model"]: result(row) for row in rows if row["kind"] == "model"})
+
+
 def sensitivity() -> str:
     """What the gate stops: of each metric of each model, the first value that fails."""
     raw = params.read()
@@ -353,7 +363,7 @@ def part(name: str, text: Callable[[], str]) -> Part:
 
 DOCUMENTS = {
     README: (part("leaders", leaders),),
-    RESULTS: (part("models", models), part("results", results)),
+    RESULTS: (part("models", models), part("published", beside), part("results", results)),
     GATE: (part("sensitivity", sensitivity),),
     JUDGES: (part("evidence", evidence),),
 }
