@@ -27,8 +27,8 @@ class Published:
 
 EVERY = (
     Published(
-        "ddpm", "FID 3.17, ≤ 3.75 bits/dim", "CIFAR-10, 32x32 in colour", "800,000 steps of 128 images",
-        "Ho et al. 2020, table 1", "2006.11239",
+        "ddpm", "FID 3.17, ≤ 3.75 bits/dim", "CIFAR-10, 32x32 in colour",
+        "800,000 steps of 128 images", "Ho et al. 2020, table 1", "2006.11239",
     ),
     Published(
         "vdm", "≤ 2.65 bits/dim", "CIFAR-10, not augmented", "10 million steps of 128 images",

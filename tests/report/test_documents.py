@@ -9,12 +9,12 @@ from pipeline.comparison import collect, recommendation
 from pipeline.comparison.collect import FAILED, OK, OTHER
 from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
-from pipeline.report import documents
+from pipeline.report import documents, published
 
 HOME = paths.Results(documents.SHOWN)
 
 ROOT = Path(__file__).parents[2]
-MODELS, RESULTS = documents.DOCUMENTS[documents.RESULTS]
+MODELS, PUBLISHED, RESULTS = documents.DOCUMENTS[documents.RESULTS]
 (LEADERS,) = documents.DOCUMENTS[documents.README]
 SHARED = {"dataset": "toy", "protocol": "0123456789abcdef"}
 REFERENCE = {
@@ -110,29 +110,37 @@ def test_the_readme_begins_with_what_the_table_supports(committed):
 
 def test_what_stands_around_the_tables_stays(project):
     page = (
-        f"top\n{MODELS.begin}\nold\n{MODELS.end}\nbetween\n{RESULTS.begin}{RESULTS.end}\nbottom\n"
+        f"top\n{MODELS.begin}\nold\n{MODELS.end}\nbetween\n{PUBLISHED.begin}{PUBLISHED.end}\n"
+        f"and\n{RESULTS.begin}{RESULTS.end}\nbottom\n"
     )
     text = documents.rendered(page, documents.RESULTS)
     assert text.startswith(f"top\n{MODELS.begin}\n\n| model | family |")
-    assert (
-        f"|\n\n{MODELS.end}\nbetween\n{RESULTS.begin}\n\n### Quality\n\n| a |\n\n### Cost" in text
-    )
+    assert f"|\n\n{PUBLISHED.end}\nand\n{RESULTS.begin}\n\n### Quality\n\n| a |\n\n### Cost" in text
     assert text.endswith(f"### Cost\n\n{RESULTS.end}\nbottom\n")
     assert documents.rendered(text, documents.RESULTS) == text
 
 
-@pytest.mark.parametrize("part", [MODELS, RESULTS], ids=["models", "results"])
+@pytest.mark.parametrize("part", [MODELS, PUBLISHED, RESULTS])
 @pytest.mark.parametrize("marker", ["begin", "end"])
 @pytest.mark.parametrize("change", ["", "{0}{0}"], ids=["missing", "twice"])
 def test_a_missing_marker_is_told(project, part, marker, change):
-    page = "".join(f"{each.begin}\n{each.end}\n" for each in (MODELS, RESULTS))
+    page = "".join(f"{each.begin}\n{each.end}\n" for each in (MODELS, PUBLISHED, RESULTS))
     name = getattr(part, marker)
     with pytest.raises(PipelineError, match=f"must hold .*{re.escape(name)}.* once each"):
         documents.rendered(page.replace(name, change.format(name)), documents.RESULTS)
 
 
+def test_published_results_stand_beside_those_of_the_run():
+    text = published.table({"vdm": "1.181 bits/dim", "flow": "not run", "other": "FID 1"})
+    head, _, vdm, flow = text.splitlines()
+    assert head == "| model | here | published | of | trained for | source |"
+    assert vdm.startswith("| vdm | 1.181 bits/dim | ≤ 2.65 bits/dim | CIFAR-10")
+    assert vdm.endswith("](https://arxiv.org/abs/2107.00630) |")
+    assert flow.startswith("| flow | not run | 1.06 bits/dim (RealNVP)")
+
+
 def test_markers_in_the_wrong_order_are_told(project):
-    page = f"{RESULTS.begin}{RESULTS.end}{MODELS.end}{MODELS.begin}"
+    page = "".join(f"{each.end}{each.begin}" for each in (MODELS, PUBLISHED, RESULTS))
     with pytest.raises(PipelineError, match="must follow"):
         documents.rendered(page, documents.RESULTS)
 
@@ -169,7 +177,7 @@ def test_another_data_set_has_a_page_and_leaves_the_readme_alone(project, capsys
 
 
 def test_without_results_there_is_nothing_to_write(project):
-    page = "".join(f"{each.begin}{each.end}" for each in (MODELS, RESULTS))
+    page = "".join(f"{each.begin}{each.end}" for each in (MODELS, PUBLISHED, RESULTS))
     Path("README.md").write_text(f"{LEADERS.begin}{LEADERS.end}")
     Path("docs").mkdir()
     documents.RESULTS.write_text(page)
