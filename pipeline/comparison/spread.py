@@ -38,6 +38,14 @@ STALE = "thorough_is_of"
 """The key that says of what else the file is."""
 AGREEMENT = 0.01
 """Other processors move distances by less than this, as a share."""
+ADDED = {
+    "flips": False,
+    "augment": "none",
+    "augment_p": 1.0,
+    "augment_target": 0.0,
+    "augment_images": 20_000,
+}
+"""Keys of trainings that came when there were results already, and what they were before that."""
 COLUMNS = (
     STALE,
     *COUNTS,
@@ -139,7 +147,10 @@ def summary(runs: dict[tuple[int, int], dict[str, Any]], start: tuple[int, int])
 
 
 def configuration(raw: dict[str, Any], model: str) -> str:
-    """16 hex digits that name all parameters which move a model's metrics, but for the seeds."""
+    """16 hex digits that name all parameters which move a model's metrics, but for the seeds.
+
+    Keys of `ADDED` do not count where they change nothing: results of before are of the same.
+    """
     for key in ("train", "sample", "evaluate"):
         if not isinstance(raw.get(key), dict):
             raise PipelineError(
@@ -150,7 +161,16 @@ def configuration(raw: dict[str, Any], model: str) -> str:
         shared[key].pop("seed", None)
     for key in ("inception", "imagenet"):  # they have columns of their own
         shared["evaluate"].pop(key, None)
-    return files.sha256_of({**shared, "model": raw["models"][model]})[:16]
+    shared["train"] = _without_added(shared["train"])
+    chosen = dict(raw["models"][model])
+    if isinstance(chosen.get("training"), dict):
+        chosen["training"] = _without_added(chosen["training"])
+    return files.sha256_of({**shared, "model": chosen})[:16]
+
+
+def _without_added(section: dict[str, Any]) -> dict[str, Any]:
+    absent = object()
+    return {key: value for key, value in section.items() if ADDED.get(key, absent) != value}
 
 
 def read(path: Path, metrics: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:

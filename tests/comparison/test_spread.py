@@ -76,6 +76,19 @@ def test_configuration_names_what_moves_metrics():
         assert spread.configuration(raw, "vae") == own
 
 
+def test_a_key_that_was_added_and_changes_nothing_makes_no_other_configuration():
+    plain = changed(models={"vae": {"family": "vae", "training": {"images": 8}}})
+    own = spread.configuration(plain, "vae")
+    for key, value in spread.ADDED.items():
+        for section in (plain["train"], plain["models"]["vae"]["training"]):
+            section[key] = value
+            assert spread.configuration(plain, "vae") == own
+            section[key] = "another"
+            assert spread.configuration(plain, "vae") != own
+            del section[key]
+    assert spread.configuration(plain, "vae") == own
+
+
 @pytest.fixture
 def written(tmp_path):
     path = tmp_path / "vae.json"
