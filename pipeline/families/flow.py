@@ -124,7 +124,8 @@ def spread(values: Tensor, channels: int, mixtures: int, reach: float, log_scale
     """Fill in `PixelMixture`'s values [..., v]: means from -``reach`` to ``reach``, one scale."""
     found = values[..., : 3 * mixtures * channels].unflatten(-1, (3, mixtures, channels))
     found[..., 0, :, :] = 0.0
-    found[..., 1, :, :] = torch.linspace(-reach, reach, mixtures)[:, None]
+    # On the processor always: without values, torch would import its compiler.
+    found[..., 1, :, :] = torch.linspace(-reach, reach, mixtures, device="cpu")[:, None]
     found[..., 2, :, :] = log_scale
 
 

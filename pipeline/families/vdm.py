@@ -19,7 +19,7 @@ knows what is around a pixel, the chain may end where noise is still seen; it is
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +57,8 @@ class VdmNetwork(UNetNetwork):
     ``pieces`` are those of gamma(t), which is linear in each. ``gaussians`` are those of each
     pixel, beside black, white and the histogram, of the decoder ``posterior``, and ``head`` are the
     channels of two convolutions that lead there, of pixels in place of patches. ``fourier`` are
-    powers n of the features sin(2^n pi z) and cos(2^n pi z), which are given to the network beside
-    z (appendix C); the paper has 7 and 8.
+    powers n of the features sin(2^n pi z) and cos(2^n pi z), with commas between them, which are
+    given to the network beside z (appendix C); the paper has 7,8.
     """
 
     gamma_min: float = Field(-6.0, ge=-30, le=10)
@@ -67,13 +67,18 @@ class VdmNetwork(UNetNetwork):
     decoder: Literal["posterior", "softmax"] = "posterior"
     gaussians: int = Field(3, ge=1, le=256)
     head: int = Field(16, ge=1, le=4096)
-    fourier: list[Annotated[int, Field(ge=-4, le=16)]] = Field([], max_length=16)
+    fourier: str = Field("none", pattern=r"^(none|\d{1,2}(,\d{1,2}){0,9})$")
 
     @model_validator(mode="after")
     def _rises(self) -> "VdmNetwork":
         if self.gamma_min >= self.gamma_max:
             raise ValueError("gamma_min must be below gamma_max: noise grows with time")
         return self
+
+    @property
+    def powers(self) -> list[int]:
+        """Those that ``fourier`` names."""
+        return [] if self.fourier == "none" else [int(each) for each in self.fourier.split(",")]
 
 
 class VdmTraining(TrainingParams):
@@ -169,7 +174,7 @@ class Vdm(Family):
             else None
         )
         self.schedule = Schedule(network)
-        given = spec.channels * (1 + 2 * len(network.fourier))
+        given = spec.channels * (1 + 2 * len(network.powers))
         if self.posterior is None:
             self.net = UNet(spec, network, inputs=given)
         else:
@@ -235,7 +240,7 @@ class Vdm(Family):
 
     def _seen(self, z: Tensor, gamma: Tensor, labels: Tensor | None) -> Posterior | Tensor:
         """What the network makes of z: p(x|z), or eps_hat [B, C, H, W] of the decoder softmax."""
-        angles = [2.0**n * torch.pi * z for n in self.params.network.fourier]
+        angles = [2.0**n * torch.pi * z for n in self.params.network.powers]
         features = [wave for each in angles for wave in (each.sin(), each.cos())]
         place = (gamma - self.schedule.low) / (self.schedule.high - self.schedule.low)
         given = torch.cat([z, *features], dim=1)

@@ -262,7 +262,7 @@ def test_denoising_goes_from_the_noise_to_the_sample():
 
 
 def test_the_network_sees_waves_of_the_input():
-    model, seen = lively(network={"fourier": [0, 3]}), []
+    model, seen = lively(network={"fourier": "0,3"}), []
     model.net.register_forward_hook(lambda _, args, __: seen.append(args[0]))
     z = torch.randn(2, *SMALL.shape, generator=torch.Generator().manual_seed(0))
     model._seen(z, torch.zeros(2), None)

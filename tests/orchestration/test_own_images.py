@@ -67,7 +67,7 @@ def test_what_is_said_of_a_folder():
         "judge.features 8, as FIDs of 25 images tell no more apart",
     ):
         assert text in told, told
-    assert re.search(r"time        about \d+ minutes for all 16 models on \d+ core", told)
+    assert re.search(r"time        about \d+ minutes for all 20 models on \d+ core", told)
     assert max(map(len, told.splitlines())) <= own_images.WIDTH
 
 

@@ -62,7 +62,7 @@ def test_the_preset_follows_the_size(size, name):
 
 @pytest.mark.parametrize(
     ("name", "size", "channels", "minutes"),
-    [("32", 32, 3, 15), ("64", 64, 3, 45), ("128", 128, 3, 140)],
+    [("32", 32, 3, 15), ("64", 64, 3, 55), ("128", 128, 3, 165)],
 )
 def test_a_preset_takes_no_longer_than_it_is_meant_to(name, size, channels, minutes):
     raw = params_text.with_values(RAW, preset.values(name, RAW))

@@ -143,7 +143,7 @@ def test_what_could_not_be_measured_is_named_the_judges_too(here, monkeypatch, c
 def test_too_little_time_is_one_line_that_says_what_would_help(here, capsys):
     assert cli.main(["plan", "--minutes", "0.5", "--jobs", "1", "--write"]) == 1
     told = capsys.readouterr().err
-    assert "--minutes 0.5: data, judges, samples and scores of 16 models take" in told
+    assert "--minutes 0.5: data, judges, samples and scores of 20 models take" in told
     assert "lower sample.n" in told and len(told.splitlines()) == 1
     assert paths.PARAMS.read_text() == TEXT
 
