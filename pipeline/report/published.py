@@ -32,7 +32,8 @@ EVERY = (
     ),
     Published(
         "vdm", "≤ 2.65 bits/dim", "CIFAR-10, not augmented",
-        "10 million steps of 128 images (the authors' code)", "Kingma et al. 2021, table 1", "2107.00630",
+        "10 million steps of 128 images (the authors' code)",
+        "Kingma et al. 2021, table 1", "2107.00630",
     ),
     Published(
         "flow_matching", "FID 6.35 at 142 evaluations, 2.99 bits/dim", "CIFAR-10",
