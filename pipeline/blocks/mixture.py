@@ -89,8 +89,9 @@ class CodeMixture(nn.Module):
             self.factors[group] = torch.from_numpy(factors)
         self.fitted.fill_(True)
 
-    def log_density(self, codes: Tensor, groups: Tensor) -> Tensor:
-        """log density in nats, float32 [B], of codes [B, d] in their groups, int64 [B]."""
+    def log_density(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:
+        """log density in nats, float32 [B], of codes [B, d] in their groups, int64 [B] or the first."""
+        groups = self._first(codes) if groups is None else groups
         factors, centred = self.factors[groups], codes[:, None] - self.means[groups]
         white = torch.linalg.solve_triangular(factors, centred[..., None], upper=False)[..., 0]
         log_scale = factors.diagonal(dim1=2, dim2=3).log().sum(2)
@@ -98,10 +99,15 @@ class CodeMixture(nn.Module):
         each = -0.5 * (white**2).sum(2) - log_scale - constant
         return torch.logsumexp(self.weights[groups].log() + each, dim=1)
 
-    def draw(self, noise: ImageNoise, groups: Tensor) -> Tensor:
-        """One code, float32 [d], for each image's group, int64 [B]; stacked to [B, d]."""
-        which = categorical_sample(self.weights[groups].log(), noise.uniform())
+    def draw(self, noise: ImageNoise, groups: Tensor | None = None) -> Tensor:
+        """One code, float32 [d], for each image's group, int64 [B] or the first; stacked to [B, d]."""
+        uniform = noise.uniform()
+        groups = self._first(uniform) if groups is None else groups
+        which = categorical_sample(self.weights[groups].log(), uniform)
         normal = noise.normal(self.means.shape[2])
         return self.means[groups, which] + torch.einsum(
             "bij,bj->bi", self.factors[groups, which], normal
         )
+
+    def _first(self, each: Tensor) -> Tensor:
+        return torch.zeros(len(each), dtype=torch.int64, device=each.device)

@@ -155,8 +155,7 @@ class Ae(Family):
                 f"{self.params.name}: an autoencoder samples from a density of its codes, and none "
                 "was fitted: training did not end"
             )
-        groups = torch.zeros(len(seeds), dtype=torch.long, device=self.device)
-        codes = self.density.draw(ImageNoise(seeds, self.device), groups)
+        codes = self.density.draw(ImageNoise(seeds, self.device))
         return to_uint8(self.decoder(codes))
 
     @torch.no_grad()

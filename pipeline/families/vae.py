@@ -47,11 +47,11 @@ from pipeline.core.seeds import BatchNoise, ImageNoise
 LOG_VARIANCES = (-12.0, 6.0)
 """Range of the posterior's log-variance: an early outlier must not overflow its exponential."""
 PRIOR_DRAWS = 2
-"""Codes of each image that a prior by label is fitted to."""
+"""Codes of each image that a mixture is fitted to."""
 PRIOR_IMAGES = 9_000
-"""Training images that a prior by label is fitted to, with repetition."""
+"""Training images that a mixture is fitted to, with repetition."""
 PRIOR_FLOOR = 0.001
-"""Added to the variances of a prior by label, as a fraction of the codes' variance."""
+"""Added to the variances of a mixture, as a fraction of the codes' variance."""
 TRAVERSED = 10
 """Rows and columns of the pictures of the latent space."""
 REACH = 2.5
@@ -62,8 +62,8 @@ class VaeNetwork(Section):
     """Size of the encoder and decoder, whether they are given labels, and p(z).
 
     ``hidden`` 0 is one dense layer on either side in place of two with that width between them.
-    ``prior: label`` is a mixture of ``components`` Gaussians for each label, fitted to the codes
-    at the end of training, until when it is the standard normal.
+    ``prior: mixture`` is one of ``components`` Gaussians, and ``prior: label`` one for each label,
+    fitted to the codes at the end of training, until when it is the standard normal.
     """
 
     latent: int = Field(24, ge=1, le=4096)
@@ -71,7 +71,7 @@ class VaeNetwork(Section):
     hidden: int = Field(256, ge=0, le=65_536)
     mixtures: int = Field(4, ge=1, le=256)
     conditional: bool = False
-    prior: Literal["standard", "label"] = "standard"
+    prior: Literal["standard", "mixture", "label"] = "standard"
     components: int = Field(4, ge=1, le=10_000)
 
     @model_validator(mode="after")
@@ -128,10 +128,13 @@ class Vae(Family):
             outputs=distributions.PixelMixture.values(spec.channels, network.mixtures),
             **size,
         )
+        self.by_label = network.prior == "label"
         self.prior = (
-            CodeMixture(spec.classes, network.components, network.latent)
-            if network.prior == "label"
-            else None
+            None
+            if network.prior == "standard"
+            else CodeMixture(
+                spec.classes if self.by_label else 1, network.components, network.latent
+            )
         )
         # One plane beside the image: what the encoder is told of the label, pixel by pixel.
         self.label_plane = (
@@ -142,20 +145,23 @@ class Vae(Family):
     def unsupported(
         cls, params: ModelParams, device: torch.device, images: TrainingImages | None = None
     ) -> str | None:
-        """See `Family.unsupported`: a prior by label is fitted to codes of each label."""
+        """See `Family.unsupported`: a mixture is fitted to codes, of each label where it is by label."""
         reason = super().unsupported(params, device, images)
         network = params.network
-        if reason or images is None or images.by_class is None or network is None:
+        if reason or images is None or network is None or network.prior == "standard":
             return reason
+        fewest, whose = images.count, "there are"
         if network.prior == "label":
-            # Which images `finish` sees is chance; twice as many codes as it asks for leave none.
-            share = min(1.0, PRIOR_IMAGES / images.count)
-            codes = int(PRIOR_DRAWS * share * min(n for n in images.by_class if n))
-            if 2 * network.components > codes:
-                return (
-                    f"network.components = {network.components}: the rarest label has about "
-                    f"{codes} codes to fit so many Gaussians to; at most half as many"
-                )
+            if images.by_class is None:
+                return None
+            fewest, whose = min(n for n in images.by_class if n), "the rarest label has"
+        # Which images `finish` sees is chance; twice as many codes as it asks for leave none.
+        codes = int(PRIOR_DRAWS * min(1.0, PRIOR_IMAGES / images.count) * fewest)
+        if 2 * network.components > codes:
+            return (
+                f"network.components = {network.components}: {whose} about {codes} codes to fit so "
+                "many Gaussians to; at most half as many"
+            )
         return None
 
     def encode(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -214,10 +220,10 @@ class Vae(Family):
 
     @torch.no_grad()
     def finish(self, batches: Iterator[Batch], rng: torch.Generator) -> None:
-        """Fit the prior by label, if there is one, to draws from q(z|x,y)."""
+        """Fit the prior, if it is a mixture or one for each label, to draws from q(z|x,y)."""
         if self.prior is None:
             return
-        codes: list[list[np.ndarray]] = [[] for _ in range(self.spec.classes)]
+        codes: list[list[np.ndarray]] = [[] for _ in range(len(self.prior.means))]
         seen = 0
         for batch in batches:
             mean, log_var = self.encode(batch.images, batch.labels)
@@ -225,7 +231,7 @@ class Vae(Family):
                 noise = BatchNoise(rng).normal(*mean.shape)
                 drawn = (mean + noise * torch.exp(0.5 * log_var)).cpu().numpy()
                 for code, label in zip(drawn, batch.labels.tolist(), strict=True):
-                    codes[label].append(code)
+                    codes[label if self.by_label else 0].append(code)
             seen += len(mean)
             if seen >= PRIOR_IMAGES:
                 break
@@ -235,17 +241,20 @@ class Vae(Family):
         """log p(z|y) in nats [B]."""
         if self.prior is None:
             return distributions.gaussian_log_density(codes, 0.0, 0.0).sum(1)
-        return self.prior.log_density(codes, labels)
+        return self.prior.log_density(codes, labels if self.by_label else None)
 
     def _draw_codes(self, noise: ImageNoise, labels: Tensor | None) -> Tensor:
         """Codes [n, latent] from p(z|y)."""
         if self.prior is None:
             return noise.normal(self.params.network.latent)
-        return self.prior.draw(noise, labels)
+        return self.prior.draw(noise, labels if self.by_label else None)
 
     def facts(self) -> dict[str, str]:
         """The prior, where it is no standard normal."""
-        return {} if self.prior is None else {"prior": f"for each label a {self.prior}"}
+        if self.prior is None:
+            return {}
+        each = "for each label a " if self.by_label else ""
+        return {"prior": f"{each}{self.prior}"}
 
     @torch.no_grad()
     def sample(self, seeds: Tensor, labels: Tensor | None) -> Tensor:
