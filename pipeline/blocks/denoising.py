@@ -1,24 +1,57 @@
 """What families share that take noise off images in many steps, beside the network (`blocks.unet`).
 
-Times spread over a batch (Kingma et al. 2021, "Variational Diffusion Models", arXiv:2107.00630),
-labels that are left out in training, and the guidance that this allows (Ho & Salimans 2022,
-"Classifier-Free Diffusion Guidance", arXiv:2207.12598).
+Their optimiser, times spread over a batch (Kingma et al. 2021, "Variational Diffusion Models",
+arXiv:2107.00630), labels that are left out in training, and the guidance that this allows (Ho &
+Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv:2207.12598).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
+from pipeline.blocks import nets
 from pipeline.core import ranks
-from pipeline.core.contract import to_uint8
+from pipeline.core.contract import Group, TrainingParams, to_uint8
+from pipeline.core.params import Decay
 from pipeline.core.seeds import BatchNoise
 
+WARM_UP = 0.05
+"""The share of training in which the learning rate rises."""
 PICTURED = 10
 """States in a picture of how an image comes out of noise."""
 
 Net = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """x [B, C, H, W], times [B] and labels, int64 [B], to a prediction [B, C, H, W]."""
+
+
+class DenoisingTraining(TrainingParams):
+    """Optimiser: Adam with a warm-up, a cosine schedule and averaged weights."""
+
+    clip: float = Field(1.0, gt=0, le=1e6)
+    ema: Decay = 0.995
+
+
+class GuidedTraining(DenoisingTraining):
+    """Optimiser: that of `DenoisingTraining`.
+
+    ``label_dropout`` is the share of images whose label a conditional model is not told, from
+    which it learns what guidance needs: the prediction without a label.
+    """
+
+    label_dropout: float = Field(0.1, ge=0, le=1)
+
+
+def group(parameters: Iterable[nn.Parameter], training: DenoisingTraining) -> Group:
+    """Parameters of the network, with the optimiser that the training block names."""
+    return Group(
+        list(parameters),
+        lambda p: torch.optim.Adam(p, lr=training.learning_rate, fused=True),
+        schedule=nets.warm_cosine(WARM_UP),
+        clip=training.clip,
+        ema=training.ema,
+    )
 
 
 def spread_places(n: int, rng: torch.Generator) -> Tensor:

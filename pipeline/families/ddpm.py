@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.blocks import denoising, distributions, nets
+from pipeline.blocks import denoising, distributions
 from pipeline.blocks.diffusion import Diffusion, beside, expand, extrapolated, stepped
 from pipeline.blocks.level_decoder import LevelDecoder, distinct
 from pipeline.blocks.unet import UNet, UNetNetwork, check
@@ -36,13 +36,12 @@ from pipeline.core.contract import (
     Group,
     Likelihood,
     TrainingImages,
-    TrainingParams,
     Update,
     to_signed,
     to_uint8,
 )
 from pipeline.core.images import ImageSpec
-from pipeline.core.params import Decay, ModelParams, Section
+from pipeline.core.params import ModelParams, Section
 from pipeline.core.seeds import BatchNoise, ImageNoise
 
 INVERSION_STEPS = 100
@@ -64,18 +63,6 @@ class DdpmNetwork(UNetNetwork):
     steps: int = Field(1000, ge=2, le=10_000)
     schedule: Literal["cosine", "linear"] = "cosine"
     prediction: Literal["noise", "velocity"] = "noise"
-
-
-class DdpmTraining(TrainingParams):
-    """Optimiser: Adam with a warm-up, a cosine schedule and averaged weights.
-
-    ``label_dropout`` is the share of images whose label a conditional model is not told, from
-    which it learns what guidance needs: the prediction without a label.
-    """
-
-    clip: float = Field(1.0, gt=0, le=1e6)
-    ema: Decay = 0.995
-    label_dropout: float = Field(0.1, ge=0, le=1)
 
 
 class DdpmSampling(Section):
@@ -114,7 +101,7 @@ class Ddpm(Family):
     """A U-Net that predicts what was added to an image, and the chain that this defines."""
 
     Network: ClassVar = DdpmNetwork
-    Training: ClassVar = DdpmTraining
+    Training: ClassVar = denoising.GuidedTraining
     Sampling: ClassVar = DdpmSampling
     Scoring: ClassVar = DdpmScoring
 
@@ -147,16 +134,7 @@ class Ddpm(Family):
         return super().unsupported(params, device, images)
 
     def groups(self) -> dict[str, Group]:
-        training = self.params.training
-        return {
-            "model": Group(
-                list(self.parameters()),
-                lambda p: torch.optim.Adam(p, lr=training.learning_rate, fused=True),
-                schedule=nets.warm_cosine(0.05),
-                clip=training.clip,
-                ema=training.ema,
-            )
-        }
+        return {"model": denoising.group(self.parameters(), self.params.training)}
 
     def training_step(
         self, batch: Batch, update: Update, rng: torch.Generator

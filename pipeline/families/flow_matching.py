@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.blocks import denoising, nets, ode
+from pipeline.blocks import denoising, ode
 from pipeline.blocks import dequantisation as levels
 from pipeline.blocks.diffusion import expand
 from pipeline.blocks.unet import UNet, UNetNetwork, check
@@ -32,13 +32,12 @@ from pipeline.core.contract import (
     Family,
     Group,
     Likelihood,
-    TrainingParams,
     Update,
     to_signed,
     to_uint8,
 )
 from pipeline.core.images import ImageSpec
-from pipeline.core.params import Decay, ModelParams, Section
+from pipeline.core.params import ModelParams, Section
 from pipeline.core.seeds import BatchNoise, ImageNoise
 
 INVERSION_STEPS = 100
@@ -55,18 +54,13 @@ that one, and a network that is told a time it hardly knows takes noise for blac
 tenth of a bit per value that made likelihoods of digits worse."""
 
 
-class FlowMatchingTraining(TrainingParams):
-    """Optimiser: Adam with a warm-up, a cosine schedule and averaged weights.
+class FlowMatchingTraining(denoising.GuidedTraining):
+    """Times are ``uniform``, or ``logit_normal``, whose log-odds are standard normal.
 
-    Times are ``uniform``, or ``logit_normal`` (arXiv:2403.03206, equation 19): the log-odds of t
-    are standard normal. ``label_dropout`` is the share of images whose label a conditional model is
-    not told.
+    The latter are equation 19 of arXiv:2403.03206.
     """
 
     times: Literal["logit_normal", "uniform"] = "logit_normal"
-    clip: float = Field(1.0, gt=0, le=1e6)
-    ema: Decay = 0.995
-    label_dropout: float = Field(0.1, ge=0, le=1)
 
 
 class FlowMatchingSampling(Section):
@@ -106,16 +100,7 @@ class FlowMatching(Family):
         self.net = UNet(spec, params.network)
 
     def groups(self) -> dict[str, Group]:
-        training = self.params.training
-        return {
-            "model": Group(
-                list(self.parameters()),
-                lambda p: torch.optim.Adam(p, lr=training.learning_rate, fused=True),
-                schedule=nets.warm_cosine(0.05),
-                clip=training.clip,
-                ema=training.ema,
-            )
-        }
+        return {"model": denoising.group(self.parameters(), self.params.training)}
 
     def training_step(
         self, batch: Batch, update: Update, rng: torch.Generator

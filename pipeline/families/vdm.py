@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pipeline.blocks import distributions, nets
+from pipeline.blocks import denoising, distributions, nets
 from pipeline.blocks.diffusion import beside, expand, extrapolated, stepped
 from pipeline.blocks.level_posterior import LevelPosterior, Posterior
 from pipeline.blocks.unet import UNet, UNetNetwork, check
@@ -36,13 +36,12 @@ from pipeline.core.contract import (
     Family,
     Group,
     Likelihood,
-    TrainingParams,
     Update,
     to_signed,
     to_uint8,
 )
 from pipeline.core.images import ImageSpec
-from pipeline.core.params import Decay, ModelParams, Rate, Section
+from pipeline.core.params import ModelParams, Rate, Section
 from pipeline.core.seeds import BatchNoise, ImageNoise
 
 DENOISED = 10
@@ -81,14 +80,12 @@ class VdmNetwork(UNetNetwork):
         return [] if self.fourier == "none" else [int(each) for each in self.fourier.split(",")]
 
 
-class VdmTraining(TrainingParams):
-    """Optimiser: Adam with a warm-up, a cosine schedule and averaged weights.
+class VdmTraining(denoising.DenoisingTraining):
+    """Of every ``reconstructed`` images one trains the decoder, the others the chain.
 
-    Of every ``reconstructed`` images one trains the decoder, the others the chain.
+    gamma has an optimiser of its own, without warm-up and average.
     """
 
-    clip: float = Field(1.0, gt=0, le=1e6)
-    ema: Decay = 0.995
     reconstructed: int = Field(4, ge=2, le=1000)
     gamma_learning_rate: Rate = 0.05
 
@@ -188,12 +185,8 @@ class Vdm(Family):
     def groups(self) -> dict[str, Group]:
         training = self.params.training
         return {
-            "model": Group(
-                [each for each in self.parameters() if each is not self.schedule.logits],
-                lambda p: torch.optim.Adam(p, lr=training.learning_rate, fused=True),
-                schedule=nets.warm_cosine(0.05),
-                clip=training.clip,
-                ema=training.ema,
+            "model": denoising.group(
+                [each for each in self.parameters() if each is not self.schedule.logits], training
             ),
             "gamma": Group(
                 list(self.schedule.parameters()),
