@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.blocks import nets
 from pipeline.core import ranks
-from pipeline.core.contract import Group, TrainingParams, to_uint8
+from pipeline.core.contract import Group, TrainingParams
 from pipeline.core.params import Decay
 from pipeline.core.seeds import BatchNoise
 
@@ -86,6 +86,6 @@ def guided(
 
 
 def picture(states: Sequence[Tensor]) -> Tensor:
-    """uint8 [n, columns, C, H, W]: up to ten states [n, C, H, W], evenly spaced, as columns."""
+    """Up to ten states, uint8 [n, C, H, W], evenly spaced: uint8 [n, columns, C, H, W]."""
     chosen = torch.linspace(0, len(states) - 1, min(PICTURED, len(states))).round().long()
-    return torch.stack([to_uint8(states[i]) for i in chosen], dim=1)
+    return torch.stack([states[i] for i in chosen], dim=1)

@@ -240,8 +240,8 @@ class Ddpm(Family):
     @torch.no_grad()
     def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
         """``denoising``: a row for each seed, from noise to image, at ten evenly spaced steps."""
-        states = list(self._denoise(seeds, batch.labels if self.conditional else None))
-        return {"denoising": denoising.picture(states)}
+        states = self._denoise(seeds, batch.labels if self.conditional else None)
+        return {"denoising": denoising.picture([*map(to_uint8, states)])}
 
     @torch.no_grad()
     def finish(self, batches: Iterator[Batch], rng: torch.Generator) -> None:

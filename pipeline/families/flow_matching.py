@@ -200,8 +200,8 @@ class FlowMatching(Family):
     @torch.no_grad()
     def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
         """``flow``: a row for each seed, from noise to image, at up to ten even steps."""
-        states = list(self._drawn(seeds, batch.labels if self.conditional else None))
-        return {"flow": denoising.picture(states)}
+        states = self._drawn(seeds, batch.labels if self.conditional else None)
+        return {"flow": denoising.picture([*map(to_uint8, states)])}
 
     @torch.no_grad()
     def invert(self, images: Tensor, labels: Tensor | None, seeds: Tensor) -> Tensor:

@@ -44,8 +44,6 @@ from pipeline.core.images import ImageSpec
 from pipeline.core.params import ModelParams, Rate, Section
 from pipeline.core.seeds import BatchNoise, ImageNoise
 
-DENOISED = 10
-"""States in the picture of denoising."""
 TIMES = 1000
 """What the network is told of gamma is a time from 0 to this."""
 
@@ -357,9 +355,7 @@ class Vdm(Family):
     def illustrate(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
         """``denoising``: a row for each seed, from noise to image, at evenly spaced steps."""
         *noisy, decoded = self._denoise(seeds, batch.labels if self.conditional else None)
-        states = [*map(to_uint8, noisy), decoded]
-        chosen = torch.linspace(0, len(states) - 1, min(DENOISED, len(states))).round().long()
-        return {"denoising": torch.stack([states[i] for i in chosen], dim=1)}
+        return {"denoising": denoising.picture([*map(to_uint8, noisy), decoded])}
 
 
 def _alpha_sigma(gamma: Tensor) -> tuple[Tensor, Tensor]:
