@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from pipeline.blocks import muon
 from pipeline.blocks.distributions import categorical_sample
+from pipeline.blocks.muon import MatrixTraining
 from pipeline.blocks.nets import warm_cosine
 from pipeline.core import cost
 from pipeline.core.contract import (
@@ -29,7 +31,6 @@ from pipeline.core.contract import (
     Family,
     Group,
     Likelihood,
-    TrainingParams,
     Update,
     to_signed,
 )
@@ -46,8 +47,8 @@ COMPLETIONS = 4
 """Pictures of how an upper half goes on."""
 
 
-class AutoregressiveTraining(TrainingParams):
-    """Optimiser: AdamW with a warm-up, a cosine schedule and averaged weights."""
+class AutoregressiveTraining(MatrixTraining):
+    """An optimiser with a warm-up, a cosine schedule and averaged weights."""
 
     clip: float = Field(1.0, gt=0, le=1e6)
     ema: Decay = 0.99
@@ -256,9 +257,7 @@ class Autoregressive(Family):
         return {
             "model": Group(
                 list(self.parameters()),
-                lambda p: torch.optim.AdamW(
-                    p, lr=training.learning_rate, weight_decay=1e-4, fused=True
-                ),
+                muon.optimiser(self, training, weight_decay=1e-4),
                 schedule=warm_cosine(0.03),
                 clip=training.clip,
                 ema=training.ema,

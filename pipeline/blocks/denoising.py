@@ -11,9 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.blocks import nets
+from pipeline.blocks import muon, nets
+from pipeline.blocks.muon import MatrixTraining
 from pipeline.core import ranks
-from pipeline.core.contract import Group, TrainingParams
+from pipeline.core.contract import Group
 from pipeline.core.params import Decay
 from pipeline.core.seeds import BatchNoise
 
@@ -26,15 +27,15 @@ Net = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """x [B, C, H, W], times [B] and labels, int64 [B], to a prediction [B, C, H, W]."""
 
 
-class DenoisingTraining(TrainingParams):
-    """Optimiser: Adam with a warm-up, a cosine schedule and averaged weights."""
+class DenoisingTraining(MatrixTraining):
+    """An optimiser with a warm-up, a cosine schedule and averaged weights."""
 
     clip: float = Field(1.0, gt=0, le=1e6)
     ema: Decay = 0.995
 
 
 class GuidedTraining(DenoisingTraining):
-    """Optimiser: that of `DenoisingTraining`.
+    """As `DenoisingTraining`.
 
     ``label_dropout`` is the share of images whose label a conditional model is not told, from
     which it learns what guidance needs: the prediction without a label.
@@ -43,11 +44,14 @@ class GuidedTraining(DenoisingTraining):
     label_dropout: float = Field(0.1, ge=0, le=1)
 
 
-def group(parameters: Iterable[nn.Parameter], training: DenoisingTraining) -> Group:
-    """Parameters of the network, with the optimiser that the training block names."""
+def group(
+    family: nn.Module, training: DenoisingTraining, without: Iterable[nn.Parameter] = ()
+) -> Group:
+    """Parameters of a family, but some, with the optimiser that the training block names."""
+    others = {id(each) for each in without}
     return Group(
-        list(parameters),
-        lambda p: torch.optim.Adam(p, lr=training.learning_rate, fused=True),
+        [each for each in family.parameters() if id(each) not in others],
+        muon.optimiser(family, training),
         schedule=nets.warm_cosine(WARM_UP),
         clip=training.clip,
         ema=training.ema,

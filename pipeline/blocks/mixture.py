@@ -90,7 +90,10 @@ class CodeMixture(nn.Module):
         self.fitted.fill_(True)
 
     def log_density(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:
-        """log density in nats, float32 [B], of codes [B, d] in their groups, int64 [B] or the first."""
+        """log density in nats, float32 [B], of codes [B, d].
+
+        ``groups``, int64 [B], are those that they are in; the first, if None.
+        """
         groups = self._first(codes) if groups is None else groups
         factors, centred = self.factors[groups], codes[:, None] - self.means[groups]
         white = torch.linalg.solve_triangular(factors, centred[..., None], upper=False)[..., 0]
@@ -100,7 +103,7 @@ class CodeMixture(nn.Module):
         return torch.logsumexp(self.weights[groups].log() + each, dim=1)
 
     def draw(self, noise: ImageNoise, groups: Tensor | None = None) -> Tensor:
-        """One code, float32 [d], for each image's group, int64 [B] or the first; stacked to [B, d]."""
+        """A code for each image, float32 [B, d]; groups are those of `log_density`."""
         uniform = noise.uniform()
         groups = self._first(uniform) if groups is None else groups
         which = categorical_sample(self.weights[groups].log(), uniform)

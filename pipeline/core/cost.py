@@ -1,9 +1,10 @@
 """Deterministic cost: floating-point operations, counted from the shapes of what is executed.
 
 Matrix products, convolutions and recurrent layers count, two for each multiplication with its
-addition, forward and backward; what is done element by element (activations, norms, optimisers)
-does not, as is usual. The numbers are the same on every machine, and no measure of time: small
-products are slower than large ones. For times there is a `Clock`, which skips the same steps.
+addition, forward and backward, and an optimiser's products of matrices too; what is done element by
+element (activations, norms, Adam) does not, as is usual. The numbers are the same on every machine,
+and no measure of time: small products are slower than large ones. For times there is a `Clock`,
+which skips the same steps.
 """
 
 import time

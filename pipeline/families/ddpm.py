@@ -134,7 +134,7 @@ class Ddpm(Family):
         return super().unsupported(params, device, images)
 
     def groups(self) -> dict[str, Group]:
-        return {"model": denoising.group(self.parameters(), self.params.training)}
+        return {"model": denoising.group(self, self.params.training)}
 
     def training_step(
         self, batch: Batch, update: Update, rng: torch.Generator

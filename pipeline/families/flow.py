@@ -26,11 +26,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.blocks import nets
+from pipeline.blocks import muon, nets
 from pipeline.blocks.autoregressive import places
 from pipeline.blocks.distributions import PixelMixture
+from pipeline.blocks.muon import MatrixTraining
 from pipeline.blocks.transforms import Coupling, Pairs
-from pipeline.core.contract import Batch, Family, Group, Likelihood, TrainingParams, Update
+from pipeline.core.contract import Batch, Family, Group, Likelihood, Update
 from pipeline.core.images import ImageSpec
 from pipeline.core.params import Decay, ModelParams, Section
 from pipeline.core.seeds import ImageNoise
@@ -63,8 +64,8 @@ class FlowNetwork(Section):
     conditional: bool = False
 
 
-class FlowTraining(TrainingParams):
-    """Optimiser: AdamW with a warm-up, a cosine schedule and averaged weights."""
+class FlowTraining(MatrixTraining):
+    """An optimiser with a warm-up, a cosine schedule and averaged weights."""
 
     clip: float = Field(1.0, gt=0, le=1e6)
     ema: Decay = 0.99
@@ -244,9 +245,7 @@ class Flow(Family):
         return {
             "model": Group(
                 list(self.parameters()),
-                lambda p: torch.optim.AdamW(
-                    p, lr=training.learning_rate, weight_decay=1e-4, fused=True
-                ),
+                muon.optimiser(self, training, weight_decay=1e-4),
                 schedule=nets.warm_cosine(0.03),
                 clip=training.clip,
                 ema=training.ema,

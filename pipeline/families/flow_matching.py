@@ -100,7 +100,7 @@ class FlowMatching(Family):
         self.net = UNet(spec, params.network)
 
     def groups(self) -> dict[str, Group]:
-        return {"model": denoising.group(self.parameters(), self.params.training)}
+        return {"model": denoising.group(self, self.params.training)}
 
     def training_step(
         self, batch: Batch, update: Update, rng: torch.Generator

@@ -145,7 +145,7 @@ class Vae(Family):
     def unsupported(
         cls, params: ModelParams, device: torch.device, images: TrainingImages | None = None
     ) -> str | None:
-        """See `Family.unsupported`: a mixture is fitted to codes, of each label where it is by label."""
+        """See `Family.unsupported`: a mixture is fitted to codes, or one to those of each label."""
         reason = super().unsupported(params, device, images)
         network = params.network
         if reason or images is None or network is None or network.prior == "standard":

@@ -183,9 +183,7 @@ class Vdm(Family):
     def groups(self) -> dict[str, Group]:
         training = self.params.training
         return {
-            "model": denoising.group(
-                [each for each in self.parameters() if each is not self.schedule.logits], training
-            ),
+            "model": denoising.group(self, training, without=self.schedule.parameters()),
             "gamma": Group(
                 list(self.schedule.parameters()),
                 lambda p: torch.optim.Adam(p, lr=training.gamma_learning_rate, fused=True),

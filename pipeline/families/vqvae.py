@@ -22,9 +22,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.blocks import distributions, nets, transformer
+from pipeline.blocks import distributions, muon, nets, transformer
 from pipeline.blocks.code_prior import CodePrior
 from pipeline.blocks.convolutional import MapDecoder, MapEncoder
+from pipeline.blocks.muon import MatrixTraining
 from pipeline.blocks.quantisation import Codebook
 from pipeline.core import paths, precision, ranks
 from pipeline.core.contract import (
@@ -33,7 +34,6 @@ from pipeline.core.contract import (
     Group,
     Likelihood,
     TrainingImages,
-    TrainingParams,
     Update,
     to_signed,
     to_uint8,
@@ -69,8 +69,8 @@ class VqVaeNetwork(Section):
     conditional: bool = False
 
 
-class VqVaeTraining(TrainingParams):
-    """Optimisers: Adam for the autoencoder, then AdamW with averaged weights for the prior.
+class VqVaeTraining(MatrixTraining):
+    """An optimiser for the autoencoder, then one with averaged weights for the prior.
 
     Each has a warm-up and a cosine schedule of its own. ``autoencoder`` counts the images that the
     autoencoder sees, before the prior starts, and is a share of them that ``train.budget`` does not
@@ -167,15 +167,13 @@ class VqVae(Family):
             # No average: the prior's codes would be those of other weights than the final ones.
             "autoencoder": Group(
                 [*self.encoder.parameters(), *self.decoder.parameters()],
-                lambda p: torch.optim.Adam(p, lr=training.learning_rate, fused=True),
+                muon.optimiser(self, training),
                 schedule=_within(0.0, first),
                 clip=training.clip,
             ),
             "prior": Group(
                 list(self.prior.parameters()),
-                lambda p: torch.optim.AdamW(
-                    p, lr=training.prior_learning_rate, weight_decay=1e-4, fused=True
-                ),
+                muon.optimiser(self, training, training.prior_learning_rate, weight_decay=1e-4),
                 schedule=_within(first, 1.0),
                 clip=training.clip,
                 ema=training.ema,

@@ -165,9 +165,10 @@ def _check(
     for name in sorted(state.keys() - expected.keys()):
         kind, group, *rest = name.split("/")
         known = kind == "optimiser" and group in groups and len(rest) == 2 and rest[0].isdecimal()
-        if not known or int(rest[0]) >= len(trainer.groups[group].parameters):
+        parameters = _parameters(trainer.optimisers[group]) if known else []
+        if not known or int(rest[0]) >= len(parameters):
             refuse(f"of another model: it has {name}, which this one has not")
-        parameter = trainer.groups[group].parameters[int(rest[0])]
+        parameter = parameters[int(rest[0])]
         if state[name].numel() > 1 and state[name].shape != parameter.shape:
             refuse(f"of another model: its {name} has another shape")
     # Buffers may hold infinity, such as what masks the future; what is trained may not.
@@ -175,6 +176,11 @@ def _check(
     for name, each in state.items():
         if (name in trained or not name.startswith("family/")) and not each.isfinite().all():
             refuse(f"{name} is not finite")
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    """In the order of its state, which need not be that of the group."""
+    return [each for group in optimiser.param_groups for each in group["params"]]
 
 
 def _restore_optimiser(

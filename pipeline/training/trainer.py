@@ -98,6 +98,8 @@ class Trainer:
         self.updates = dict.fromkeys(self.groups, 0)
         self.kinds: dict[str, int] = {}
         self.flops: dict[str, int] = {}
+        self._counter: cost.Counter | None = None
+        self._replicated = 0
         self._updated: list[str] = []
         self._complaint = ""
         self._orders: dict[str, tuple[int, Tensor]] = {}
@@ -238,11 +240,14 @@ class Trainer:
     def _count_one_step(self) -> None:
         """Do the next step, count its operations and undo it: counting may change last bits."""
         before = checkpoints.remember(self)
-        with cost.Counter() as counter:
+        self._replicated = 0
+        with cost.Counter() as self._counter:
             self._call_training_step()
+        flops, self._counter = self._counter.flops, None
         kind = "+".join(self._updated)
         checkpoints.restore(self, *before)
-        self.flops[kind] = counter.flops * ranks.size()
+        # Each rank has its share of the images, and all do the same to the weights.
+        self.flops[kind] = (flops - self._replicated) * ranks.size() + self._replicated
 
     def _call_training_step(self) -> dict[str, Tensor]:
         # Modules such as dropout draw from the global generator: name its state by the step too.
@@ -305,7 +310,10 @@ class Trainer:
             factor = group.schedule(self.step / self.steps)
             for each, rate in zip(optimiser.param_groups, self.base_rates[name], strict=True):
                 each["lr"] = rate * factor
+        before = 0 if self._counter is None else self._counter.flops
         optimiser.step()
+        if self._counter is not None:
+            self._replicated += self._counter.flops - before
         if group.after_step is not None:
             group.after_step()
         # Autocast caches bfloat16 copies of the weights, which are now out of date: without this
