@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from builders import MODELS
 from clone import ROOT, Clone
 from filelock import FileLock
 from ruamel.yaml import YAML
@@ -32,22 +33,8 @@ def _seed() -> int:
 
 SEED = _seed()
 """Names all that is random; the environment's FAULT_SEED, or another one each time."""
-FAMILIES = {
-    "ae": "ae",
-    "began": "began",
-    "cyclegan": "cyclegan",
-    "ddpm": "ddpm",
-    "flow_matching": "flow_matching",
-    "flow": "flow",
-    "dcgan": "gan",
-    "gpt": "gpt",
-    "lstm": "lstm",
-    "pixelcnn": "pixelcnn",
-    "vae": "vae",
-    "vdm": "vdm",
-    "wgan": "wgan",
-}
-"""A model of each family, by name."""
+FAMILIES = list({each["family"]: name for name, each in reversed(MODELS.items())}.values())
+"""The first model in params.yaml of each family."""
 TEMPORARY = re.compile(r"\.tmp|\.old$")
 """What has such a name should be gone when its process is."""
 
@@ -164,6 +151,9 @@ def small(folder: Path, models: Iterable[str]) -> Clone:
     clone.params["runtime"] |= {"device": "cpu", "threads": 1, "checkpoint_seconds": 1e-9}
     if "began" in clone.params["models"]:
         clone.params["models"]["began"]["training"]["alone"] = 32
+    if "vqvae" in clone.params["models"]:
+        # Two steps of four: a checkpoint within its part, one at its end, one within the prior's.
+        clone.params["models"]["vqvae"]["training"]["autoencoder"] = 32
     clone.write_params()
     return clone
 

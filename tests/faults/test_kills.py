@@ -105,7 +105,7 @@ def points(chance, stage, changes, most):
 @pytest.mark.parametrize("model", harness.FAMILIES)
 def test_a_training_that_is_killed_ends_as_one_that_was_not(workshop, model, chance, count):
     _, changes = workshop.undisturbed("train", model)
-    every = model == "vae"
+    every = model in ("vae", "vqvae")  # trainings of one part and of two
     for how in points(chance, "train", changes, changes if every else 8):
         count("kills of trainings", workshop.kill("train", model, chance, how))
     for _ in range(2):
