@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import families
+from pipeline.blocks import muon
 from pipeline.core import params
 from pipeline.core.contract import Batch, Family, Group, Likelihood, TrainingParams
 from pipeline.core.images import ImageSpec
@@ -19,6 +20,9 @@ MODELS = params.model_blocks(params.read(Path(__file__).parents[1] / "params.yam
 
 SMALL = ImageSpec(channels=1, height=8, width=8, classes=10)
 COLOUR = ImageSpec(channels=3, height=8, width=8, classes=10)
+
+muon.SMALLEST = 4
+"""Tiny networks have matrices too, which are made orthogonal."""
 
 FACTS = {"family": "some", "parameters": 1, "images_seen": 0}
 """What the description of a trained model must have."""

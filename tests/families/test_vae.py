@@ -348,8 +348,17 @@ def test_samples_come_from_the_prior_of_their_label():
         torch.testing.assert_close(found, expected, atol=0.15, rtol=0)
 
 
-def test_fitting_the_prior_raises_the_bound_that_it_is_the_optimum_of():
-    model = tiny_model("vae", TWO, network={**WITH_PRIOR, "components": 1})
+ONE_GAUSSIAN = [
+    ({**WITH_PRIOR, "components": 1}, "for each label a full-covariance Gaussian"),
+    ({"prior": "mixture", "components": 1}, "full-covariance Gaussian"),
+    ({"prior": "mixture", "components": 3}, "mixture of 3 full-covariance Gaussians"),
+    ({"conditional": True, "prior": "mixture", "components": 1}, "full-covariance Gaussian"),
+]
+
+
+@pytest.mark.parametrize(("network", "told"), ONE_GAUSSIAN)
+def test_fitting_the_prior_raises_the_bound_that_it_is_the_optimum_of(network, told):
+    model = tiny_model("vae", TWO, network=network)
     images = some_images(64, TWO)
     labels = torch.arange(64) % 2
     images[labels == 1] //= 4
@@ -361,7 +370,26 @@ def test_fitting_the_prior_raises_the_bound_that_it_is_the_optimum_of():
         after = model.log_likelihood(images, labels, every)
     assert model.prior.fitted
     assert after.terms["kl"].mean() > before.terms["kl"].mean()
-    assert model.facts() == {"prior": "for each label a full-covariance Gaussian"}
+    assert model.facts() == {"prior": told}
+
+
+def test_without_labels_a_fitted_prior_is_that_of_all_codes():
+    """Codes of q are far from the standard normal, and what is drawn is where they are."""
+    model = tiny_model("vae", network={"prior": "mixture", "components": 2})
+    images = some_images(64)
+    away = torch.tensor([3.0, -2.0, 5.0])
+    signs = torch.arange(64) % 2 * 2.0 - 1
+    model.encode = lambda given, labels: (signs[:, None] * away, torch.full((64, 3), -2.0))
+    batch = Batch(images, some_labels(64))
+    model.finish(iter([batch] * 8), torch.Generator().manual_seed(0))
+    noise = seeds.ImageNoise(seeds.image_seeds(400, 0, "sample"))
+    drawn = model._draw_codes(noise, None)
+    sides = drawn @ away / (away @ away)
+    assert sides.abs().min() > 0.5 and 0.4 < (sides > 0).float().mean() < 0.6
+    every = seeds.image_seeds(64, 0, "score")
+    found = model.log_likelihood(images, None, every).terms["kl"].mean()
+    # That of two narrow Gaussians from an even mixture of the two is log 2, in either's middle.
+    assert -found == pytest.approx(math.log(2), abs=0.05)
 
 
 def test_wrong_labels_are_worse_than_the_right_ones():

@@ -148,6 +148,10 @@ REFUSED = {
         {"models__cvae__network__components": 361},
         "models.cvae.network.components = 361: the rarest label has about 720 codes",
     ),
+    "Gaussians of all codes": (
+        {"models__vae__network__components": 3601},
+        "models.vae.network.components = 3601: there are about 7,200 codes to fit so many",
+    ),
     "a sampler's steps": (
         {"models__ddpm__sampling__steps": 1001},
         "models.ddpm.sampling.steps = 1001: they are some of the 1000 of network.steps",
