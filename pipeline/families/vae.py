@@ -7,9 +7,11 @@
   objective. What is reported is the ELBO, which is the objective at beta = 1.
 - cvae: Sohn et al. 2015, "Learning Structured Output Representation using Deep Conditional
   Generative Models" (NeurIPS), conditioned on the label, as in Kingma et al. 2014,
-  "Semi-Supervised Learning with Deep Generative Models", arXiv:1406.5298. Its prior p(z|y) is
-  learned last: for a given encoder the prior that maximises the ELBO is the one that is fitted to
-  its codes (Hoffman & Johnson 2016, "ELBO surgery"), here a mixture of Gaussians for each label.
+  "Semi-Supervised Learning with Deep Generative Models", arXiv:1406.5298.
+
+The prior may be learned last: for a given encoder the prior that maximises the ELBO is the one that
+is fitted to its codes (Hoffman & Johnson 2016, "ELBO surgery"), here a mixture of Gaussians, or one
+for each label. Samples of a standard normal one are blurred where no code of an image is near.
 
 The decoder is a mixture of discretised logistics over the 256 levels (Salimans et al. 2017,
 arXiv:1701.05517), in colour of green given red and of blue given both, so the ELBO bounds the
