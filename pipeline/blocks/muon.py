@@ -129,7 +129,10 @@ class Muon(torch.optim.AdamW):
         """
         state = self.state[each]
         if not state:
+            # AdamW asks for the first of these when it is loaded.
+            state["step"] = torch.zeros(())
             state["momentum"] = torch.zeros_like(each)
+        state["step"] += 1
         average = state["momentum"].lerp_(each.grad, 1 - MOMENTUM)
         matrix = each.grad.lerp(average, MOMENTUM).flatten(1)
         return matrix if len(matrix) <= matrix.shape[1] else matrix.T
