@@ -44,6 +44,7 @@ ADDED = {
     "augment_p": 1.0,
     "augment_target": 0.0,
     "augment_images": 20_000,
+    "optimiser": "adam",
 }
 """Keys of trainings that came when there were results already, and what they were before that."""
 COLUMNS = (

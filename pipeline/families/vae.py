@@ -161,8 +161,8 @@ class Vae(Family):
         codes = int(PRIOR_DRAWS * min(1.0, PRIOR_IMAGES / images.count) * fewest)
         if 2 * network.components > codes:
             return (
-                f"network.components = {network.components}: {whose} about {codes:,} codes to fit so "
-                "many Gaussians to; at most half as many"
+                f"network.components = {network.components}: {whose} about {codes:,} codes to fit "
+                "so many Gaussians to; at most half as many"
             )
         return None
 
