@@ -83,6 +83,7 @@ bench: $(STAMP) ## benchmarks, two hours: other libraries, trainers, samplers, s
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	python -m benchmarks peers
 	python -m benchmarks trainers
+	python -m benchmarks optimisers
 	python -m benchmarks samplers
 	python -m benchmarks drawing
 	python -m benchmarks scale

@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks import (
     drawing,
     growth,
+    optimisers,
     page,
     peers,
     planned,
@@ -24,6 +25,7 @@ from pipeline.core.errors import PipelineError
 
 PROGRAMS = {
     "peers": peers,
+    "optimisers": optimisers,
     "samplers": samplers,
     "trainers": trainers,
     "drawing": drawing,

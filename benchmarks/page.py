@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers_page, results, samplers, scale_page, small_data
+from benchmarks import optimisers, peers_page, results, samplers, scale_page, small_data
 from pipeline.core import files
 
 PAGE = Path("docs/benchmarks.md")
@@ -254,6 +254,7 @@ images among the first 10,000, classes), by three judges of one kind, on one cor
 PARTS = {
     "peers": peers_page.part,
     "trainers": _trainers,
+    "optimisers": optimisers.section,
     "samplers": _samplers,
     "drawing": _drawing,
     "scale": _scale,

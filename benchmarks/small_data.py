@@ -2,29 +2,27 @@
 
 Models of params.yaml are trained on a part of the images of the last run, by class, for as long as
 on all of them, and judged by the judges of that run against the same real images. How far samples
-are from the middle says whether the augmentation's translations leak into them.
+are from the middle says whether the augmentation's translations leak into them. What was measured
+before, of other trainings, stays.
 """
 
 import argparse
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks import results
-from pipeline.core import files, params, paths, stage
+from benchmarks import results, trained
+from pipeline.core import params, paths
 from pipeline.core.errors import PipelineError
-from pipeline.core.mapped import Mapped
 from pipeline.datasets import splits
 from pipeline.datasets.store import Store
 from pipeline.evaluation import external
-from pipeline.models import entries, weights
-from pipeline.sampling import drawing
-from pipeline.training.trainer import Trainer
+from pipeline.models import entries
 
 MODELS = ("dcgan", "lsgan")
 SIZES = (250, 500, 1000, 3600)
@@ -44,6 +42,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, help="of the family gan")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="training images")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of trainings")
+    parser.add_argument("--budget", type=float, default=1.0, help="factor on all trainings")
     parser.add_argument("--variants", nargs="+", default=[*VARIANTS], help=", ".join(VARIANTS))
 
 
@@ -62,7 +61,7 @@ def run(given: argparse.Namespace) -> None:
         raise PipelineError(f"--sizes: must be 1 to {most}, of which there are so many images")
     judging = external.Judging(raw)
     tasks = [
-        (model, size, variant, seed)
+        (model, size, variant, seed, given.budget)
         for seed in given.seeds
         for size in given.sizes
         for model in given.models
@@ -78,8 +77,7 @@ def run(given: argparse.Namespace) -> None:
             row |= {key: found[key] for key in ("fid", "second_fid", "coverage")}
             rows.append(row)
             print(f"{len(rows)}/{len(tasks)} {results.line(row)}", flush=True)
-    order = [dict(zip(("model", "images", "variant", "seed"), task, strict=True)) for task in tasks]
-    rows.sort(key=lambda row: order.index({key: row[key] for key in order[0]}))
+    rows = _with_those_of_before(rows, judging.store.name)
     real = np.asarray(judging.store.split("train").images)
     found = {
         "dataset": judging.store.name,
@@ -91,38 +89,39 @@ def run(given: argparse.Namespace) -> None:
     draw(found)
 
 
+def _which(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What names a training, in the order of the table."""
+    order = [*MODELS, row["model"]].index(row["model"]), [*VARIANTS].index(row["variant"])
+    return row["budget"], order[0], row["model"], row["images"], order[1], row["seed"]
+
+
+def _with_those_of_before(rows: list[dict[str, Any]], dataset: str) -> list[dict[str, Any]]:
+    every = {_which(row): row for row in rows}
+    with suppress(FileNotFoundError):
+        before = results.read("small_data")
+        if before["dataset"] == dataset:
+            every = {_which(row): row for row in before["rows"]} | every
+    return [every[key] for key in sorted(every)]
+
+
 def _file(row: dict[str, Any]) -> str:
-    return f"{row['model']}-{row['images']}-{row['variant']}-{row['seed']}.npy"
+    named = (row[key] for key in ("model", "images", "variant", "seed", "budget"))
+    return "-".join(map(str, named)) + ".npy"
 
 
-def _drawn(model: str, size: int, variant: str, seed: int) -> dict[str, Any]:
+def _drawn(model: str, size: int, variant: str, seed: int, budget: float) -> dict[str, Any]:
     """Train a model on so many images and draw from it, in a process of its own."""
     raw = params.read()
-    runtime: params.Runtime = params.section(raw, "runtime")
-    device = stage.prepare_torch(runtime.model_copy(update={"device": "cpu", "threads": 1}))
     chosen = entries.read(raw, model)
     training = chosen.training.model_copy(update=VARIANTS[variant])
-    chosen = chosen.model_copy(update={"training": training})
+    chosen = entries.scaled(chosen.model_copy(update={"training": training}), budget)
     store, data = Store(), params.section(raw, "data")
     part = splits.limited(store.split("train"), size, store.spec.classes, data, "train")
-    family = weights.build(chosen, store.spec, seed, device)
-    trainer = Trainer(
-        family,
-        Mapped(np.asarray(part.images)),
-        torch.from_numpy(np.array(part.labels)),
-        seed=seed,
-        steps=training.steps,
-    )
-    with results.quiet():
-        trainer.run()
-        section: params.Sample = params.section(raw, "sample")
-        drawn = drawing.everything(family, store, section, section.n, label=model)["samples"]
-    row = {"model": model, "images": size, "variant": variant, "seed": seed}
+    made = trained.train(chosen, seed, part)
+    row = {"model": model, "images": size, "variant": variant, "seed": seed, "budget": budget}
     if training.augment_target > 0:
-        row["augment_p"] = family.augment_p.item()
-    with files.replacing(FOLDER / _file(row)) as path:
-        np.save(path, drawn)
-    return {**row, "from_the_middle": from_the_middle(np.asarray(drawn))}
+        row["augment_p"] = made.family.augment_p.item()
+    return {**row, "from_the_middle": from_the_middle(trained.draw(made, FOLDER / _file(row)))}
 
 
 def from_the_middle(images: np.ndarray) -> float:
@@ -145,7 +144,9 @@ def _of(rows: Sequence[dict[str, Any]], **keys: Any) -> list[dict[str, Any]]:
 
 def draw(found: dict[str, Any]) -> None:
     """Write the picture: a panel for each model, means and ranges over seeds."""
-    rows = found["rows"]
+    rows = _of(found["rows"], budget=1.0)
+    if not rows:
+        return
     models = list(dict.fromkeys(row["model"] for row in rows))
     with results.picture("small_data", len(models)) as panels:
         for axes, model in zip(panels, models, strict=True):
@@ -208,6 +209,10 @@ How many images there are to train on is `data.limit`: so many of the training s
 """
 
 
+VERDICT = ""
+"""What the numbers say, in words."""
+
+
 def text() -> str:
     """The page docs/small-data.md, with what was measured, if anything was."""
     try:
@@ -220,6 +225,40 @@ def _measured(found: dict[str, Any]) -> str:
     rows = found["rows"]
     seeds = len({row["seed"] for row in rows})
     variants = list(dict.fromkeys(row["variant"] for row in rows))
+    tables = []
+    for budget in dict.fromkeys(row["budget"] for row in rows):
+        some = _of(rows, budget=budget)
+        longer = "" if budget == 1 else f"Trained {budget:g} times as long:\n\n"
+        tables.append(longer + _table(some, variants))
+    picture = "![FID against training images](../benchmarks/results/small_data.png)"
+    if any(row["budget"] == 1 for row in rows):
+        tables.insert(1, picture)
+    middle = ", ".join(
+        f"{variant} {np.mean([row['from_the_middle'] for row in _of(rows, variant=variant)]):.2f}"
+        for variant in variants
+    )
+    measured = "\n\n".join(tables)
+    return f"""## How much does it help?
+
+```bash
+python -m benchmarks small_data   # on the data and by the judges of the last run
+python -m benchmarks small_data --budget 4 --models dcgan --sizes 250 3600
+```
+
+{found["dataset"]}, {found["n_samples"]:,} samples against as many test images, means over {seeds}
+trainings and their range; `adaptive` has `augment_target: 0.6`. All are trained for as long as
+params.yaml says, however few images there are:
+
+{measured}
+
+{VERDICT}
+
+How far samples' centres of mass are from the middle, in pixels: {middle}; training images
+{found["from_the_middle"]:.2f}.
+"""
+
+
+def _table(rows: Sequence[dict[str, Any]], variants: Sequence[str]) -> str:
     titles = ["", "images"]
     titles += [f"{what}, {each}" for what in ("FID", "coverage") for each in variants]
     table = []
@@ -234,24 +273,4 @@ def _measured(found: dict[str, Any]) -> str:
                     low, mean, high = (f"{f(values):.{digits}f}" for f in (min, np.mean, max))
                     cells.append(f"{mean} ({low}..{high})")
             table.append(cells)
-    middle = ", ".join(
-        f"{variant} {np.mean([row['from_the_middle'] for row in _of(rows, variant=variant)]):.2f}"
-        for variant in variants
-    )
-    return f"""## How much does it help?
-
-```bash
-python -m benchmarks small_data   # on the data and by the judges of the last run
-```
-
-{found["dataset"]}, {found["n_samples"]:,} samples against as many test images, means over {seeds}
-trainings and their range; `adaptive` has `augment_target: 0.6`:
-
-{results.table(titles, table)}
-
-![FID against training images](../benchmarks/results/small_data.png)
-
-All are trained for as long as params.yaml says, however few images there are. How far samples'
-centres of mass are from the middle, in pixels: {middle}; training images
-{found["from_the_middle"]:.2f}.
-"""
+    return results.table(titles, table)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import page, results, scale, scale_page
+from benchmarks import optimisers, page, results, scale, scale_page, small_data
+from pipeline.core import params
 from pipeline.core.errors import PipelineError
+from pipeline.models import entries
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,3 +74,57 @@ def test_sizes_are_measured(tmp_path):
     assert all(row["microseconds_per_image"] > 0 for row in found["training"])
     assert [row["samples"] for row in found["judging"]] == [80]
     assert not (tmp_path / "images.npy").exists()
+
+
+def test_what_suits_adam_is_of_models_that_there_are(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with_choice = {
+        name
+        for name, entry in params.model_blocks(params.read()).items()
+        if "optimiser" in entry["training"]
+    }
+    assert optimisers.ADAM.keys() == with_choice
+    for name in optimisers.ADAM:
+        adam, muon = (optimisers.chosen(name, kind, 1.0) for kind in optimisers.KINDS)
+        assert (adam.training.optimiser, muon.training.optimiser) == ("adam", "muon")
+        assert muon == entries.scaled(entries.read(params.read(), name), 1.0)
+        # A key that is none of the block would be added to it, and change nothing.
+        for block in ("network", "training"):
+            there = getattr(muon, block).model_dump().keys()
+            assert getattr(adam, block).model_dump().keys() == there
+
+
+def rows_of_small_data():
+    return [
+        {
+            "model": "dcgan",
+            "images": images,
+            "variant": variant,
+            "seed": seed,
+            "budget": budget,
+            "fid": 4.0 + seed + budget,
+            "coverage": 0.5,
+            "from_the_middle": 2.0,
+        }
+        for budget in (1.0, 4.0)
+        for images in (250, 500)
+        for variant in small_data.VARIANTS
+        for seed in (0, 1)
+    ]
+
+
+def test_the_page_of_small_data_has_a_table_for_each_budget():
+    found = {"dataset": "d", "n_samples": 9, "from_the_middle": 2.0, "rows": rows_of_small_data()}
+    page = small_data._measured(found)
+    assert page.count("FID, without") == 2 and "Trained 4 times as long" in page
+    assert "5.5 (5.0..6.0)" in page and "8.5 (8.0..9.0)" in page
+
+
+def test_what_was_measured_before_stays_unless_it_is_measured_again(monkeypatch):
+    before, again = rows_of_small_data(), rows_of_small_data()[:3]
+    monkeypatch.setattr(results, "read", lambda name: {"dataset": "d", "rows": before})
+    for row in again:
+        row["fid"] = 1.0
+    found = small_data._with_those_of_before(again, "d")
+    assert len(found) == len(before) and sum(row["fid"] == 1.0 for row in found) == 3
+    assert small_data._with_those_of_before(again, "other") == again

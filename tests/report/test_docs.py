@@ -58,6 +58,8 @@ RUN = {
     "make bench": ("Makefile", "python -m benchmarks samplers"),
     "python -m benchmarks samplers": (".ci/run", "python -m benchmarks samplers"),
     "python -m benchmarks trainers": (".ci/run", "python -m benchmarks trainers"),
+    "python -m benchmarks optimisers": (".ci/run", "python -m benchmarks optimisers"),
+    "python -m benchmarks small_data": (".ci/run", "python -m benchmarks small_data"),
     "python -m benchmarks drawing": (".ci/run", "python -m benchmarks drawing"),
     "python -m benchmarks peers": (".ci/run", "python -m benchmarks peers"),
     "python -m benchmarks growth": (".ci/run", "python -m benchmarks growth"),
