@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 repro: $(STAMP) ## run what changed (JOBS=n, MODELS=vae,ddpm, FORCE=1, SCHEDULER=tcp://...), or a folder of yours (IMAGES=~/photos)
 	@python -m pipeline repro $(if $(IMAGES),--images "$$IMAGES") $(if $(JOBS),--jobs $(JOBS)) $(if $(MODELS),--models $(MODELS)) $(if $(filter-out 0,$(FORCE)),--force) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
-thorough: $(STAMP) ## error bars: more trainings and sample sets, about 20 minutes on 2 cores (JOBS=n)
+thorough: $(STAMP) ## error bars: more trainings and sample sets, half an hour on 2 cores (JOBS=n)
 	@python -m pipeline thorough $(if $(JOBS),--jobs $(JOBS))
 
 gate: $(STAMP) ## fail if a metric is worse than its baseline (BASE=revision)
