@@ -77,7 +77,7 @@ def run(given: argparse.Namespace) -> None:
             row |= {key: found[key] for key in ("fid", "second_fid", "coverage")}
             rows.append(row)
             print(f"{len(rows)}/{len(tasks)} {results.line(row)}", flush=True)
-    rows = _with_those_of_before(rows, judging.store.name)
+    rows = _with_those_of_before(rows, judging.store.name, judging.n)
     real = np.asarray(judging.store.split("train").images)
     found = {
         "dataset": judging.store.name,
@@ -95,11 +95,13 @@ def _which(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["budget"], order[0], row["model"], row["images"], order[1], row["seed"]
 
 
-def _with_those_of_before(rows: list[dict[str, Any]], dataset: str) -> list[dict[str, Any]]:
+def _with_those_of_before(
+    rows: list[dict[str, Any]], dataset: str, n_samples: int
+) -> list[dict[str, Any]]:
     every = {_which(row): row for row in rows}
     with suppress(FileNotFoundError):
         before = results.read("small_data")
-        if before["dataset"] == dataset:
+        if (before["dataset"], before["n_samples"]) == (dataset, n_samples):
             every = {_which(row): row for row in before["rows"]} | every
     return [every[key] for key in sorted(every)]
 
@@ -230,9 +232,8 @@ def _measured(found: dict[str, Any]) -> str:
         some = _of(rows, budget=budget)
         longer = "" if budget == 1 else f"Trained {budget:g} times as long:\n\n"
         tables.append(longer + _table(some, variants))
-    picture = "![FID against training images](../benchmarks/results/small_data.png)"
-    if any(row["budget"] == 1 for row in rows):
-        tables.insert(1, picture)
+        if budget == 1:
+            tables.append("![FID against training images](../benchmarks/results/small_data.png)")
     middle = ", ".join(
         f"{variant} {np.mean([row['from_the_middle'] for row in _of(rows, variant=variant)]):.2f}"
         for variant in variants
@@ -242,7 +243,7 @@ def _measured(found: dict[str, Any]) -> str:
 
 ```bash
 python -m benchmarks small_data   # on the data and by the judges of the last run
-python -m benchmarks small_data --budget 4 --models dcgan --sizes 250 3600
+python -m benchmarks small_data --budget 4 --models dcgan --sizes 250
 ```
 
 {found["dataset"]}, {found["n_samples"]:,} samples against as many test images, means over {seeds}

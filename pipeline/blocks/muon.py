@@ -36,8 +36,7 @@ SIZE = 0.2
 
 
 class MatrixTraining(TrainingParams):
-    """Which ``optimiser`` there is: ``adam``, or ``muon`` for the matrices of dense layers and
-    convolutions, and Adam for all else."""
+    """Which ``optimiser`` there is: ``adam``, or ``muon`` for matrices, with Adam for all else."""
 
     optimiser: Literal["adam", "muon"] = "adam"
 
@@ -64,7 +63,8 @@ def optimiser(
 def matrices(module: nn.Module) -> list[nn.Parameter]:
     """Weights of dense layers, convolutions and recurrent layers that are large matrices.
 
-    A convolution's has a row for each channel that comes out. Tables of embeddings are none.
+    A convolution's has a row for each channel that comes out, and a transposed one's for each that
+    goes in. Tables of embeddings are none.
     """
     found = []
     for layer in module.modules():

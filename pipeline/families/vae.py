@@ -57,7 +57,7 @@ PRIOR_FLOOR = 0.001
 TRAVERSED = 10
 """Rows and columns of the pictures of the latent space."""
 REACH = 2.5
-"""A traversal goes this many prior standard deviations to either side."""
+"""A traversal goes this many standard deviations of the standard normal to either side."""
 
 
 class VaeNetwork(Section):
@@ -104,7 +104,7 @@ class VaeScoring(Section):
 
 
 class Vae(Family):
-    """Gaussian prior and posterior, convolutional encoder and decoder."""
+    """Gaussian posterior, convolutional encoder and decoder."""
 
     Network: ClassVar = VaeNetwork
     Training: ClassVar = VaeTraining

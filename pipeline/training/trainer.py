@@ -311,7 +311,9 @@ class Trainer:
             for each, rate in zip(optimiser.param_groups, self.base_rates[name], strict=True):
                 each["lr"] = rate * factor
         before = 0 if self._counter is None else self._counter.flops
-        optimiser.step()
+        # What an optimiser multiplies is float32, whatever the networks are trained in.
+        with precision.autocast(self.device, "fp32"):
+            optimiser.step()
         if self._counter is not None:
             self._replicated += self._counter.flops - before
         if group.after_step is not None:

@@ -122,9 +122,12 @@ def test_the_page_of_small_data_has_a_table_for_each_budget():
 
 def test_what_was_measured_before_stays_unless_it_is_measured_again(monkeypatch):
     before, again = rows_of_small_data(), rows_of_small_data()[:3]
-    monkeypatch.setattr(results, "read", lambda name: {"dataset": "d", "rows": before})
+    monkeypatch.setattr(
+        results, "read", lambda name: {"dataset": "d", "n_samples": 9, "rows": before}
+    )
     for row in again:
         row["fid"] = 1.0
-    found = small_data._with_those_of_before(again, "d")
+    found = small_data._with_those_of_before(again, "d", 9)
     assert len(found) == len(before) and sum(row["fid"] == 1.0 for row in found) == 3
-    assert small_data._with_those_of_before(again, "other") == again
+    for other in (("other", 9), ("d", 10)):
+        assert small_data._with_those_of_before(again, *other) == again

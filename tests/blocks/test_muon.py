@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from builders import tiny_model
+from builders import tiny_model, trainer
 from torch import nn
 
 from pipeline.blocks import muon
@@ -164,3 +164,16 @@ def test_a_family_takes_either(name):
                 assert own and rest
                 assert len(own) + len(rest) == len(group.parameters)
                 assert all(each.ndim in (2, 4) for each in own)
+
+
+def test_iterations_are_in_float32_where_networks_are_in_bfloat16(monkeypatch):
+    seen, iterate = [], muon.orthogonal
+
+    def spy(given):
+        found = iterate(given)
+        seen.append((given.dtype, found.dtype, torch.is_autocast_enabled("cpu")))
+        return found
+
+    monkeypatch.setattr(muon, "orthogonal", spy)
+    trainer(tiny_model("models.ddpm", training={"precision": "bf16"}), steps=2).run()
+    assert set(seen) == {(torch.float32, torch.float32, False)}

@@ -33,8 +33,8 @@ def _seed() -> int:
 
 SEED = _seed()
 """Names all that is random; the environment's FAULT_SEED, or another one each time."""
-FAMILIES = list({each["family"]: name for name, each in reversed(MODELS.items())}.values())
-"""The first model in params.yaml of each family."""
+FAMILIES = [*{each["family"]: name for name, each in reversed(MODELS.items())}.values(), "wgan"]
+"""The first model in params.yaml of each family, and a critic whose weights are clipped."""
 TEMPORARY = re.compile(r"\.tmp|\.old$")
 """What has such a name should be gone when its process is."""
 
