@@ -179,9 +179,9 @@ HEAD = """# Few images
 
 ## What helps a model that has few training images?
 
-A discriminator learns a few hundred images by heart, and what it then tells the generator is of no
-use. Show both players changed images, real and generated alike, and it cannot (differentiable
-augmentation, [Zhao et al. 2020](https://arxiv.org/abs/2006.10738)):
+A discriminator that is trained for long learns a few hundred images by heart, and what it then
+tells the generator is of no use. Show both players changed images, real and generated alike, and it
+cannot (differentiable augmentation, [Zhao et al. 2020](https://arxiv.org/abs/2006.10738)):
 
 ```yaml
 models:
@@ -211,7 +211,11 @@ How many images there are to train on is `data.limit`: so many of the training s
 """
 
 
-VERDICT = ""
+VERDICT = """On these digits it does not. Trainings as short as these learn not even 250 images by
+heart: FID is as good as with all of them, and with four times the training it is better still.
+Changed images are more to learn, which costs 2 to 3 points. `augment_target` finds that there is
+little to mend, and keeps the share low. So it is off by default; try it where longer trainings make
+samples worse, or `authenticity` says that they are copies."""
 """What the numbers say, in words."""
 
 
@@ -246,16 +250,16 @@ python -m benchmarks small_data   # on the data and by the judges of the last ru
 python -m benchmarks small_data --budget 4 --models dcgan --sizes 250
 ```
 
-{found["dataset"]}, {found["n_samples"]:,} samples against as many test images, means over {seeds}
-trainings and their range; `adaptive` has `augment_target: 0.6`. All are trained for as long as
+Means over {seeds} trainings and their range, of {found["n_samples"]:,} samples against as many test
+images of {found["dataset"]}; `adaptive` has `augment_target: 0.6`. All are trained for as long as
 params.yaml says, however few images there are:
 
 {measured}
 
 {VERDICT}
 
-How far samples' centres of mass are from the middle, in pixels: {middle}; training images
-{found["from_the_middle"]:.2f}.
+How far samples' centres of mass are from the middle, in pixels, which tells whether translations
+leak: {middle}; training images {found["from_the_middle"]:.2f}.
 """
 
 
