@@ -214,8 +214,8 @@ How many images there are to train on is `data.limit`: so many of the training s
 VERDICT = """On these digits it does not. Trainings as short as these learn not even 250 images by
 heart: FID is as good as with all of them, and with four times the training it is better still.
 Changed images are more to learn, which costs 2 to 3 points. `augment_target` finds that there is
-little to mend, and keeps the share below .4. So it is off by default; try it where longer trainings make
-samples worse, or `authenticity` says that they are copies."""
+little to mend, and keeps the share below .4. So it is off by default; try it where longer trainings
+make samples worse, or `authenticity` says that they are copies."""
 """What the numbers say, in words."""
 
 
