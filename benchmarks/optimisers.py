@@ -151,8 +151,8 @@ python -m benchmarks optimisers   # on the data and by the judges of the last ru
 ```
 
 Adam → Muon in about as many seconds of one core, {trainings}, on {found["dataset"]} and by
-{found["n_samples"]:,} samples. Adam has the images, batches and rates that were the defaults before
-(`ADAM` in benchmarks/optimisers.py), Muon those of params.yaml. Muon makes the updates of matrices
+{found["n_samples"]:,} samples. Adam has the images, batches and rates that were the defaults before,
+and the LSTM its state (`ADAM` in benchmarks/optimisers.py), Muon those of params.yaml. Muon makes the updates of matrices
 orthogonal, so that directions that gradients say little of are learned as fast as the others, which
 counts where trainings are short: each step costs more, and far fewer images are needed. GANs and
 CycleGAN have Adam: with Muon for either player, or for both, they were no better. On a GPU Muon's
