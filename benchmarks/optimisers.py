@@ -151,13 +151,14 @@ python -m benchmarks optimisers   # on the data and by the judges of the last ru
 ```
 
 Adam → Muon in about as many seconds of one core, {trainings}, on {found["dataset"]} and by
-{found["n_samples"]:,} samples. Adam has the images, batches and rates that were the defaults before,
-and the LSTM its state (`ADAM` in benchmarks/optimisers.py), Muon those of params.yaml. Muon makes the updates of matrices
-orthogonal, so that directions that gradients say little of are learned as fast as the others, which
-counts where trainings are short: each step costs more, and far fewer images are needed. GANs and
-CycleGAN have Adam: with Muon for either player, or for both, they were no better. On a GPU Muon's
-products are many small launches: one matrix after the other, they took ddpm three times Adam's time
-on an H200. Since then matrices of one shape go together, which was not timed there.
+{found["n_samples"]:,} samples. Adam has the images, batches and rates that were the defaults
+before, and the LSTM its state (`ADAM` in benchmarks/optimisers.py), Muon those of params.yaml.
+Muon makes the updates of matrices orthogonal, so that directions that gradients say little of are
+learned as fast as the others, which counts where trainings are short: each step costs more, and
+far fewer images are needed. GANs and CycleGAN have Adam: with Muon for either player, or for
+both, they were no better. On a GPU Muon's products are many small launches: one matrix after the
+other, they took ddpm three times Adam's time on an H200. Since then matrices of one shape go
+together, which was not timed there.
 
 {results.table(titles, table)}
 """
