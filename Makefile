@@ -79,7 +79,7 @@ recommend: $(STAMP) ## say which model to take, and why
 docs: $(STAMP) ## write the tables of README.md and docs/ from metrics/
 	@python -m pipeline docs
 
-bench: $(STAMP) ## benchmarks, two hours: other libraries, trainers, samplers, sizes, plans, few images (docs/benchmarks.md)
+bench: $(STAMP) ## benchmarks, hours: other libraries, trainers, samplers, sizes, plans, few images (docs/benchmarks.md)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	python -m benchmarks peers
 	python -m benchmarks trainers
@@ -90,6 +90,7 @@ bench: $(STAMP) ## benchmarks, two hours: other libraries, trainers, samplers, s
 	python -m benchmarks growth
 	python -m benchmarks planned
 	python -m benchmarks small_data
+	python -m benchmarks small_data --budget 4 --models dcgan --sizes 250
 
 lint: $(STAMP) ## style, which room imports which, what is unsafe here or in a pinned package
 	ruff check .

@@ -6,9 +6,7 @@ by the judges of that run.
 """
 
 import argparse
-import multiprocessing
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 import numpy as np
@@ -42,7 +40,6 @@ ADAM: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 }
 """What differs with Adam, by model and block."""
 KINDS = ("adam", "muon")
-SIDE_BY_SIDE = 2
 FOLDER = paths.WORK / "optimisers"
 
 
@@ -63,18 +60,7 @@ def run(given: argparse.Namespace) -> None:
         (m, kind, s, given.budget) for s in given.seeds for m in given.models for kind in KINDS
     ]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    rows = []
-    spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(SIDE_BY_SIDE, mp_context=spawned) as pool:
-        for done in as_completed([pool.submit(_measured, *task) for task in tasks]):
-            row = done.result()
-            found = judging.of(FOLDER / _file(row))
-            row |= {key: found[key] for key in ("fid", "second_fid", "coverage")}
-            rows.append(row)
-            print(f"{len(rows)}/{len(tasks)} {results.line(row)}", flush=True)
-    rows.sort(
-        key=lambda row: tasks.index((row["model"], row["optimiser"], row["seed"], given.budget))
-    )
+    rows = trained.judged(judging, _measured, tasks, lambda row: FOLDER / _file(row))
     results.write(
         "optimisers", {"dataset": judging.store.name, "n_samples": judging.n, "rows": rows}
     )
@@ -155,10 +141,8 @@ Adam → Muon in about as many seconds of one core, {trainings}, on {found["data
 before, and the LSTM its state (`ADAM` in benchmarks/optimisers.py), Muon those of params.yaml.
 Muon makes the updates of matrices orthogonal, so that directions that gradients say little of are
 learned as fast as the others, which counts where trainings are short: each step costs more, and
-far fewer images are needed. GANs and CycleGAN have Adam: with Muon for either player, or for
-both, they were no better. On a GPU Muon's products are many small launches: one matrix after the
-other, they took ddpm three times Adam's time on an H200. Since then matrices of one shape go
-together, which was not timed there.
+far fewer images are needed. GANs and CycleGAN have Adam. On a GPU Muon's products are many small
+launches, which was not timed there.
 
 {results.table(titles, table)}
 """

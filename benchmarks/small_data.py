@@ -7,9 +7,7 @@ before, of other trainings, stays.
 """
 
 import argparse
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "augmented": {"augment": "colour,translation,cutout", "augment_target": 0.0},
     "adaptive": {"augment": "colour,translation,cutout", "augment_target": 0.6},
 }
-SIDE_BY_SIDE = 2
 FOLDER = paths.WORK / "small-data"
 PAGE = Path("docs/small-data.md")
 
@@ -68,15 +65,7 @@ def run(given: argparse.Namespace) -> None:
         for variant in given.variants
     ]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    rows = []
-    spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(SIDE_BY_SIDE, mp_context=spawned) as pool:
-        for done in as_completed([pool.submit(_drawn, *task) for task in tasks]):
-            row = done.result()
-            found = judging.of(FOLDER / _file(row))
-            row |= {key: found[key] for key in ("fid", "second_fid", "coverage")}
-            rows.append(row)
-            print(f"{len(rows)}/{len(tasks)} {results.line(row)}", flush=True)
+    rows = trained.judged(judging, _drawn, tasks, lambda row: FOLDER / _file(row))
     rows = _with_those_of_before(rows, judging.store.name, judging.n)
     real = np.asarray(judging.store.split("train").images)
     found = {

@@ -1,8 +1,12 @@
 """Models that are trained for a measurement, outside of the pipeline's own run."""
 
+import multiprocessing
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +17,12 @@ from pipeline.core.contract import Family
 from pipeline.core.mapped import Mapped
 from pipeline.core.params import ModelParams
 from pipeline.datasets.store import Split, Store
+from pipeline.evaluation import external
 from pipeline.models import weights
 from pipeline.sampling import drawing
 from pipeline.training.trainer import Trainer
+
+SIDE_BY_SIDE = 2
 
 
 @dataclass(frozen=True)
@@ -65,3 +72,30 @@ def draw(trained: Trained, path: Path) -> np.ndarray:
     with files.replacing(path) as temporary:
         np.save(temporary, drawn)
     return np.asarray(drawn)
+
+
+def judged(
+    judging: external.Judging,
+    work: Callable[..., dict[str, Any]],
+    tasks: Sequence[tuple[Any, ...]],
+    drawn: Callable[[dict[str, Any]], Path],
+) -> list[dict[str, Any]]:
+    """A row for each task, in their order: what ``work`` returns, and how its samples are judged.
+
+    Args:
+        judging: by what.
+        work: trains and draws in a process of its own, given a task.
+        tasks: its arguments.
+        drawn: where the samples of a row are.
+    """
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(SIDE_BY_SIDE, mp_context=spawned) as pool:
+        pending = {pool.submit(work, *task): task for task in tasks}
+        for done in as_completed(pending):
+            row = done.result()
+            found = judging.of(drawn(row))
+            row |= {key: found[key] for key in ("fid", "second_fid", "coverage")}
+            rows[pending[done]] = row
+            print(f"{len(rows)}/{len(tasks)} {results.line(row)}", flush=True)
+    return [rows[task] for task in tasks]
